@@ -1,0 +1,66 @@
+//! Every bound in one place, related at compile time. Units are in the names.
+
+/// How often an agent reports when nothing happens.
+pub const REPORT_EVERY_MS: u64 = 250;
+/// A host that has not reported for this long is silent: suspected, not dead.
+pub const SILENT_AFTER_MS: u64 = 1_000;
+/// How long a committed renewal lets the primary take writes (S2).
+pub const LEASE_MS: u64 = 3_000;
+/// How often the primary's agent renews.
+pub const LEASE_RENEW_EVERY_MS: u64 = 500;
+/// The holder stops this much before its lease ends, to have time to cut clients (S2, S3).
+pub const LEASE_MARGIN_MS: u64 = 500;
+/// How far two hosts' monotonic clocks may drift apart over one lease (S2).
+pub const CLOCK_DRIFT_MS: u64 = 200;
+/// How long a proxy may route writes on a snapshot it could not renew. Less than what the holder has, so that a
+/// proxy cut off from the control plane stops before a new epoch can start.
+pub const ROUTE_VALID_MS: u64 = 2_500;
+/// An agent cannot be trusted to have stopped its engine from acknowledging before this long out of contact: the
+/// replication threads give up after `REPLICA_RETRIES` tries a second apart.
+pub const ACKER_GIVES_UP_AFTER_MS: u64 = 10_000;
+/// `--master-retry-count` of managed replicas.
+pub const REPLICA_RETRIES: u64 = 5;
+
+/// Closing a primary in order (cut, then read-only) may take this long before it is killed (S3).
+pub const FENCE_MS: u64 = 400;
+/// In a planned switchover, transactions in flight may take this long before they are cut.
+pub const SWITCHOVER_DRAIN_MS: u64 = 1_000;
+/// A planned switchover refuses to start if the candidate is further behind than this.
+pub const SWITCHOVER_LAG_MS: u64 = 2_000;
+/// After a failover, another automatic one of the same group waits this long unless the new primary's own agent
+/// saw it die (S12).
+pub const COOL_DOWN_MS: u64 = 60_000;
+/// If more than this share of all groups needs a failover at once, none is done automatically (S12).
+pub const MASS_FAILURE_PERCENT: u64 = 50;
+/// ... but only from this many groups on; below, one failing group is already half.
+pub const MASS_FAILURE_MIN_GROUPS: usize = 4;
+
+/// A proxy holds a command this long before it answers with an error.
+pub const HOLD_MS: u64 = 10_000;
+/// Client connections of one proxy listener.
+pub const PROXY_CONNECTIONS: usize = 4_000;
+/// Bytes of held commands in one proxy, over all connections.
+pub const PROXY_HELD_BYTES: usize = 64 << 20;
+/// How long a client may take to log in.
+pub const PROXY_LOGIN_MS: u64 = 10_000;
+
+/// Plans kept in a group's history.
+pub const HISTORY_PLANS: usize = 200;
+/// Nodes in a topology.
+pub const NODES: usize = 64;
+/// Services in a topology.
+pub const SERVICES: usize = 256;
+/// Bytes of a topology file.
+pub const TOPOLOGY_BYTES: usize = 1 << 20;
+/// Bytes of a JSON request or answer of the API (streams excepted).
+pub const API_BODY_BYTES: usize = 4 << 20;
+
+const _: () = assert!(REPORT_EVERY_MS * 2 < SILENT_AFTER_MS, "one lost report must not look like silence");
+const _: () =
+    assert!(LEASE_RENEW_EVERY_MS * 3 < LEASE_MS - LEASE_MARGIN_MS, "a lease survives two lost renewals");
+const _: () = assert!(FENCE_MS < LEASE_MARGIN_MS, "the holder is closed before its lease ends");
+const _: () = assert!(ROUTE_VALID_MS <= LEASE_MS - LEASE_MARGIN_MS, "proxies stop no later than the holder");
+const _: () = assert!(CLOCK_DRIFT_MS < LEASE_MS / 10, "drift is small against the lease");
+const _: () = assert!(ACKER_GIVES_UP_AFTER_MS > (REPLICA_RETRIES + 2) * 1_000, "replicas give up first");
+const _: () =
+    assert!(HOLD_MS > LEASE_MS + CLOCK_DRIFT_MS + SILENT_AFTER_MS, "a held command outlives a failover");

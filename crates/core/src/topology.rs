@@ -1,0 +1,155 @@
+//! The topology: which hosts there are and which services run on them, as the rest of the program sees it.
+//! The TOML file, its spans and its error messages belong to the binary; here is only what is already checked.
+
+use crate::{GroupName, NodeName, RegionName, UserName, ZoneName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// A checked topology, identical on every host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topology {
+    /// Names the deployment in outputs, metrics and certificates.
+    pub name: String,
+    /// TCP port of the HTTP API on every node.
+    pub api_port: u16,
+    /// Nodes in the order of the file.
+    pub nodes: Vec<Node>,
+    /// Services in the order of the file.
+    pub services: Vec<Service>,
+}
+
+/// A host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    pub name: NodeName,
+    pub region: RegionName,
+    pub zone: ZoneName,
+    /// Where the other hosts reach it.
+    pub address: IpAddr,
+    /// Takes part in the store's quorum.
+    pub voter: bool,
+    /// Where everything of Holdfast lives on that host: store, engine data, saved histories.
+    pub data_dir: PathBuf,
+}
+
+/// What clients connect to. Under `hot-standby` it is one group of the same name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub name: GroupName,
+    pub engine: Engine,
+    pub strategy: Strategy,
+    pub durability: Durability,
+    /// Under `sync`: how many replicas are kept able to acknowledge (1 to members − 1).
+    pub sync_replicas: usize,
+    /// Under `sync`, when no replica is left that could acknowledge.
+    pub when_no_sync_replica: WhenNoSyncReplica,
+    /// Members in order of preference: the first that can is the first primary.
+    pub members: Vec<NodeName>,
+    /// The engine's own port on each member.
+    pub engine_port: u16,
+    /// The proxy's read/write port on every node.
+    pub port: u16,
+    /// The proxy's read port on every node.
+    pub read_port: u16,
+    pub management: Management,
+    pub users: Vec<User>,
+    /// Automatic failover across regions (S12: off unless turned on).
+    pub cross_region_failover: bool,
+    /// Engine options of the user's own, added to the server's command line (`innodb_buffer_pool_size` …).
+    pub engine_options: BTreeMap<String, String>,
+}
+
+/// Database family and flavour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    MariaDb,
+}
+
+/// How a service is made available.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    HotStandby,
+}
+
+/// What an acknowledged write has survived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// It is on the primary and on at least one recorded replica.
+    Sync,
+    /// It is on the primary; loss at a failover is bounded and reported.
+    Async,
+}
+
+/// See [`Service::when_no_sync_replica`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenNoSyncReplica {
+    /// Writes wait until a replica is back.
+    Block,
+    /// Writes go on without; recorded first, and automatic failover is off meanwhile (S5).
+    Degrade,
+}
+
+/// Who starts the engine's process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Management {
+    /// The agent initialises the data directory, starts and supervises the process.
+    Managed {
+        /// OS user to run the engine as when the agent is root.
+        run_as: Option<String>,
+    },
+    /// Something else (systemd) does; the agent watches it.
+    Attached {
+        /// Unix socket of the running engine.
+        socket: PathBuf,
+        /// Its data directory.
+        data_dir: PathBuf,
+        /// Commands the agent uses to stop and start it (for a reclone, or to fence past the bound).
+        stop_command: Vec<String>,
+        start_command: Vec<String>,
+    },
+}
+
+/// A database user that the proxy knows: it logs clients in and opens their sessions on the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub name: UserName,
+    pub password: PasswordSource,
+    /// Privileges given when the group is bootstrapped, as in SQL: `ALL PRIVILEGES ON shop.*`.
+    pub grants: Vec<String>,
+}
+
+/// Where a password comes from. Never printed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PasswordSource {
+    /// First line of a file.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+    /// In the topology file itself; only accepted with `allow_plaintext_passwords = true`.
+    Plain(String),
+}
+
+impl Topology {
+    pub fn node(&self, name: &NodeName) -> Option<&Node> {
+        self.nodes.iter().find(|n| n.name == *name)
+    }
+    pub fn service(&self, name: &GroupName) -> Option<&Service> {
+        self.services.iter().find(|s| s.name == *name)
+    }
+    /// Where the API of a node listens.
+    pub fn api_addr(&self, node: &Node) -> SocketAddr {
+        SocketAddr::new(node.address, self.api_port)
+    }
+    /// 1-based place of the node in the file, fit for a MariaDB `server_id` and a Raft node id.
+    pub fn ordinal(&self, name: &NodeName) -> Option<u32> {
+        self.nodes.iter().position(|n| n.name == *name).map(|i| i as u32 + 1)
+    }
+}

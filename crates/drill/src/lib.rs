@@ -1,0 +1,1 @@
+//! Proof: seeded simulator, testbed of real processes, fault injection, checkers.

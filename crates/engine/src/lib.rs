@@ -1,0 +1,1 @@
+//! Database drivers behind one trait: observe, fence, follow, promote, rewind, clone.

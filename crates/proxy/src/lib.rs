@@ -1,0 +1,1 @@
+//! The proxy: listeners, routing, holding, re-homing. Knows neither store nor engine.

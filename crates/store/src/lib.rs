@@ -1,0 +1,1 @@
+//! The small, strongly consistent store: memory and embedded (openraft over redb).
