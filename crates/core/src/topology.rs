@@ -24,6 +24,9 @@ pub struct Topology {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     pub name: NodeName,
+    /// Unique number, 1 to 4294967295: the MariaDB `server_id` and the Raft node id. Never given to another host
+    /// (a reused Raft id can forget a vote; a reused server id hides a divergence).
+    pub id: u32,
     pub region: RegionName,
     pub zone: ZoneName,
     /// Where the other hosts reach it.
@@ -147,9 +150,5 @@ impl Topology {
     /// Where the API of a node listens.
     pub fn api_addr(&self, node: &Node) -> SocketAddr {
         SocketAddr::new(node.address, self.api_port)
-    }
-    /// 1-based place of the node in the file, fit for a MariaDB `server_id` and a Raft node id.
-    pub fn ordinal(&self, name: &NodeName) -> Option<u32> {
-        self.nodes.iter().position(|n| n.name == *name).map(|i| i as u32 + 1)
     }
 }
