@@ -8,6 +8,7 @@ pub mod limits;
 pub mod name;
 pub mod position;
 pub mod route;
+pub mod secret;
 pub mod seen;
 pub mod topology;
 

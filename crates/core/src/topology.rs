@@ -58,6 +58,8 @@ pub struct Service {
     pub read_port: u16,
     pub management: Management,
     pub users: Vec<User>,
+    /// The account with which replicas log in at their primary.
+    pub replication: ReplicationUser,
     /// Automatic failover across regions (S12: off unless turned on).
     pub cross_region_failover: bool,
     /// Engine options of the user's own, added to the server's command line (`innodb_buffer_pool_size` …).
@@ -128,8 +130,15 @@ pub struct User {
     pub grants: Vec<String>,
 }
 
-/// Where a password comes from. Never printed.
+/// See [`Service::replication`]. Its privileges are fixed, so it carries none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicationUser {
+    pub name: UserName,
+    pub password: PasswordSource,
+}
+
+/// Where a password comes from. Never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PasswordSource {
     /// First line of a file.
@@ -138,6 +147,16 @@ pub enum PasswordSource {
     Env(String),
     /// In the topology file itself; only accepted with `allow_plaintext_passwords = true`.
     Plain(String),
+}
+
+impl std::fmt::Debug for PasswordSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PasswordSource::File(path) => f.debug_tuple("File").field(path).finish(),
+            PasswordSource::Env(name) => f.debug_tuple("Env").field(name).finish(),
+            PasswordSource::Plain(_) => f.write_str("Plain(…)"),
+        }
+    }
 }
 
 impl Topology {

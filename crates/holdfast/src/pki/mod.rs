@@ -1,0 +1,1 @@
+//! Certificates between hosts, tokens for people.
