@@ -4,13 +4,21 @@
 //! the caller, so the simulator and the hosts run the same code.
 //! Deliberately absent: tokio, clocks, sockets, files, TOML, HTTP.
 
+pub mod choose;
+pub mod controller;
+pub mod decide;
 pub mod limits;
+pub mod member;
 pub mod name;
+pub mod plan;
 pub mod position;
+pub mod record;
+pub mod report;
 pub mod route;
 pub mod secret;
 pub mod seen;
 pub mod topology;
+pub mod world;
 
 pub use name::{GroupName, NodeName, RegionName, UserName, ZoneName};
 pub use position::Position;

@@ -27,6 +27,14 @@ pub const FENCE_MS: u64 = 400;
 pub const SWITCHOVER_DRAIN_MS: u64 = 1_000;
 /// A planned switchover refuses to start if the candidate is further behind than this.
 pub const SWITCHOVER_LAG_MS: u64 = 2_000;
+/// A handover that takes longer (drain, close, catch up) is turned into a takeover, in which the old primary is as
+/// good a candidate as any.
+pub const HANDOVER_MS: u64 = 4_000;
+/// A named primary that has not opened by then is given up. Longer than `LEASE_MS + CLOCK_DRIFT_MS`, which a
+/// candidate that vouched for the old primary waits out (S14).
+pub const OPEN_MS: u64 = 15_000;
+/// Under `sync`, how long writes wait for an acker to come back before the policy degrades durability.
+pub const DEGRADE_AFTER_MS: u64 = 3_000;
 /// After a failover, another automatic one of the same group waits this long unless the new primary's own agent
 /// saw it die (S12).
 pub const COOL_DOWN_MS: u64 = 60_000;
@@ -34,6 +42,9 @@ pub const COOL_DOWN_MS: u64 = 60_000;
 pub const MASS_FAILURE_PERCENT: u64 = 50;
 /// ... but only from this many groups on; below, one failing group is already half.
 pub const MASS_FAILURE_MIN_GROUPS: usize = 4;
+
+/// A replica further behind serves no reads.
+pub const READ_LAG_MS: u64 = 5_000;
 
 /// A proxy holds a command this long before it answers with an error.
 pub const HOLD_MS: u64 = 10_000;

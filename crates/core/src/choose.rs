@@ -1,0 +1,248 @@
+//! Who is promoted in a claimed epoch, or what is missing to say so (S1, S2, S4, S6, S7).
+//!
+//! Two questions, answered separately. *May anyone be?* The incumbent must not be able to have a write
+//! acknowledged any more. *Who?* Only a member that provably has every acknowledged write, and of those the one
+//! that has most; where two have what the other lacks, nobody: an operator decides.
+
+use crate::record::{Assurance, Claim, ClaimKind, Incumbent};
+use crate::world::World;
+use crate::{NodeName, Position, Seen, limits};
+use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
+
+/// One reason for not acting, with what would remove it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocker {
+    pub code: String,
+    pub says: String,
+    /// What a person can do, if anything.
+    pub hint: Option<String>,
+}
+
+impl Blocker {
+    pub fn new(code: &str, says: impl Into<String>) -> Blocker {
+        Blocker { code: code.into(), says: says.into(), hint: None }
+    }
+    pub fn hint(mut self, hint: impl Into<String>) -> Blocker {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// The outcome of [`choose`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    pub node: NodeName,
+    pub because: String,
+    pub known_loss: Option<u64>,
+}
+
+const ACCEPT_LOSS: &str = "if those writes may be lost: `holdfast failover --accept-loss`";
+
+/// Picks the writer of the claimed epoch.
+pub fn choose(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
+    let mut blockers = Vec::new();
+    if let Some(b) = fence(w, claim) {
+        blockers.push(b);
+    }
+    match candidate(w, claim) {
+        Ok(choice) if blockers.is_empty() => Ok(choice),
+        Ok(_) => Err(blockers),
+        Err(more) => {
+            blockers.extend(more);
+            Err(blockers)
+        }
+    }
+}
+
+/// Why the incumbent may still be acknowledging writes; `None` if it cannot.
+fn fence(w: &World, claim: &Claim) -> Option<Blocker> {
+    let Some(from) = &claim.from else { return None };
+    if w.surrendered(from) || w.lease_over() || revoked(w) {
+        return None;
+    }
+    let left = w.lease_over_at().since(w.now);
+    Some(Blocker::new("lease-running", format!("{} may still hold its lease for {left} ms", from.node)))
+}
+
+/// S4: under `sync`, every node that could acknowledge a write of the incumbent has stopped receiving.
+fn revoked(w: &World) -> bool {
+    w.sync()
+        && w.record.assurance == Assurance::Held
+        && !w.record.ackers.is_empty()
+        && w.record.ackers.keys().all(|n| w.last(n).is_some_and(|r| r.halted_for(w.record.epoch)))
+}
+
+fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
+    if let (ClaimKind::Handover { to }, Some(from)) = (&claim.kind, &claim.from) {
+        return handover(w, from, to);
+    }
+    let must_have = evidence(w, claim)?;
+    let mut pool: Vec<(&NodeName, &Position)> = Vec::new();
+    let mut blockers = Vec::new();
+    for node in &w.service.members {
+        match fit(w, claim, node) {
+            Ok(position) => pool.push((node, position)),
+            Err(Some(b)) => blockers.push(b),
+            Err(None) => {}
+        }
+    }
+    // A member that is still applying may turn out to have most: wait for it while it is there.
+    if !blockers.is_empty() && (pool.is_empty() || !claim.accept_loss) {
+        return Err(blockers);
+    }
+    pool.retain(|(_, p)| must_have.iter().all(|m| p.contains(m)));
+    if let ClaimKind::Takeover { to: Some(to) } = &claim.kind
+        && (claim.accept_loss
+            || pool.iter().any(|(n, p)| *n == to && pool.iter().all(|(_, q)| p.contains(q))))
+    {
+        pool.retain(|(n, _)| *n == to);
+    }
+    let (node, position) = most_advanced(w, &pool)?;
+    let known_loss = claim.known.as_ref().map(|k| k.transactions_missing_in(position)).filter(|n| *n > 0);
+    let because = format!("{node} has everything the others have (at {position})");
+    Ok(Choice { node: node.clone(), because, known_loss })
+}
+
+fn handover(w: &World, from: &Incumbent, to: &NodeName) -> Result<Choice, Vec<Blocker>> {
+    let last =
+        w.last(&from.node).filter(|r| r.closed_for(w.record.epoch)).and_then(|r| r.seen.applied.as_ref());
+    let Some(last) = last else {
+        return Err(vec![Blocker::new("yielding", format!("{} is finishing its transactions", from.node))]);
+    };
+    let there = w.fresh(to).filter(|r| r.running() && r.seen.drained).and_then(|r| r.seen.applied.as_ref());
+    match there {
+        Some(p) if p.contains(last) => Ok(Choice {
+            node: to.clone(),
+            because: format!("{to} has everything that {} wrote", from.node),
+            known_loss: None,
+        }),
+        _ => Err(vec![Blocker::new(
+            "catching-up",
+            format!("{to} has not applied all of {} yet ({last})", from.node),
+        )]),
+    }
+}
+
+/// Positions that the new primary must contain, because they may be all that holds an acknowledged write.
+fn evidence(w: &World, claim: &Claim) -> Result<Vec<Position>, Vec<Blocker>> {
+    if claim.accept_loss || claim.from.is_none() || !w.sync() {
+        return Ok(Vec::new());
+    }
+    // The incumbent itself has every write it ever acknowledged; if it can be asked, the ackers need not be.
+    let from = claim.from.as_ref().expect("checked above");
+    if let Some(position) = w.halted_position(&from.node)
+        && w.fresh(&from.node).is_some_and(|r| r.running() && r.seen.drained)
+    {
+        let held = if w.record.assurance == Assurance::Held { held_evidence(w).ok() } else { None };
+        return Ok(held.unwrap_or_else(|| vec![position.clone()]));
+    }
+    if w.record.assurance != Assurance::Held {
+        return Err(vec![
+            Blocker::new(
+                "durability-degraded",
+                format!(
+                    "writes may exist on {} alone: durability was degraded when it failed (S5)",
+                    from.node
+                ),
+            )
+            .hint(format!("bring {} back; {ACCEPT_LOSS}", from.node)),
+        ]);
+    }
+    held_evidence(w)
+}
+
+fn held_evidence(w: &World) -> Result<Vec<Position>, Vec<Blocker>> {
+    let mut must_have: Vec<Position> = w.record.floor.iter().cloned().collect();
+    let mut blockers = Vec::new();
+    for acker in w.record.ackers.keys() {
+        match w.halted_position(acker).filter(|_| w.last(acker).is_some_and(|r| r.seen.drained)) {
+            Some(p) => must_have.push(p.clone()),
+            None => blockers.push(
+                Blocker::new(
+                    "acker-unknown",
+                    format!("{acker} may hold acknowledged writes that no one else has, and has not said what it has"),
+                )
+                .hint(format!("bring {acker} back; {ACCEPT_LOSS}")),
+            ),
+        }
+    }
+    if w.record.ackers.is_empty() {
+        let says =
+            "no replica is recorded as able to acknowledge: the primary may hold writes that no one else has";
+        blockers.push(Blocker::new("no-acker", says).hint(ACCEPT_LOSS));
+    }
+    if blockers.is_empty() { Ok(must_have) } else { Err(blockers) }
+}
+
+/// Whether a member can be promoted by what it is, apart from how far it got. `Err(None)`: it is out of the question
+/// and not worth waiting for.
+fn fit<'w>(w: &'w World, claim: &Claim, node: &NodeName) -> Result<&'w Position, Option<Blocker>> {
+    if !claim.accept_loss && w.sync() && claim.from.is_some() {
+        let incumbent = claim.from.as_ref().is_some_and(|f| f.node == *node);
+        if !incumbent && !w.record.ackers.contains_key(node) {
+            return Err(None); // S6: only the recorded set, or the last primary
+        }
+    }
+    if !w.service.cross_region_failover && !claim.accept_loss && !same_region(w, claim, node) {
+        return Err(None); // S12
+    }
+    let report = match w.members.get(node) {
+        Some(Seen::Fresh(r)) => r,
+        // A silent incumbent is what takeovers are for.
+        _ => return Err(None),
+    };
+    if w.record.reinit.contains_key(node) || !report.running() {
+        return Err(None);
+    }
+    let Some(position) = w.halted_position(node) else {
+        return Err(Some(Blocker::new("not-halted", format!("{node} has not stopped receiving yet"))));
+    };
+    if !report.seen.drained {
+        let still = report.seen.upstream.as_ref().and_then(|u| u.apply_error.clone());
+        return match still {
+            Some(_) => Err(None),
+            None => {
+                Err(Some(Blocker::new("draining", format!("{node} is still applying what it received (S7)"))))
+            }
+        };
+    }
+    Ok(position)
+}
+
+fn same_region(w: &World, claim: &Claim, node: &NodeName) -> bool {
+    let region = |n: &NodeName| w.topology.node(n).map(|n| &n.region);
+    claim.from.as_ref().is_none_or(|f| region(&f.node) == region(node))
+}
+
+/// The member that contains all others. Equals are ordered by preference; a divergence is not tie-broken (S6).
+fn most_advanced<'p>(
+    w: &World,
+    pool: &[(&'p NodeName, &'p Position)],
+) -> Result<(&'p NodeName, &'p Position), Vec<Blocker>> {
+    let Some(mut best) = pool.first().copied() else {
+        let silent = w.stage_age_ms() >= limits::SILENT_AFTER_MS;
+        let says = if silent {
+            "no reachable member has every acknowledged write"
+        } else {
+            "members have not answered yet"
+        };
+        return Err(vec![
+            Blocker::new("no-candidate", says).hint(format!("bring a member back; {ACCEPT_LOSS}")),
+        ]);
+    };
+    for &(node, position) in &pool[1..] {
+        if matches!(position.partial_cmp(best.1), Some(Ordering::Greater)) {
+            best = (node, position);
+        }
+    }
+    let diverged: Vec<Blocker> = pool
+        .iter()
+        .filter(|(_, p)| !best.1.contains(p))
+        .map(|(n, p)| {
+            Blocker::new("diverged", format!("{} (at {}) and {n} (at {p}) each have writes the other lacks", best.0, best.1))
+                .hint("look at both, then `holdfast failover --to NODE --accept-loss`; the other's writes are saved when it rejoins")
+        })
+        .collect();
+    if diverged.is_empty() { Ok(best) } else { Err(diverged) }
+}

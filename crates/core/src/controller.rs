@@ -1,0 +1,219 @@
+//! The controller's half of the protocol without I/O: it remembers what was reported and when, by its own clock,
+//! and makes the [`World`] that the decider sees. A new controller begins with nothing and assumes the worst:
+//! every lease was renewed just before it came into office (S2).
+
+use crate::choose::Blocker;
+use crate::decide::{Verdict, decide};
+use crate::record::{ClaimKind, GroupRecord, Session, Stage};
+use crate::report::InstanceReport;
+use crate::topology::Topology;
+use crate::world::World;
+use crate::{Endpoint, Gate, GroupName, Millis, NodeName, RouteSnapshot, Seen, limits};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+#[derive(Debug, Clone)]
+struct Heard {
+    at: Millis,
+    session: Session,
+    instances: Vec<InstanceReport>,
+}
+
+#[derive(Debug, Clone)]
+struct Group {
+    record: GroupRecord,
+    revision: u64,
+    record_since: Millis,
+    lease_renewed: Millis,
+    absent_since: BTreeMap<NodeName, Millis>,
+    cool_down_until: Option<Millis>,
+}
+
+/// See the module. One lives as long as one term in office.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    topology: Topology,
+    since: Millis,
+    heard: BTreeMap<NodeName, Heard>,
+    groups: BTreeMap<GroupName, Group>,
+}
+
+impl Controller {
+    /// Comes into office at `now`.
+    pub fn new(topology: Topology, now: Millis) -> Controller {
+        Controller { topology, since: now, heard: BTreeMap::new(), groups: BTreeMap::new() }
+    }
+
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// An agent's report, from the session that is registered in the store.
+    pub fn report(&mut self, node: &NodeName, session: Session, instances: Vec<InstanceReport>, now: Millis) {
+        for r in &instances {
+            if let Some(group) = self.groups.get_mut(&r.group) {
+                group.sight_ackers(node, r, now);
+            }
+        }
+        self.heard.insert(node.clone(), Heard { at: now, session, instances });
+    }
+
+    /// The record as the store has it now.
+    pub fn record(&mut self, record: GroupRecord, revision: u64, now: Millis) {
+        let since = self.since;
+        let group = self.groups.entry(record.group.clone()).or_insert_with(|| Group {
+            record: record.clone(),
+            revision: 0,
+            record_since: now,
+            lease_renewed: since,
+            absent_since: BTreeMap::new(),
+            cool_down_until: record.last_takeover.map(|_| now.plus(limits::COOL_DOWN_MS)),
+        });
+        if revision <= group.revision {
+            return;
+        }
+        if group.record.last_takeover != record.last_takeover {
+            group.cool_down_until = Some(now.plus(limits::COOL_DOWN_MS));
+        }
+        let new_primary = group.record.primary() != record.primary();
+        if new_primary && record.primary().is_some() {
+            group.absent_since.clear();
+            // The grant that came with the record counts as a renewal: the new holder may count from then on.
+            group.lease_renewed = now;
+        }
+        group.absent_since.retain(|n, _| record.ackers.contains_key(n));
+        group.record = record;
+        group.revision = revision;
+        group.record_since = now;
+    }
+
+    /// A renewal of the group's lease was committed; `at` is when this host saw it.
+    pub fn renewed(&mut self, group: &GroupName, at: Millis) {
+        if let Some(g) = self.groups.get_mut(group) {
+            g.lease_renewed = g.lease_renewed.max(at);
+        }
+    }
+
+    pub fn groups(&self) -> impl Iterator<Item = (&GroupRecord, u64)> {
+        self.groups.values().map(|g| (&g.record, g.revision))
+    }
+    pub fn group(&self, name: &GroupName) -> Option<(&GroupRecord, u64)> {
+        self.groups.get(name).map(|g| (&g.record, g.revision))
+    }
+    /// A node's registered session as last heard.
+    pub fn session(&self, node: &NodeName) -> Option<Session> {
+        self.heard.get(node).map(|h| h.session)
+    }
+
+    /// Everything known about a group; `None` if the topology or the store does not know it.
+    pub fn world(&self, name: &GroupName, now: Millis) -> Option<World<'_>> {
+        let service = self.topology.service(name)?;
+        let group = self.groups.get(name)?;
+        let members = service.members.iter().map(|n| (n.clone(), self.seen(n, name, now))).collect();
+        Some(World {
+            topology: &self.topology,
+            service,
+            record: &group.record,
+            now,
+            record_since: group.record_since,
+            lease_renewed: group.lease_renewed,
+            members,
+            absent_since: group.absent_since.clone(),
+            cool_down_until: group.cool_down_until,
+            groups_failing: self.groups.values().filter(|g| self.fails(g, now)).count(),
+            groups: self.groups.len(),
+        })
+    }
+
+    /// What to do about a group, once this controller has had time to hear from the agents.
+    pub fn verdict(&self, name: &GroupName, now: Millis) -> Verdict {
+        let Some(world) = self.world(name, now) else { return Verdict::Healthy };
+        // A controller that has just come into office knows nobody: silence would be its own, not theirs.
+        let settling =
+            now.since(self.since) < limits::SILENT_AFTER_MS && self.heard.len() < self.topology.nodes.len();
+        if settling && !world.members.values().all(|m| m.fresh().is_some()) {
+            let says = "this controller has just taken office and waits for the agents' first reports";
+            return Verdict::Wait(vec![Blocker::new("new-controller", says)]);
+        }
+        decide(&world)
+    }
+
+    fn seen(&self, node: &NodeName, group: &GroupName, now: Millis) -> Seen<InstanceReport> {
+        let Some(heard) = self.heard.get(node) else { return Seen::Never };
+        let Some(report) = heard.instances.iter().find(|r| r.group == *group) else { return Seen::Never };
+        let age_ms = now.since(heard.at);
+        if age_ms < limits::SILENT_AFTER_MS {
+            Seen::Fresh(report.clone())
+        } else {
+            Seen::Stale { value: report.clone(), age_ms }
+        }
+    }
+
+    fn fails(&self, group: &Group, now: Millis) -> bool {
+        match &group.record.stage {
+            Stage::New => false,
+            Stage::Claimed(claim) => matches!(claim.kind, ClaimKind::Takeover { .. }),
+            Stage::Led { primary } => match self.seen(&primary.node, &group.record.group, now) {
+                Seen::Fresh(r) => r.seen.ended(),
+                Seen::Stale { .. } | Seen::Never => true,
+            },
+        }
+    }
+
+    /// What proxies are told about a group now. `valid_for_ms` counts from its receipt.
+    pub fn route(&self, name: &GroupName, now: Millis) -> Option<RouteSnapshot> {
+        let world = self.world(name, now)?;
+        let endpoint = |n: &NodeName| {
+            let node = self.topology.node(n)?;
+            let addr = SocketAddr::new(node.address, world.service.engine_port);
+            Some(Endpoint { node: n.clone(), zone: node.zone.clone(), addr })
+        };
+        let (gate, writer) = match &world.record.stage {
+            Stage::New => (Gate::Closed, None),
+            Stage::Claimed(claim) => match (&claim.kind, &claim.from) {
+                (ClaimKind::Handover { .. }, Some(from)) => (Gate::Draining, endpoint(&from.node)),
+                _ => (Gate::Closed, None),
+            },
+            Stage::Led { primary } => {
+                let open = world.fresh(&primary.node).is_some_and(|r| r.leads == Some(primary.epoch));
+                if open { (Gate::Open, endpoint(&primary.node)) } else { (Gate::Closed, None) }
+            }
+        };
+        let writer_node = world.record.primary().map(|p| p.node.clone());
+        let mut readers: Vec<(u64, Endpoint)> = world
+            .fresh_members()
+            .filter(|(n, r)| Some(*n) != writer_node.as_ref() && r.running() && r.seen.upstream.is_some())
+            .filter_map(|(n, r)| {
+                let lag = r.seen.upstream.as_ref().and_then(|u| u.lag_ms).unwrap_or(u64::MAX);
+                (lag <= limits::READ_LAG_MS).then_some(())?;
+                Some((lag, endpoint(n)?))
+            })
+            .collect();
+        readers.sort_by_key(|(lag, _)| *lag / 1_000);
+        Some(RouteSnapshot {
+            group: name.clone(),
+            epoch: world.record.epoch,
+            gate,
+            writer,
+            readers: readers.into_iter().map(|(_, e)| e).collect(),
+            valid_for_ms: limits::ROUTE_VALID_MS,
+        })
+    }
+}
+
+impl Group {
+    /// Keeps, for each recorded acker, since when the primary does not see it.
+    fn sight_ackers(&mut self, node: &NodeName, r: &InstanceReport, now: Millis) {
+        let Some(p) = self.record.primary() else { return };
+        if p.node != *node || r.leads != Some(p.epoch) {
+            return;
+        }
+        for acker in self.record.ackers.keys() {
+            if r.seen.ackers.contains(acker) {
+                self.absent_since.remove(acker);
+            } else {
+                self.absent_since.entry(acker.clone()).or_insert(now);
+            }
+        }
+    }
+}

@@ -1,0 +1,582 @@
+//! `decide(&World) -> Verdict`: one ordered table of what can be wrong with a group and what to do about it.
+//!
+//! The first row that matches answers. Doing nothing while something is wrong has reasons ([`Blocker`]), which
+//! `holdfast explain` shows. No row looks at a clock, a socket or another row.
+
+use crate::choose::{Blocker, choose};
+use crate::plan::{Plan, PlanKind};
+use crate::record::{Acker, Assurance, Claim, ClaimKind, GroupRecord, Incumbent, Mode, Stage, Wish};
+use crate::report::{InstanceReport, Process};
+use crate::topology::WhenNoSyncReplica;
+use crate::world::World;
+use crate::{NodeName, Position, limits};
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Healthy,
+    Act(Box<Plan>),
+    /// Never empty.
+    Wait(Vec<Blocker>),
+}
+
+/// How bad a finding is, for people and alerts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Notice,
+    Warning,
+    Critical,
+}
+
+/// One row of the table.
+pub struct Diagnosis {
+    pub code: &'static str,
+    pub severity: Severity,
+    pub means: &'static str,
+    look: fn(&World) -> Option<Verdict>,
+}
+
+macro_rules! row {
+    ($severity:ident, $code:literal, $look:path, $means:literal) => {
+        Diagnosis { code: $code, severity: Severity::$severity, means: $means, look: $look }
+    };
+}
+
+/// In order: what has no primary, what endangers it, what people asked for, what keeps the sync set true.
+pub static TABLE: &[Diagnosis] = &[
+    row!(Notice, "new-group", new_group, "the group has never had a primary"),
+    row!(Critical, "failover-wanted", failover_wanted, "an operator asked for a failover"),
+    row!(Critical, "no-primary", claimed, "an epoch has begun and its writer is not chosen yet"),
+    row!(Critical, "primary-exited", primary_exited, "the primary's process ended; its own agent saw it"),
+    row!(
+        Critical,
+        "primary-restarted",
+        primary_restarted,
+        "the primary's agent is a new process; it may not go on in its old epoch"
+    ),
+    row!(
+        Critical,
+        "primary-stuck",
+        primary_stuck,
+        "the primary's process runs but does not answer, or cannot open"
+    ),
+    row!(
+        Critical,
+        "primary-lost",
+        primary_lost,
+        "the primary's host is silent and no reachable replica receives from it"
+    ),
+    row!(Critical, "primary-unled", primary_unled, "the primary's agent is silent and its lease has run out"),
+    row!(
+        Critical,
+        "primary-silent",
+        primary_silent,
+        "the primary's agent is silent; that alone proves nothing"
+    ),
+    row!(Notice, "primary-opening", primary_opening, "the primary is named and not open yet"),
+    row!(Notice, "switchover-wanted", switchover_wanted, "an operator asked for a switchover"),
+    row!(
+        Warning,
+        "acker-gone",
+        acker_gone,
+        "a node has left the sync set and is out of reach of acknowledging"
+    ),
+    row!(Warning, "acker-lost", acker_lost, "a member of the sync set does not follow"),
+    row!(Warning, "degraded", degraded, "writes do not wait for a replica"),
+    row!(Notice, "acker-ready", acker_ready, "a joining replica is synchronous and caught up"),
+    row!(Notice, "sync-set-small", sync_set_small, "fewer replicas acknowledge than wanted"),
+    row!(Notice, "reinit-done", reinit_done, "a member was rebuilt as asked"),
+];
+
+/// The first row that matches, and its verdict.
+pub fn diagnose(w: &World) -> Option<(&'static Diagnosis, Verdict)> {
+    TABLE.iter().find_map(|row| (row.look)(w).map(|v| (row, v)))
+}
+
+/// See the module.
+pub fn decide(w: &World) -> Verdict {
+    diagnose(w).map_or(Verdict::Healthy, |(_, v)| v)
+}
+
+fn act(w: &World, record: GroupRecord, kind: PlanKind, because: impl Into<String>) -> Option<Verdict> {
+    Some(Verdict::Act(Box::new(Plan::new(w.service, w.record, record, kind, because.into()))))
+}
+
+fn wait(blocker: Blocker) -> Option<Verdict> {
+    Some(Verdict::Wait(vec![blocker]))
+}
+
+fn in_office<'w>(w: &'w World) -> Option<&'w Incumbent> {
+    w.record.primary()
+}
+
+// ---- no primary ----
+
+fn new_group(w: &World) -> Option<Verdict> {
+    if w.record.stage != Stage::New {
+        return None;
+    }
+    let mut blockers = Vec::new();
+    let mut known: Vec<(&NodeName, &InstanceReport, Position)> = Vec::new();
+    for node in &w.service.members {
+        match w.fresh(node) {
+            Some(r) if r.running() && !r.seen.writable => match &r.seen.received {
+                Some(p) => known.push((node, r, p.clone())),
+                None => blockers
+                    .push(Blocker::new("data-unknown", format!("{node} has not said what data it has"))),
+            },
+            Some(_) => blockers.push(Blocker::new("starting", format!("{node} is starting"))),
+            None => blockers.push(
+                Blocker::new("not-seen", format!("{node} has not reported; it may hold data"))
+                    .hint(format!("start `holdfast run` on {node}, or take it out of the topology")),
+            ),
+        }
+    }
+    if !blockers.is_empty() {
+        return Some(Verdict::Wait(blockers));
+    }
+    let best = known.iter().find(|(_, _, p)| known.iter().all(|(_, _, q)| p.contains(q)));
+    let Some((node, report, position)) = best else {
+        return wait(
+            Blocker::new("diverged", "members hold data of different histories")
+                .hint("empty the data directories of all but the one to keep"),
+        );
+    };
+    let mut record = w.record.clone();
+    record.epoch = w.record.epoch.next();
+    record.stage = Stage::Led {
+        primary: Incumbent { node: (*node).clone(), session: report.session, epoch: record.epoch },
+    };
+    record.floor = Some(position.clone());
+    let data = if position.is_empty() { "all members are empty" } else { "it has all data there is" };
+    act(w, record, PlanKind::Bootstrap, format!("new group; {node} comes first and {data}"))
+}
+
+fn failover_wanted(w: &World) -> Option<Verdict> {
+    let Some(Wish::Failover { to, accept_loss }) = &w.record.wish else { return None };
+    let mut record = w.record.clone();
+    record.wish = None;
+    let kind = ClaimKind::Takeover { to: to.clone() };
+    match &w.record.stage {
+        Stage::New => {
+            act(w, record, PlanKind::Wish, "a group without a primary has nothing to fail over from")
+        }
+        Stage::Claimed(claim) => {
+            record.stage = Stage::Claimed(Claim { kind, accept_loss: *accept_loss, ..claim.clone() });
+            act(w, record, PlanKind::Claim, "an operator asked for a failover")
+        }
+        Stage::Led { .. } => {
+            let claimed = claim_record(w, kind, *accept_loss);
+            act(w, GroupRecord { wish: None, ..claimed }, PlanKind::Claim, "an operator asked for a failover")
+        }
+    }
+}
+
+fn claimed(w: &World) -> Option<Verdict> {
+    let Stage::Claimed(claim) = &w.record.stage else { return None };
+    if let (ClaimKind::Handover { to }, Some(from)) = (&claim.kind, &claim.from)
+        && let Some(why) = handover_failed(w, from, to)
+    {
+        let mut record = w.record.clone();
+        record.epoch = record.epoch.next();
+        record.stage = Stage::Claimed(Claim { kind: ClaimKind::Takeover { to: None }, ..claim.clone() });
+        return act(w, record, PlanKind::Claim, why);
+    }
+    match choose(w, claim) {
+        Err(blockers) => Some(Verdict::Wait(blockers)),
+        Ok(choice) => {
+            let record = promoted(w, claim, &choice.node);
+            let mut plan = Plan::new(w.service, w.record, record, PlanKind::Promote, choice.because);
+            plan.known_loss = choice.known_loss;
+            Some(Verdict::Act(Box::new(plan)))
+        }
+    }
+}
+
+fn handover_failed(w: &World, from: &Incumbent, to: &NodeName) -> Option<String> {
+    let gone = |n: &NodeName| w.fresh(n).is_none_or(|r| !r.running());
+    if w.last(&from.node).is_some_and(|r| r.session != from.session) {
+        return Some(format!("{} restarted while handing over", from.node));
+    }
+    if gone(&from.node) && w.stage_age_ms() > limits::SILENT_AFTER_MS || process_ended(w, &from.node) {
+        return Some(format!("{} failed while handing over", from.node));
+    }
+    if gone(to) && w.stage_age_ms() > limits::SILENT_AFTER_MS || process_ended(w, to) {
+        return Some(format!("{to} failed before it could take over"));
+    }
+    (w.stage_age_ms() > limits::HANDOVER_MS)
+        .then(|| format!("the handover took longer than {} ms", limits::HANDOVER_MS))
+}
+
+fn process_ended(w: &World, node: &NodeName) -> bool {
+    w.fresh(node).is_some_and(|r| matches!(r.seen.process, Process::Exited { .. } | Process::Refuses { .. }))
+}
+
+/// The record in which `node` leads the claimed epoch.
+fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
+    let report = w.last(node).expect("a candidate has reported");
+    let mut record = w.record.clone();
+    record.stage = Stage::Led {
+        primary: Incumbent { node: node.clone(), session: report.session, epoch: record.epoch },
+    };
+    record.floor = report.seen.received.clone();
+    record.reinit.remove(node);
+    if matches!(claim.kind, ClaimKind::Takeover { .. }) {
+        record.last_takeover = Some(record.epoch);
+    }
+    if !w.sync() {
+        return record;
+    }
+    // A handover's incumbent is alive and well: it is as good an acker as any once it follows.
+    let able = replicas_by_fitness(w, node).filter(|(_, r)| r.running() && r.seen.received.is_some());
+    record.ackers = able.take(w.service.sync_replicas).map(|(n, _)| (n.clone(), Acker::Joining)).collect();
+    record.assurance = match (record.ackers.is_empty(), w.service.when_no_sync_replica) {
+        (true, WhenNoSyncReplica::Degrade) => Assurance::Degraded,
+        (false, _) | (true, WhenNoSyncReplica::Block) => Assurance::Held,
+    };
+    record
+}
+
+/// Fresh members apart from `primary`: other zones first, then the order of the topology.
+fn replicas_by_fitness<'w>(
+    w: &'w World,
+    primary: &'w NodeName,
+) -> impl Iterator<Item = (&'w NodeName, &'w InstanceReport)> {
+    let zone = |n: &NodeName| w.topology.node(n).map(|n| (n.region.clone(), n.zone.clone()));
+    let home = zone(primary);
+    let mut all: Vec<_> =
+        w.fresh_members().filter(|(n, _)| *n != primary && !w.record.reinit.contains_key(*n)).collect();
+    // Stable: equals stay in the topology's order. A remote region acknowledges last, for its latency.
+    all.sort_by_key(|(n, _)| {
+        let z = zone(n);
+        let remote = z.as_ref().map(|z| &z.0) != home.as_ref().map(|h| &h.0);
+        (remote, z == home)
+    });
+    all.into_iter()
+}
+
+// ---- a primary that fails ----
+
+fn claim_record(w: &World, kind: ClaimKind, accept_loss: bool) -> GroupRecord {
+    let mut record = w.record.clone();
+    record.epoch = record.epoch.next();
+    let from = in_office(w).cloned();
+    let known = from.as_ref().and_then(|f| w.last(&f.node)).and_then(|r| r.seen.applied.clone());
+    record.stage = Stage::Claimed(Claim { kind, from, known, accept_loss });
+    record
+}
+
+/// A takeover that nobody asked for: not while paused, not in a cool-down, not when everything fails at once (S12).
+fn take_over(w: &World, certain: bool, because: String) -> Option<Verdict> {
+    if w.record.mode == Mode::Paused {
+        return wait(
+            Blocker::new("paused", format!("{because}; automatic failover is paused"))
+                .hint("`holdfast resume`, or `holdfast failover`"),
+        );
+    }
+    let many = w.groups >= limits::MASS_FAILURE_MIN_GROUPS;
+    if many && w.groups_failing as u64 * 100 > w.groups as u64 * limits::MASS_FAILURE_PERCENT {
+        let says = format!(
+            "{} of {} groups lost their primary at once: no automatic failover (S12)",
+            w.groups_failing, w.groups
+        );
+        return wait(
+            Blocker::new("mass-failure", says)
+                .hint("check the network first; `holdfast failover SERVICE` for one group"),
+        );
+    }
+    if let Some(until) = w.cool_down_until.filter(|u| *u > w.now && !certain) {
+        let left = until.since(w.now);
+        return wait(
+            Blocker::new(
+                "cool-down",
+                format!("{because}; the last takeover was too recent: {left} ms left (S12)"),
+            )
+            .hint("`holdfast failover` does it now"),
+        );
+    }
+    act(w, claim_record(w, ClaimKind::Takeover { to: None }, false), PlanKind::Claim, because)
+}
+
+fn primary_exited(w: &World) -> Option<Verdict> {
+    let p = in_office(w)?;
+    let r = w.fresh(&p.node).filter(|r| r.session == p.session)?;
+    match &r.seen.process {
+        Process::Exited { how } => take_over(w, true, format!("{}'s engine ended: {how}", p.node)),
+        Process::Refuses { why } => take_over(w, true, format!("{}'s engine does not start: {why}", p.node)),
+        Process::Starting | Process::Running | Process::Unresponsive => None,
+    }
+}
+
+fn primary_restarted(w: &World) -> Option<Verdict> {
+    let p = in_office(w)?;
+    w.fresh(&p.node).filter(|r| r.session != p.session)?;
+    take_over(w, true, format!("the agent of {} was restarted", p.node))
+}
+
+fn primary_stuck(w: &World) -> Option<Verdict> {
+    let p = in_office(w)?;
+    let r = w.fresh(&p.node)?;
+    if r.seen.process == Process::Unresponsive {
+        return take_over(w, true, format!("{}'s engine does not answer", p.node));
+    }
+    if r.leads != Some(p.epoch) && w.stage_age_ms() > limits::OPEN_MS {
+        let trouble = r.trouble.clone().unwrap_or_else(|| "no reason given".into());
+        return take_over(
+            w,
+            false,
+            format!("{} did not open within {} ms: {trouble}", p.node, limits::OPEN_MS),
+        );
+    }
+    None
+}
+
+fn primary_lost(w: &World) -> Option<Verdict> {
+    let p = in_office(w)?;
+    if w.fresh(&p.node).is_some() {
+        return None;
+    }
+    let mut reachable = w.fresh_members().filter(|(n, r)| **n != p.node && r.running()).peekable();
+    reachable.peek()?;
+    if reachable.any(|(_, r)| r.follows(&p.node)) {
+        return None;
+    }
+    take_over(w, false, format!("{} is silent and no reachable replica receives from it", p.node))
+}
+
+fn primary_unled(w: &World) -> Option<Verdict> {
+    let p = in_office(w)?;
+    if w.fresh(&p.node).is_some() || !w.lease_over() {
+        return None;
+    }
+    take_over(w, false, format!("the agent of {} is silent and its lease has run out", p.node))
+}
+
+fn primary_silent(w: &World) -> Option<Verdict> {
+    let p = in_office(w)?;
+    if w.fresh(&p.node).is_some() {
+        return None;
+    }
+    let left = w.lease_over_at().since(w.now);
+    wait(Blocker::new(
+        "primary-silent",
+        format!("{} is silent but a replica still receives from it; its lease ends in {left} ms", p.node),
+    ))
+}
+
+fn primary_opening(w: &World) -> Option<Verdict> {
+    let p = in_office(w)?;
+    let r = w.fresh(&p.node).filter(|r| r.leads != Some(p.epoch))?;
+    let doing = r.activity.clone().or_else(|| r.trouble.clone()).unwrap_or_else(|| "preparing".into());
+    wait(Blocker::new("opening", format!("{} is not open for writes yet: {doing}", p.node)))
+}
+
+// ---- wishes ----
+
+fn switchover_wanted(w: &World) -> Option<Verdict> {
+    let Some(Wish::Switchover { to }) = &w.record.wish else { return None };
+    let p = in_office(w)?;
+    let mut record = w.record.clone();
+    record.wish = None;
+    match switchover_target(w, p, to.as_ref()) {
+        Err(why) => act(w, record, PlanKind::Wish, format!("switchover refused: {why}")),
+        Ok(to) => {
+            let because = format!("an operator asked for a switchover from {} to {to}", p.node);
+            let claimed = claim_record(w, ClaimKind::Handover { to }, false);
+            act(w, GroupRecord { wish: None, ..claimed }, PlanKind::Switchover, because)
+        }
+    }
+}
+
+/// Checks a planned switchover before anything is touched. Public so that the API can say no at once.
+pub fn switchover_target(w: &World, p: &Incumbent, to: Option<&NodeName>) -> Result<NodeName, String> {
+    let ready = |n: &NodeName| -> Result<(), String> {
+        if *n == p.node {
+            return Err(format!("{n} is the primary already"));
+        }
+        if !w.service.members.contains(n) {
+            return Err(format!("{n} is not a member of {}", w.group()));
+        }
+        let r = w.fresh(n).ok_or(format!("{n} is not reporting"))?;
+        if !r.follows(&p.node) {
+            return Err(format!("{n} does not follow {}", p.node));
+        }
+        let lag = r.seen.upstream.as_ref().and_then(|u| u.lag_ms).unwrap_or(0);
+        if lag > limits::SWITCHOVER_LAG_MS {
+            return Err(format!(
+                "{n} is {lag} ms behind, more than the {} ms allowed",
+                limits::SWITCHOVER_LAG_MS
+            ));
+        }
+        if w.sync() && w.record.assurance == Assurance::Held && !w.record.sync_set().contains(n) {
+            return Err(format!("{n} is not in the sync set"));
+        }
+        Ok(())
+    };
+    if let Some(n) = to {
+        // Whoever names a node outside the sync set gets it: a handover loses nothing, it waits for the last write.
+        return match ready(n) {
+            Err(why) if !why.ends_with("not in the sync set") => Err(why),
+            _ => Ok(n.clone()),
+        };
+    }
+    let mut reasons = Vec::new();
+    for n in w.service.members.iter().filter(|n| **n != p.node) {
+        match ready(n) {
+            Ok(()) => return Ok(n.clone()),
+            Err(why) => reasons.push(why),
+        }
+    }
+    Err(reasons.join("; "))
+}
+
+fn reinit_done(w: &World) -> Option<Verdict> {
+    let done = |n: &NodeName, s: &crate::record::Session| {
+        let p = in_office(w);
+        w.fresh(n).is_some_and(|r| {
+            let other_life = r.session != *s;
+            let rebuilt = r.settled > 0 && p.is_some_and(|p| r.follows(&p.node)) && r.rebuilt_for == Some(*s);
+            other_life && r.rebuilt_for.is_some() || rebuilt
+        })
+    };
+    let node = w.record.reinit.iter().find(|(n, s)| done(n, s)).map(|(n, _)| n.clone())?;
+    let mut record = w.record.clone();
+    record.reinit.remove(&node);
+    act(w, record, PlanKind::Wish, format!("{node} was rebuilt"))
+}
+
+// ---- the sync set (S5) ----
+
+fn leading_fresh<'w>(w: &'w World) -> Option<(&'w Incumbent, &'w InstanceReport)> {
+    let p = in_office(w).filter(|_| w.sync())?;
+    Some((p, w.fresh(&p.node)?))
+}
+
+/// A leaving node is forgotten only when it cannot acknowledge any more **and** what it acknowledged is elsewhere:
+/// on a remaining acker, or nowhere promised (degraded).
+fn acker_gone(w: &World) -> Option<Verdict> {
+    let (p, _) = leading_fresh(w)?;
+    let out = |n: &NodeName| {
+        let itself = w.fresh(n).is_some_and(|r| !r.seen.acknowledges && r.promised >= w.record.epoch);
+        let away = w.absent_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::ACKER_GIVES_UP_AFTER_MS);
+        let unseen = w.absent_since.contains_key(n);
+        (itself && unseen) || away
+    };
+    let node = w.ackers_in(Acker::Leaving).find(|n| out(n))?;
+    let covered = w.ackers_in(Acker::Member).any(|m| w.caught_up(m, &p.node));
+    if !covered && w.record.assurance == Assurance::Held {
+        return None;
+    }
+    let mut record = w.record.clone();
+    record.ackers.remove(node);
+    act(w, record, PlanKind::SyncSet, format!("{node} can no longer acknowledge"))
+}
+
+fn acker_well(w: &World, p: &Incumbent, node: &NodeName) -> bool {
+    w.fresh(node).is_some_and(|r| r.follows(&p.node)) && !w.record.reinit.contains_key(node)
+}
+
+/// Takes an acker out that does not follow, once another can stand in; with none, degrades if the policy says so.
+fn acker_lost(w: &World) -> Option<Verdict> {
+    let (p, _) = leading_fresh(w)?;
+    let active = |a: &Acker| *a != Acker::Leaving;
+    let lost = w.record.ackers.iter().find(|(n, a)| active(a) && !acker_well(w, p, n)).map(|(n, _)| n);
+    let well = w.record.ackers.iter().filter(|(n, a)| active(a) && acker_well(w, p, n)).count();
+    let spare = spare_replica(w, p);
+    let mut record = w.record.clone();
+    if let Some(node) = lost {
+        if let Some(spare) = spare.as_ref().filter(|_| well < w.service.sync_replicas) {
+            record.ackers.insert(spare.clone(), Acker::Joining);
+            return act(
+                w,
+                record,
+                PlanKind::SyncSet,
+                format!("{spare} stands in for {node}, which does not follow"),
+            );
+        }
+        if w.ackers_in(Acker::Member).any(|m| acker_well(w, p, m) && w.caught_up(m, &p.node)) {
+            record.ackers.insert(node.clone(), Acker::Leaving);
+            return act(w, record, PlanKind::SyncSet, format!("{node} does not follow"));
+        }
+    }
+    if spare.is_none() && may_degrade(w) {
+        record.ackers = record.ackers.keys().map(|n| (n.clone(), Acker::Leaving)).collect();
+        record.assurance = Assurance::Degraded;
+        let because = "no replica is left that could acknowledge, and the policy is to go on without (S5)";
+        return act(w, record, PlanKind::Degrade, because);
+    }
+    None
+}
+
+/// Every recorded acker has been out of the primary's sight for long enough.
+fn may_degrade(w: &World) -> bool {
+    let away =
+        |n: &NodeName| w.absent_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::DEGRADE_AFTER_MS);
+    w.record.assurance != Assurance::Degraded
+        && w.service.when_no_sync_replica == WhenNoSyncReplica::Degrade
+        && w.stage_age_ms() >= limits::DEGRADE_AFTER_MS
+        && w.record.ackers.keys().all(away)
+}
+
+/// The fittest replica that is not recorded yet.
+fn spare_replica(w: &World, p: &Incumbent) -> Option<NodeName> {
+    replicas_by_fitness(w, &p.node)
+        .find(|(n, _)| !w.record.ackers.contains_key(*n) && acker_well(w, p, n))
+        .map(|(n, _)| n.clone())
+}
+
+/// The way back: a replica acknowledges and is caught up → the primary waits again → all that was written
+/// meanwhile is on it → durability holds.
+fn degraded(w: &World) -> Option<Verdict> {
+    let (p, primary) = leading_fresh(w)?;
+    let ready =
+        |n: &&NodeName| primary.seen.ackers.contains(*n) && acker_well(w, p, n) && w.caught_up(n, &p.node);
+    let mut record = w.record.clone();
+    match w.record.assurance {
+        Assurance::Held => None,
+        Assurance::Degraded => {
+            let node = w.ackers_in(Acker::Joining).find(ready)?;
+            record.assurance = Assurance::Restoring;
+            act(
+                w,
+                record,
+                PlanKind::Restore,
+                format!("{node} is caught up and acknowledges: writes wait for it again"),
+            )
+        }
+        Assurance::Restoring => {
+            if !primary.seen.waits_for_ack {
+                return None;
+            }
+            let node = w.ackers_in(Acker::Joining).find(ready)?.clone();
+            record.ackers.insert(node.clone(), Acker::Member);
+            record.assurance = Assurance::Held;
+            act(w, record, PlanKind::Restore, format!("{node} has everything that was written meanwhile"))
+        }
+    }
+}
+
+fn acker_ready(w: &World) -> Option<Verdict> {
+    let (p, primary) = leading_fresh(w).filter(|_| w.record.assurance == Assurance::Held)?;
+    let ready =
+        |n: &&NodeName| primary.seen.ackers.contains(*n) && acker_well(w, p, n) && w.caught_up(n, &p.node);
+    let node = w.ackers_in(Acker::Joining).find(ready)?.clone();
+    let mut record = w.record.clone();
+    record.ackers.insert(node.clone(), Acker::Member);
+    act(w, record, PlanKind::SyncSet, format!("{node} acknowledges and is caught up"))
+}
+
+fn sync_set_small(w: &World) -> Option<Verdict> {
+    let (p, _) = leading_fresh(w)?;
+    let active = w.record.ackers.values().filter(|a| **a != Acker::Leaving).count();
+    if active >= w.service.sync_replicas {
+        return None;
+    }
+    let mut record = w.record.clone();
+    // A leaving node that follows again is the first choice: it is recorded already.
+    let returning = w.ackers_in(Acker::Leaving).find(|n| acker_well(w, p, n)).cloned();
+    let node = returning.or_else(|| spare_replica(w, p))?;
+    record.ackers.insert(node.clone(), Acker::Joining);
+    act(w, record, PlanKind::SyncSet, format!("{node} follows and can acknowledge"))
+}

@@ -1,0 +1,416 @@
+//! An agent's half of the protocol for one instance, as a state machine without I/O: what it may do, what it has
+//! promised, and what to do next to make the engine fit its assignment.
+//!
+//! The host (or the simulator) observes the engine, asks [`Member::next`], carries the verb out with the engine's
+//! driver, and comes again. Every verb is idempotent, and any of them may be the last before a crash.
+
+use crate::record::{Assignment, Role, Session};
+use crate::report::{InstanceReport, Lost, Observed, Process, Stream};
+use crate::{Epoch, GroupName, Millis, NodeName, Position, limits};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Why an assignment is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("epoch {offered} is over: this agent promised epoch {promised}")]
+    OldEpoch { offered: Epoch, promised: Epoch },
+    #[error("revision {offered} is older than {held}")]
+    OldRevision { offered: u64, held: u64 },
+}
+
+/// One thing to do to the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verb {
+    /// Start the process: read-only, not replicating (S9).
+    Start,
+    /// Cut clients, make read-only; past the bound, kill (S3).
+    Close,
+    /// Let open transactions finish (bounded), then [`Verb::Close`].
+    Yield,
+    /// Stop the receiving half only; the applying half goes on (S7).
+    StopReceiving,
+    /// Become fit to be opened: forget the upstream, wait for acknowledgements or not. Stays read-only.
+    Promote { wait_for_ack: bool },
+    /// Create the accounts of the topology; only on the first primary of a new group.
+    CreateAccounts,
+    /// Take writes.
+    Open,
+    /// Primary: wait for acknowledgements, or not (recorded first, S5).
+    WaitForAck(bool),
+    /// Ask the primary's agent for its position, and hand it to [`Member::compared`].
+    Compare { primary: NodeName },
+    /// Replicate from `primary`; histories are known to fit.
+    Follow { primary: NodeName, acknowledges: bool },
+    /// Replica: acknowledge, or not.
+    Acknowledge(bool),
+    /// Save what only this instance has (S10), then [`Member::saved`].
+    SaveDivergence { theirs: Position },
+    /// Rebuild from the primary's data.
+    Reclone { primary: NodeName },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lease {
+    epoch: Epoch,
+    /// When the renewal that was committed was *sent* (S2).
+    sent: Millis,
+}
+
+/// How the own history relates to that of the primary to follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum History {
+    Unknown,
+    /// Contained in the primary's.
+    Fits,
+    /// Has what the primary lacks; to be saved.
+    Diverges {
+        theirs: Position,
+    },
+    /// Saved; to be rebuilt.
+    Saved,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Member {
+    node: NodeName,
+    group: GroupName,
+    session: Session,
+    promised: Epoch,
+    assignment: Option<Assignment>,
+    leads: Option<Epoch>,
+    /// Never opens for this epoch or an earlier one.
+    gave_up: Option<Epoch>,
+    accounts_made: bool,
+    lease: Option<Lease>,
+    /// S14, as primary: who vouched, and when the question was sent.
+    vouchers: BTreeMap<NodeName, Millis>,
+    /// S14, as replica: until when this member must not open, having vouched for another.
+    vouched_until: Millis,
+    history: History,
+    history_of: Option<(Epoch, NodeName)>,
+    rebuilt_for: Option<Session>,
+    lost: Option<Lost>,
+}
+
+/// A primary asks a member directly whether it may go on while the store is away (S14).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VouchRequest {
+    pub group: GroupName,
+    pub primary: NodeName,
+    pub epoch: Epoch,
+}
+
+impl Member {
+    pub fn new(node: NodeName, group: GroupName, session: Session) -> Member {
+        Member {
+            node,
+            group,
+            session,
+            promised: Epoch(0),
+            assignment: None,
+            leads: None,
+            gave_up: None,
+            accounts_made: false,
+            lease: None,
+            vouchers: BTreeMap::new(),
+            vouched_until: Millis(0),
+            history: History::Unknown,
+            history_of: None,
+            rebuilt_for: None,
+            lost: None,
+        }
+    }
+
+    pub fn group(&self) -> &GroupName {
+        &self.group
+    }
+    pub fn assignment(&self) -> Option<&Assignment> {
+        self.assignment.as_ref()
+    }
+    pub fn promised(&self) -> Epoch {
+        self.promised
+    }
+    /// The epoch this instance is open in.
+    pub fn leads(&self) -> Option<Epoch> {
+        self.leads
+    }
+
+    // ---- what comes in ----
+
+    /// Takes an assignment, unless it is older than what was promised.
+    pub fn assign(&mut self, a: Assignment) -> Result<(), Refusal> {
+        if a.epoch < self.promised {
+            return Err(Refusal::OldEpoch { offered: a.epoch, promised: self.promised });
+        }
+        if let Some(held) = self.assignment.as_ref().filter(|held| a.revision < held.revision) {
+            return Err(Refusal::OldRevision { offered: a.revision, held: held.revision });
+        }
+        self.promised = a.epoch;
+        let of = followed(&a);
+        if self.history_of != of {
+            self.history = History::Unknown;
+            self.history_of = of;
+        }
+        self.assignment = Some(a);
+        Ok(())
+    }
+
+    /// The lease to ask for now: only for an epoch that this agent life may open or has open.
+    pub fn renewal(&self) -> Option<Epoch> {
+        let a = self.assignment.as_ref()?;
+        let mine = matches!(a.role, Role::Lead { session, .. } if session == self.session);
+        (mine && self.gave_up.is_none_or(|g| g < a.epoch)).then_some(a.epoch)
+    }
+
+    /// A renewal was committed; it was sent at `sent` on this host's clock.
+    pub fn renewed(&mut self, epoch: Epoch, sent: Millis) {
+        let newer = self.lease.is_none_or(|l| l.epoch < epoch || (l.epoch == epoch && l.sent < sent));
+        if newer {
+            self.lease = Some(Lease { epoch, sent });
+        }
+    }
+
+    /// Asked by a primary that cannot reach the store (S14). Who says yes will not open for
+    /// `LEASE_MS + CLOCK_DRIFT_MS`.
+    pub fn vouch(&mut self, ask: &VouchRequest, now: Millis) -> bool {
+        let follows = self.assignment.as_ref().is_some_and(|a| {
+            matches!(&a.role, Role::Follow { primary, .. } if *primary == ask.primary) && a.epoch == ask.epoch
+        });
+        let yes = follows && self.promised == ask.epoch && self.leads.is_none();
+        if yes {
+            self.vouched_until = now.plus(limits::LEASE_MS + limits::CLOCK_DRIFT_MS);
+        }
+        yes
+    }
+
+    /// `by` said yes to a question sent at `sent`.
+    pub fn vouched_by(&mut self, by: NodeName, epoch: Epoch, sent: Millis) {
+        if self.leads == Some(epoch) {
+            self.vouchers.insert(by, sent);
+        }
+    }
+
+    /// The process ended: whatever epoch was open is over for this agent life.
+    pub fn exited(&mut self) {
+        self.give_up();
+        self.history = History::Unknown;
+    }
+
+    /// [`Verb::Close`] or [`Verb::Yield`] is done (or the process was killed).
+    pub fn closed(&mut self) {
+        self.give_up();
+    }
+
+    fn give_up(&mut self) {
+        if let Some(epoch) = self.leads.take() {
+            self.gave_up = self.gave_up.max(Some(epoch));
+        }
+        self.vouchers.clear();
+    }
+
+    /// [`Verb::Open`] is about to be carried out: from here on the instance may be taking writes.
+    pub fn opening(&mut self, epoch: Epoch) {
+        self.leads = Some(epoch);
+    }
+
+    pub fn accounts_created(&mut self) {
+        self.accounts_made = true;
+    }
+
+    /// Answer to [`Verb::Compare`]: both positions, `theirs` taken from the primary after `ours` stopped growing.
+    pub fn compared(&mut self, ours: &Position, theirs: &Position) {
+        self.history =
+            if theirs.contains(ours) { History::Fits } else { History::Diverges { theirs: theirs.clone() } };
+    }
+
+    /// [`Verb::SaveDivergence`] is done; `lost` is what only this instance had, if anything.
+    pub fn saved(&mut self, lost: Option<Lost>) {
+        self.history = History::Saved;
+        self.lost = lost.or(self.lost.take());
+    }
+
+    /// Something only this instance had was found and saved outside of a comparison (at a start that truncated).
+    pub fn lost(&mut self, lost: Lost) {
+        self.lost = Some(lost);
+    }
+
+    /// [`Verb::Reclone`] is done.
+    pub fn recloned(&mut self) {
+        self.history = History::Fits;
+        self.rebuilt_for = Some(self.session);
+    }
+
+    // ---- what follows ----
+
+    /// Until when this instance may take writes; `None`: not at all (S1, S2, S14). While handing over, the lease of
+    /// the epoch before still counts: the claim only stopped its renewal.
+    pub fn write_until(&self) -> Option<Millis> {
+        let a = self.assignment.as_ref()?;
+        let epoch = match &a.role {
+            Role::Lead { session, .. } if *session == self.session => a.epoch,
+            Role::Yield => self.leads?,
+            Role::Lead { .. } | Role::Idle | Role::Halt | Role::Follow { .. } => return None,
+        };
+        if self.gave_up.is_some_and(|g| g >= epoch) {
+            return None;
+        }
+        let lease = self.lease.filter(|l| l.epoch == epoch)?;
+        let last = lease.sent.max(self.vouched_since(a).unwrap_or_default());
+        Some(last.plus(limits::LEASE_MS - limits::LEASE_MARGIN_MS))
+    }
+
+    /// S14: *all* other members vouched; the oldest answer counts.
+    fn vouched_since(&self, a: &Assignment) -> Option<Millis> {
+        a.members.iter().filter(|m| **m != self.node).map(|m| self.vouchers.get(m).copied()).min().flatten()
+    }
+
+    fn may_write(&self, now: Millis) -> bool {
+        self.write_until().is_some_and(|until| now < until)
+    }
+
+    /// Members to ask for S14: the renewals fail and the lease nears its end.
+    pub fn wants_vouchers(&self, now: Millis) -> Option<VouchRequest> {
+        let epoch = self.leads?;
+        let lease = self.lease.filter(|l| l.epoch == epoch)?;
+        (now.since(lease.sent) > limits::SILENT_AFTER_MS).then(|| VouchRequest {
+            group: self.group.clone(),
+            primary: self.node.clone(),
+            epoch,
+        })
+    }
+
+    /// The next thing to do; `None`: the instance fits, or waits for something outside.
+    pub fn next(&self, seen: &Observed, now: Millis) -> Option<Verb> {
+        if self.leads.is_some() && !self.may_write(now) {
+            return Some(Verb::Close);
+        }
+        let role = self.assignment.as_ref().map_or(&Role::Idle, |a| &a.role);
+        match &seen.process {
+            Process::Starting | Process::Unresponsive => return None,
+            // A primary that ended is reported first; it starts again when it is told to be something else.
+            Process::Exited { .. } | Process::Refuses { .. } => {
+                return (!matches!(role, Role::Lead { .. })).then_some(Verb::Start);
+            }
+            Process::Running => {}
+        }
+        if seen.writable && self.leads.is_none() {
+            return Some(Verb::Close);
+        }
+        match role {
+            Role::Idle => None,
+            Role::Halt => seen.receives().then_some(Verb::StopReceiving),
+            Role::Yield => self.leads.is_some().then_some(Verb::Yield),
+            Role::Lead { session, wait_for_ack, found } if *session == self.session => {
+                self.next_as_primary(seen, now, *wait_for_ack, *found)
+            }
+            Role::Lead { .. } => seen.receives().then_some(Verb::StopReceiving),
+            Role::Follow { primary, acknowledges, reclone, .. } => {
+                self.next_as_replica(seen, primary, *acknowledges, *reclone)
+            }
+        }
+    }
+
+    fn next_as_primary(&self, seen: &Observed, now: Millis, wait_for_ack: bool, found: bool) -> Option<Verb> {
+        let epoch = self.assignment.as_ref()?.epoch;
+        if self.leads == Some(epoch) {
+            return (seen.waits_for_ack != wait_for_ack).then_some(Verb::WaitForAck(wait_for_ack));
+        }
+        if self.gave_up.is_some_and(|g| g >= epoch) {
+            return None;
+        }
+        if seen.receives() {
+            return Some(Verb::StopReceiving);
+        }
+        if !seen.drained {
+            return None; // S7
+        }
+        if seen.upstream.is_some() || seen.waits_for_ack != wait_for_ack {
+            return Some(Verb::Promote { wait_for_ack });
+        }
+        if found && !self.accounts_made {
+            return Some(Verb::CreateAccounts);
+        }
+        (self.may_write(now) && now >= self.vouched_until).then_some(Verb::Open)
+    }
+
+    fn next_as_replica(
+        &self,
+        seen: &Observed,
+        primary: &NodeName,
+        acknowledges: bool,
+        reclone: bool,
+    ) -> Option<Verb> {
+        if reclone && self.rebuilt_for != Some(self.session) {
+            return Some(Verb::Reclone { primary: primary.clone() });
+        }
+        let upstream = seen.upstream.as_ref().filter(|u| u.node.as_ref() == Some(primary));
+        // A broken stream is the engine's to retry, or a sign that the primary is gone: it is reported, not mended.
+        if upstream.is_some_and(|u| u.stream != Stream::Off && u.apply_error.is_none()) {
+            return (seen.acknowledges != acknowledges).then_some(Verb::Acknowledge(acknowledges));
+        }
+        if seen.receives() {
+            return Some(Verb::StopReceiving);
+        }
+        match &self.history {
+            History::Unknown => {
+                (seen.drained || applying_failed(seen)).then(|| Verb::Compare { primary: primary.clone() })
+            }
+            History::Fits if applying_failed(seen) => Some(Verb::Reclone { primary: primary.clone() }),
+            History::Fits => Some(Verb::Follow { primary: primary.clone(), acknowledges }),
+            History::Diverges { theirs } => Some(Verb::SaveDivergence { theirs: theirs.clone() }),
+            History::Saved => Some(Verb::Reclone { primary: primary.clone() }),
+        }
+    }
+
+    /// True if the instance is what its assignment says.
+    fn fits(&self, seen: &Observed, now: Millis) -> bool {
+        let Some(a) = &self.assignment else { return false };
+        let role = match &a.role {
+            Role::Idle => true,
+            Role::Halt => seen.drained,
+            Role::Yield => self.leads.is_none(),
+            Role::Lead { .. } => self.leads == Some(a.epoch),
+            Role::Follow { primary, .. } => seen
+                .upstream
+                .as_ref()
+                .is_some_and(|u| u.node.as_ref() == Some(primary) && u.stream == Stream::Up),
+        };
+        role && seen.running() && self.next(seen, now).is_none()
+    }
+
+    /// What to tell the controller.
+    pub fn report(
+        &self,
+        seen: &Observed,
+        activity: Option<String>,
+        trouble: Option<String>,
+        now: Millis,
+    ) -> InstanceReport {
+        let settled = self.assignment.as_ref().filter(|_| self.fits(seen, now)).map_or(0, |a| a.revision);
+        InstanceReport {
+            group: self.group.clone(),
+            session: self.session,
+            promised: self.promised,
+            settled,
+            leads: self.leads,
+            seen: seen.clone(),
+            activity,
+            trouble,
+            lost: self.lost.clone(),
+            rebuilt_for: self.rebuilt_for,
+        }
+    }
+}
+
+fn applying_failed(seen: &Observed) -> bool {
+    seen.upstream.as_ref().is_some_and(|u| u.apply_error.is_some())
+}
+
+fn followed(a: &Assignment) -> Option<(Epoch, NodeName)> {
+    match &a.role {
+        Role::Follow { primary, .. } => Some((a.epoch, primary.clone())),
+        Role::Idle | Role::Halt | Role::Yield | Role::Lead { .. } => None,
+    }
+}

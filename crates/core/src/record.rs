@@ -1,0 +1,252 @@
+//! What the store holds about a group, and what follows from it for each member.
+//!
+//! The record is the only truth about who may write. It changes by compare-and-set, one plan at a time, and an
+//! agent's [`Assignment`] is a pure function of it: whoever runs the controller, and however often it is replaced,
+//! every agent is told the same. Nothing here knows what the engines are doing; that is the `World`.
+
+use crate::topology::{Durability, Service};
+use crate::{Epoch, GroupName, NodeName, Position};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One life of an agent process. Registered in the store before the agent may be told anything, so that a deposed
+/// controller cannot instruct a restarted agent (which has forgotten what it promised).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Session(pub u64);
+
+/// A primary: a node in one life of its agent. A restarted agent never goes on in an epoch it once led.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incumbent {
+    pub node: NodeName,
+    pub session: Session,
+    pub epoch: Epoch,
+}
+
+/// Why an epoch was claimed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimKind {
+    /// The incumbent is believed dead, or must not go on: replicas stop receiving, the best of them is chosen.
+    Takeover { to: Option<NodeName> },
+    /// The incumbent hands over in order: it lets transactions finish and closes while `to` goes on receiving.
+    Handover { to: NodeName },
+}
+
+/// An epoch that has begun without a writer. Renewals of the incumbent's lease are refused from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    pub kind: ClaimKind,
+    /// Who may still be writing in the epoch before. `None` only if there never was a primary.
+    pub from: Option<Incumbent>,
+    /// The incumbent's last reported position: a lower bound of what it had, for the report of what was lost.
+    pub known: Option<Position>,
+    /// An operator accepts that acknowledged writes may be lost.
+    pub accept_loss: bool,
+}
+
+/// Where a group stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Never had a primary.
+    New,
+    /// No writer in this epoch yet.
+    Claimed(Claim),
+    /// `primary` may write while it holds the lease of this epoch.
+    Led { primary: Incumbent },
+}
+
+/// How a node takes part in acknowledging. Every node that *could* acknowledge is recorded, in whatever state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Acker {
+    /// Recorded; being made synchronous in the database, or not caught up yet.
+    Joining,
+    /// Synchronous in the database and caught up: the recorded sync set (S5).
+    Member,
+    /// Out of the sync set; may still acknowledge until its agent or the primary confirms otherwise.
+    Leaving,
+}
+
+/// Whether `sync` durability holds (S5). Always `Held` under `async`, where nothing is promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Assurance {
+    /// Every acknowledged write is on a recorded acker.
+    Held,
+    /// The primary does not wait for acknowledgements.
+    Degraded,
+    /// It waits again, but what was written meanwhile is not yet known to be on an acker.
+    Restoring,
+}
+
+/// Whether the controller acts by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    Automatic,
+    Paused,
+}
+
+/// An operator's wish, stored with the record so that it survives the controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wish {
+    /// Planned; refused or dropped with a reason when it cannot be done without loss.
+    Switchover { to: Option<NodeName> },
+    /// Take over now although the primary is not known to be dead.
+    Failover { to: Option<NodeName>, accept_loss: bool },
+}
+
+/// A group's row in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRecord {
+    pub group: GroupName,
+    pub epoch: Epoch,
+    pub stage: Stage,
+    pub ackers: BTreeMap<NodeName, Acker>,
+    pub assurance: Assurance,
+    /// What the primary had when it was promoted. An acker is only promoted if it has that too: writes from before
+    /// were acknowledged by the ackers of that time.
+    pub floor: Option<Position>,
+    pub mode: Mode,
+    pub wish: Option<Wish>,
+    /// Members whose data an operator wants rebuilt from a donor, each with the session that shall do it.
+    pub reinit: BTreeMap<NodeName, Session>,
+    /// The epoch that the last automatic takeover began (S12).
+    pub last_takeover: Option<Epoch>,
+    /// The plan that made this record; 0 before the first.
+    pub plan: u64,
+}
+
+/// What a member is to be. Carried to the agent with the epoch and the revision of the record it follows from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Nothing to do yet: stay closed.
+    Idle,
+    /// Close, stop receiving, apply what was received, report.
+    Halt,
+    /// Let open transactions finish (bounded), close, report the final position.
+    Yield,
+    /// Write, while the lease of this epoch is held.
+    Lead {
+        /// Only the agent life that was chosen may open.
+        session: Session,
+        wait_for_ack: bool,
+        /// First primary of a new group: create the accounts.
+        found: bool,
+    },
+    /// Replicate from `primary`.
+    Follow {
+        primary: NodeName,
+        acknowledges: bool,
+        /// A handover waits for this member: report every change at once.
+        hurry: bool,
+        /// Rebuild from a donor even if the histories fit.
+        reclone: bool,
+    },
+}
+
+/// See [`Role`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    pub group: GroupName,
+    pub epoch: Epoch,
+    /// Revision of the group's record in the store; grows with every change.
+    pub revision: u64,
+    pub role: Role,
+    /// All members of the group, for S14.
+    pub members: Vec<NodeName>,
+}
+
+impl GroupRecord {
+    /// A group that the topology names and the store does not know yet.
+    pub fn new(service: &Service) -> GroupRecord {
+        GroupRecord {
+            group: service.name.clone(),
+            epoch: Epoch(0),
+            stage: Stage::New,
+            ackers: BTreeMap::new(),
+            assurance: match service.durability {
+                Durability::Sync => Assurance::Degraded,
+                Durability::Async => Assurance::Held,
+            },
+            floor: None,
+            mode: Mode::Automatic,
+            wish: None,
+            reinit: BTreeMap::new(),
+            last_takeover: None,
+            plan: 0,
+        }
+    }
+
+    /// The primary in office, if there is one.
+    pub fn primary(&self) -> Option<&Incumbent> {
+        match &self.stage {
+            Stage::Led { primary } => Some(primary),
+            Stage::New | Stage::Claimed(_) => None,
+        }
+    }
+
+    /// The recorded sync set.
+    pub fn sync_set(&self) -> BTreeSet<NodeName> {
+        self.ackers.iter().filter(|(_, a)| **a == Acker::Member).map(|(n, _)| n.clone()).collect()
+    }
+
+    /// Fencing token of the group's lease in the store: grows at the claim and again when a primary is named, so
+    /// that one epoch's claim and its lead are two different tokens.
+    pub fn lease_token(&self) -> u64 {
+        match self.stage {
+            Stage::New => 0,
+            Stage::Claimed(_) => self.epoch.0 * 2,
+            Stage::Led { .. } => self.epoch.0 * 2 + 1,
+        }
+    }
+
+    /// Who may renew the lease: node and session in one text.
+    pub fn lease_holder(&self) -> Option<String> {
+        self.primary().map(|p| lease_holder(&p.node, p.session))
+    }
+
+    /// What `node` is to be. Pure: the same for every controller.
+    pub fn assignment(&self, service: &Service, revision: u64, node: &NodeName) -> Assignment {
+        let role = match &self.stage {
+            Stage::New => Role::Idle,
+            Stage::Claimed(claim) => self.role_under_claim(claim, node),
+            Stage::Led { primary } if primary.node == *node => Role::Lead {
+                session: primary.session,
+                wait_for_ack: service.durability == Durability::Sync && self.assurance != Assurance::Degraded,
+                found: self.plan <= 1,
+            },
+            Stage::Led { primary } => self.follow(primary, node, false),
+        };
+        Assignment {
+            group: self.group.clone(),
+            epoch: self.epoch,
+            revision,
+            role,
+            members: service.members.clone(),
+        }
+    }
+
+    fn role_under_claim(&self, claim: &Claim, node: &NodeName) -> Role {
+        match (&claim.kind, &claim.from) {
+            (ClaimKind::Handover { .. }, Some(from)) if from.node == *node => Role::Yield,
+            (ClaimKind::Handover { to }, Some(from)) => self.follow(from, node, to == node),
+            (ClaimKind::Handover { .. }, None) | (ClaimKind::Takeover { .. }, _) => Role::Halt,
+        }
+    }
+
+    fn follow(&self, primary: &Incumbent, node: &NodeName, hurry: bool) -> Role {
+        let acknowledges = matches!(self.ackers.get(node), Some(Acker::Joining | Acker::Member));
+        let reclone = self.reinit.contains_key(node);
+        Role::Follow { primary: primary.node.clone(), acknowledges, hurry, reclone }
+    }
+}
+
+/// The lease holder's text form, as the store keeps it.
+pub fn lease_holder(node: &NodeName, session: Session) -> String {
+    format!("{node}/{}", session.0)
+}

@@ -1,0 +1,158 @@
+//! What an agent says about an instance. Facts only; what they mean is decided elsewhere.
+
+use crate::record::Session;
+use crate::{Epoch, GroupName, NodeName, Position};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// The engine's process, as its own agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Process {
+    /// Not started yet, or being started.
+    Starting,
+    Running,
+    /// Runs but does not answer in time.
+    Unresponsive,
+    /// Ended; the agent will not let it write again in an epoch it led.
+    Exited {
+        how: String,
+    },
+    /// Could not be started; the engine's own words.
+    Refuses {
+        why: String,
+    },
+}
+
+/// The replication stream into an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Not receiving, and not trying to.
+    Off,
+    /// Receiving: something came within `limits::SILENT_AFTER_MS`.
+    Up,
+    /// Wants to receive but does not; the engine's own words.
+    Broken { why: String },
+}
+
+/// Where an instance replicates from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// `None`: an address that is no member's.
+    pub node: Option<NodeName>,
+    pub stream: Stream,
+    /// The applying half; `Some` is why it stopped.
+    pub apply_error: Option<String>,
+    pub lag_ms: Option<u64>,
+}
+
+/// Writes that only a returning member had (S10). Saved before anything was discarded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    pub transactions: u64,
+    pub file: String,
+    /// In which epoch they were found.
+    pub epoch: Epoch,
+}
+
+/// What an agent sees of its engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    pub process: Process,
+    pub version: String,
+    /// The engine's own switch.
+    pub writable: bool,
+    /// Received ∪ applied. `None`: unknown (not running).
+    pub received: Option<Position>,
+    pub applied: Option<Position>,
+    /// All that was received is applied.
+    pub drained: bool,
+    pub upstream: Option<Upstream>,
+    /// Set to acknowledge to its upstream.
+    pub acknowledges: bool,
+    /// Primary: waits for an acknowledgement before it answers a commit.
+    pub waits_for_ack: bool,
+    /// Primary: replicas connected that acknowledge.
+    pub ackers: BTreeSet<NodeName>,
+    pub connections: u32,
+    /// Settings with which a promise does not hold, each said in full.
+    pub unsafe_settings: Vec<String>,
+    pub free_disk_bytes: Option<u64>,
+}
+
+impl Observed {
+    /// Nothing is known but the state of the process.
+    pub fn only(process: Process) -> Observed {
+        Observed {
+            process,
+            version: String::new(),
+            writable: false,
+            received: None,
+            applied: None,
+            drained: false,
+            upstream: None,
+            acknowledges: false,
+            waits_for_ack: false,
+            ackers: BTreeSet::new(),
+            connections: 0,
+            unsafe_settings: Vec::new(),
+            free_disk_bytes: None,
+        }
+    }
+    pub fn running(&self) -> bool {
+        self.process == Process::Running
+    }
+    /// Receives, or tries to.
+    pub fn receives(&self) -> bool {
+        self.upstream.as_ref().is_some_and(|u| u.stream != Stream::Off)
+    }
+    pub fn ended(&self) -> bool {
+        matches!(self.process, Process::Exited { .. } | Process::Refuses { .. })
+    }
+}
+
+/// One instance in one report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    pub group: GroupName,
+    pub session: Session,
+    /// The agent acts on no assignment of an epoch before this one (a promise; only grows in one session).
+    pub promised: Epoch,
+    /// Revision of the assignment that this instance fits by now; 0 if none.
+    pub settled: u64,
+    /// The epoch this instance is open for writes in.
+    pub leads: Option<Epoch>,
+    pub seen: Observed,
+    /// A long job and its progress, for people.
+    pub activity: Option<String>,
+    /// The last failure that keeps it from fitting its assignment, for people.
+    pub trouble: Option<String>,
+    pub lost: Option<Lost>,
+    /// The session for whose `reinit` wish this instance was rebuilt, if it was.
+    pub rebuilt_for: Option<Session>,
+}
+
+impl InstanceReport {
+    /// True if the agent has closed the instance and will not open it for an epoch before `epoch`.
+    pub fn closed_for(&self, epoch: Epoch) -> bool {
+        self.leads.is_none() && (self.seen.ended() || (!self.seen.writable && self.promised >= epoch))
+    }
+    /// True if the agent promised `epoch` and nothing more is received from the epochs before.
+    pub fn halted_for(&self, epoch: Epoch) -> bool {
+        self.promised >= epoch
+            && !self.seen.receives()
+            && self.leads.is_none()
+            && matches!(self.seen.process, Process::Running | Process::Exited { .. })
+    }
+    pub fn running(&self) -> bool {
+        self.seen.running()
+    }
+    /// Replicating from `primary` without a fault.
+    pub fn follows(&self, primary: &NodeName) -> bool {
+        self.running()
+            && self.seen.upstream.as_ref().is_some_and(|u| {
+                u.node.as_ref() == Some(primary) && u.stream == Stream::Up && u.apply_error.is_none()
+            })
+    }
+}

@@ -1,0 +1,86 @@
+//! Everything known about one group at one moment, by one controller. The decider sees this and nothing else.
+
+use crate::record::{Acker, GroupRecord, Incumbent};
+use crate::report::InstanceReport;
+use crate::topology::{Durability, Service, Topology};
+use crate::{GroupName, Millis, NodeName, Position, Seen, limits};
+use std::collections::BTreeMap;
+
+/// See the module. Times are this controller's own monotonic clock.
+#[derive(Debug, Clone)]
+pub struct World<'a> {
+    pub topology: &'a Topology,
+    pub service: &'a Service,
+    pub record: &'a GroupRecord,
+    pub now: Millis,
+    /// Since when this controller knows the record as it stands.
+    pub record_since: Millis,
+    /// When the last renewal of the incumbent's lease was seen committed; for a controller that took over, not
+    /// before it did.
+    pub lease_renewed: Millis,
+    pub members: BTreeMap<NodeName, Seen<InstanceReport>>,
+    /// For each recorded acker that the primary does not see connected: since when.
+    pub absent_since: BTreeMap<NodeName, Millis>,
+    /// Until when another automatic takeover is not wanted (S12).
+    pub cool_down_until: Option<Millis>,
+    /// Groups whose primary is missing right now, this one included, and all groups (S12).
+    pub groups_failing: usize,
+    pub groups: usize,
+}
+
+impl World<'_> {
+    pub fn group(&self) -> &GroupName {
+        &self.record.group
+    }
+    pub fn sync(&self) -> bool {
+        self.service.durability == Durability::Sync
+    }
+    /// A member's report, if fresh.
+    pub fn fresh(&self, node: &NodeName) -> Option<&InstanceReport> {
+        self.members.get(node).and_then(Seen::fresh)
+    }
+    /// A member's last report, however old.
+    pub fn last(&self, node: &NodeName) -> Option<&InstanceReport> {
+        self.members.get(node).and_then(Seen::last)
+    }
+    /// Members in order of preference with their fresh reports.
+    pub fn fresh_members(&self) -> impl Iterator<Item = (&NodeName, &InstanceReport)> {
+        self.service.members.iter().filter_map(|n| Some((n, self.fresh(n)?)))
+    }
+    pub fn stage_age_ms(&self) -> u64 {
+        self.now.since(self.record_since)
+    }
+    /// S2: no renewal can still be counted on by the holder.
+    pub fn lease_over(&self) -> bool {
+        self.now >= self.lease_over_at()
+    }
+    pub fn lease_over_at(&self) -> Millis {
+        self.lease_renewed.plus(limits::LEASE_MS + limits::CLOCK_DRIFT_MS)
+    }
+    /// The incumbent can take no more writes in the epoch it led: its own agent says so.
+    pub fn surrendered(&self, from: &Incumbent) -> bool {
+        self.last(&from.node).is_some_and(|r| {
+            // Another session begins closed (S9) and may never open that epoch again.
+            (r.session != from.session && !r.seen.writable && r.leads.is_none())
+                || r.closed_for(from.epoch.next())
+        })
+    }
+    /// Has everything that the primary last reported.
+    pub fn caught_up(&self, node: &NodeName, primary: &NodeName) -> bool {
+        let applied = |r: &InstanceReport| r.seen.applied.clone();
+        match (self.fresh(node).and_then(|r| r.seen.received.clone()), self.fresh(primary).and_then(applied))
+        {
+            (Some(theirs), Some(primarys)) => theirs.contains(&primarys),
+            _ => false,
+        }
+    }
+    /// Recorded ackers in `state`.
+    pub fn ackers_in(&self, state: Acker) -> impl Iterator<Item = &NodeName> {
+        self.record.ackers.iter().filter(move |(_, a)| **a == state).map(|(n, _)| n)
+    }
+    /// Final position of a member that halted for this epoch.
+    pub fn halted_position(&self, node: &NodeName) -> Option<&Position> {
+        let r = self.last(node)?;
+        if r.halted_for(self.record.epoch) { r.seen.received.as_ref() } else { None }
+    }
+}
