@@ -1,1 +1,19 @@
-//! Sans-IO codecs for the protocols Holdfast speaks: MySQL packets, handshake, result framing.
+//! Sans-IO codecs for the protocols Holdfast speaks: MySQL packets, login, replies, and where a reply ends.
+//!
+//! Guarantees: functions of bytes only, no allocation that a peer's length field can blow up, no panic on any input
+//! (a fuzz target stands beside each parser).
+//! Deliberately absent: sockets, clocks, tokio, and any opinion about what to do with what was read.
+
+pub mod codec;
+pub mod command;
+pub mod flags;
+pub mod greeting;
+pub mod login;
+pub mod native_password;
+pub mod packet;
+pub mod reply;
+pub mod session_track;
+pub mod tracker;
+
+pub use codec::Error;
+pub use flags::{Capabilities, Status};
