@@ -105,6 +105,11 @@ impl Controller {
         self.heard.get(node).map(|h| h.session)
     }
 
+    /// Time since a node's last report to this controller.
+    pub fn heard_ms_ago(&self, node: &NodeName, now: Millis) -> Option<u64> {
+        self.heard.get(node).map(|h| now.since(h.at))
+    }
+
     /// Everything known about a group; `None` if the topology or the store does not know it.
     pub fn world(&self, name: &GroupName, now: Millis) -> Option<World<'_>> {
         let service = self.topology.service(name)?;

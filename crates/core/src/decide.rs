@@ -37,6 +37,13 @@ pub struct Diagnosis {
     look: fn(&World) -> Option<Verdict>,
 }
 
+impl Diagnosis {
+    /// This row's verdict, if it matches.
+    pub fn look(&self, w: &World) -> Option<Verdict> {
+        (self.look)(w)
+    }
+}
+
 macro_rules! row {
     ($severity:ident, $code:literal, $look:path, $means:literal) => {
         Diagnosis { code: $code, severity: Severity::$severity, means: $means, look: $look }
