@@ -1,0 +1,431 @@
+//! Every field of the topology file, once: its name, kind, default and meaning. The reader, the table in
+//! docs/topology.md and the JSON Schema are made from here, so they cannot disagree.
+//! What fields mean *together* (ports that clash, a service on a missing node) is not here but in `rules`.
+
+use holdfast_core::limits;
+
+/// A table of the file and its fields.
+#[derive(Debug)]
+pub struct Section {
+    /// How a reader of the file would call it: `[[node]]`.
+    pub title: &'static str,
+    pub doc: &'static str,
+    pub fields: &'static [Field],
+}
+
+/// One field.
+#[derive(Debug)]
+pub struct Field {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub need: Need,
+    pub doc: &'static str,
+}
+
+/// What a field holds.
+#[derive(Debug)]
+pub enum Kind {
+    /// 1 to 63 of `a-z 0-9 -`, starting with a letter.
+    Name,
+    /// A database user's name.
+    User,
+    /// Any text without control characters.
+    Text {
+        chars_max: usize,
+    },
+    /// A text that no report shows.
+    Secret {
+        chars_max: usize,
+    },
+    Flag,
+    Number {
+        min: u64,
+        max: u64,
+    },
+    /// An IP address.
+    Address,
+    /// An absolute path without `..`.
+    Path,
+    Choice(&'static [Choice]),
+    List {
+        of: &'static Kind,
+        min: usize,
+        max: usize,
+    },
+    /// Free keys with a text, whole number or boolean each.
+    Options {
+        max: usize,
+    },
+    One(&'static Section),
+    Many {
+        of: &'static Section,
+        min: usize,
+        max: usize,
+    },
+}
+
+/// One value of a [`Kind::Choice`].
+#[derive(Debug)]
+pub struct Choice {
+    pub value: &'static str,
+    pub doc: &'static str,
+}
+
+/// What happens when a field is not given.
+#[derive(Debug)]
+pub enum Need {
+    Required,
+    Default(Default),
+    /// May be absent; the text says what that means.
+    Optional(&'static str),
+}
+
+/// A default in the form the field would be written.
+#[derive(Debug, Clone, Copy)]
+pub enum Default {
+    Text(&'static str),
+    Flag(bool),
+    Number(u64),
+}
+
+const PORT: Kind = Kind::Number { min: 1, max: 65_535 };
+const PATH_CHARS: usize = 4_096;
+const COMMAND_WORDS: usize = 64;
+pub(super) const USERS_PER_SERVICE: usize = 64;
+pub(super) const GRANTS_PER_USER: usize = 64;
+pub(super) const ENGINE_OPTIONS: usize = 256;
+
+const fn field(name: &'static str, kind: Kind, need: Need, doc: &'static str) -> Field {
+    Field { name, kind, need, doc }
+}
+
+pub static FILE: Section = Section {
+    title: "the top of the file",
+    doc: "Written before the first section.",
+    fields: &[
+        field(
+            "name",
+            Kind::Name,
+            Need::Required,
+            "Names the deployment in outputs, metrics and certificates.",
+        ),
+        field(
+            "api_port",
+            PORT,
+            Need::Default(Default::Number(7400)),
+            "TCP port of the HTTP API, on every node's `address`.",
+        ),
+        field(
+            "allow_plaintext_passwords",
+            Kind::Flag,
+            Need::Default(Default::Flag(false)),
+            "Accept `password = \"…\"` in this file. It is copied to every host and into every backup of it, so \
+             leave this off outside a sandbox.",
+        ),
+        field(
+            "tls",
+            Kind::One(&TLS),
+            Need::Optional("the API listens on loopback addresses only"),
+            "Certificates between the hosts.",
+        ),
+        field(
+            "node",
+            Kind::Many { of: &NODE, min: 1, max: limits::NODES },
+            Need::Required,
+            "The hosts. One `[[node]]` each.",
+        ),
+        field(
+            "service",
+            Kind::Many { of: &SERVICE, min: 0, max: limits::SERVICES },
+            Need::Optional("the nodes only form a store"),
+            "What clients connect to. One `[[service]]` each.",
+        ),
+    ],
+};
+
+static TLS: Section = Section {
+    title: "[tls]",
+    doc: "Made by `holdfast init`. Needed as soon as one node is not on a loopback address.",
+    fields: &[field(
+        "dir",
+        Kind::Path,
+        Need::Required,
+        "Directory with `ca.pem`, `<node>.pem`, `<node>.key` and the hashes of the people's tokens.",
+    )],
+};
+
+static NODE: Section = Section {
+    title: "[[node]]",
+    doc: "A host that runs `holdfast run --node NAME`.",
+    fields: &[
+        field("name", Kind::Name, Need::Required, "Unique. Given to `holdfast run --node`."),
+        field(
+            "id",
+            Kind::Number { min: 1, max: u32::MAX as u64 },
+            Need::Optional("the node's place in the file: 1, 2, …"),
+            "Unique number, the MariaDB `server_id` and the store's member id. It must stay with its host for \
+             ever and never be given to another: **set it on all nodes before you remove or reorder one**, since \
+             otherwise the others' numbers shift. All nodes have one or none has.",
+        ),
+        field("region", Kind::Name, Need::Default(Default::Text("local")), "The city the host is in."),
+        field(
+            "zone",
+            Kind::Name,
+            Need::Optional("the region's name followed by `-1`"),
+            "The data centre within the region.",
+        ),
+        field(
+            "address",
+            Kind::Address,
+            Need::Required,
+            "IP address where the other hosts and the clients reach it. Not a name: a failover must not wait for \
+             DNS.",
+        ),
+        field(
+            "voter",
+            Kind::Flag,
+            Need::Default(Default::Flag(true)),
+            "Takes part in the store's quorum. One voter on a laptop, three or five in earnest.",
+        ),
+        field(
+            "data_dir",
+            Kind::Path,
+            Need::Default(Default::Text("/var/lib/holdfast")),
+            "Where everything of Holdfast lives on that host: store, engine data, saved histories. Nodes on \
+             loopback addresses share one machine and need one each.",
+        ),
+    ],
+};
+
+static SERVICE: Section = Section {
+    title: "[[service]]",
+    doc: "Instances of one dataset, of which one is writable, and the ports under which clients find them.",
+    fields: &[
+        field("name", Kind::Name, Need::Required, "Unique."),
+        field(
+            "engine",
+            Kind::Choice(&[Choice { value: "mariadb", doc: "MariaDB 10.6.19, 10.11.9 or later" }]),
+            Need::Required,
+            "The database.",
+        ),
+        field(
+            "strategy",
+            Kind::Choice(&[Choice {
+                value: "hot-standby",
+                doc: "one primary, replicas that take over in about a second",
+            }]),
+            Need::Default(Default::Text("hot-standby")),
+            "How it is made available.",
+        ),
+        field(
+            "durability",
+            Kind::Choice(&[
+                Choice {
+                    value: "sync",
+                    doc: "an acknowledged write is on the primary and on a replica that can take over",
+                },
+                Choice {
+                    value: "async",
+                    doc: "an acknowledged write is on the primary; a failover reports what it lost",
+                },
+            ]),
+            Need::Default(Default::Text("sync")),
+            "What an acknowledged write has survived.",
+        ),
+        field(
+            "sync_replicas",
+            Kind::Number { min: 1, max: limits::NODES as u64 },
+            Need::Optional("1 under `sync`"),
+            "Under `sync`: how many replicas are kept able to acknowledge, 1 to members − 1. One acknowledgement is \
+             enough for a commit, so a larger number keeps writes going when a replica fails, but a failover must \
+             then reach more of them before it may start early.",
+        ),
+        field(
+            "when_no_sync_replica",
+            Kind::Choice(&[
+                Choice {
+                    value: "degrade",
+                    doc: "writes go on; recorded first, and automatic failover is off meanwhile",
+                },
+                Choice { value: "block", doc: "writes wait until a replica is back" },
+            ]),
+            Need::Default(Default::Text("degrade")),
+            "Under `sync`, when no replica is left that could acknowledge.",
+        ),
+        field(
+            "members",
+            Kind::List { of: &Kind::Name, min: 1, max: limits::NODES },
+            Need::Required,
+            "Names of the nodes with an instance, in order of preference: the first that can becomes the first \
+             primary.",
+        ),
+        field("engine_port", PORT, Need::Required, "The engine's own port on each member."),
+        field(
+            "port",
+            PORT,
+            Need::Required,
+            "The proxy's read/write port, on every node: always leads to the primary.",
+        ),
+        field(
+            "read_port",
+            PORT,
+            Need::Required,
+            "The proxy's read port, on every node: leads to a replica, or to the primary if there is none.",
+        ),
+        field(
+            "cross_region_failover",
+            Kind::Flag,
+            Need::Default(Default::Flag(false)),
+            "Fail over automatically to another region. Off: only `holdfast failover` does.",
+        ),
+        field(
+            "managed",
+            Kind::One(&MANAGED),
+            Need::Optional("`managed = {}`, unless `attached` is given"),
+            "Holdfast initialises the data directory, starts and supervises the engine.",
+        ),
+        field(
+            "attached",
+            Kind::One(&ATTACHED),
+            Need::Optional("`managed`"),
+            "Something else, such as systemd, starts the engine; Holdfast watches it.",
+        ),
+        field(
+            "engine_options",
+            Kind::Options { max: ENGINE_OPTIONS },
+            Need::Optional("the engine's defaults"),
+            "Options for the engine's command line, such as `innodb_buffer_pool_size = \"64M\"`. Only for managed \
+             engines; those that Holdfast sets itself are refused.",
+        ),
+        field(
+            "replication",
+            Kind::One(&REPLICATION),
+            Need::Required,
+            "The account with which replicas log in at their primary.",
+        ),
+        field(
+            "user",
+            Kind::Many { of: &USER, min: 0, max: USERS_PER_SERVICE },
+            Need::Optional("no client can log in"),
+            "Database users that clients log in with. One `[[service.user]]` each.",
+        ),
+    ],
+};
+
+static MANAGED: Section = Section {
+    title: "managed",
+    doc: "",
+    fields: &[field(
+        "run_as",
+        Kind::User,
+        Need::Optional("the user Holdfast runs as"),
+        "OS user to run the engine as when Holdfast itself runs as root.",
+    )],
+};
+
+static ATTACHED: Section = Section {
+    title: "attached",
+    doc: "",
+    fields: &[
+        field("socket", Kind::Path, Need::Required, "Unix socket of the running engine."),
+        field("data_dir", Kind::Path, Need::Required, "The engine's data directory."),
+        field(
+            "stop_command",
+            Kind::List { of: &Kind::Text { chars_max: PATH_CHARS }, min: 1, max: COMMAND_WORDS },
+            Need::Required,
+            "Program and arguments that stop the engine: before a reclone, or to fence it past the bound.",
+        ),
+        field(
+            "start_command",
+            Kind::List { of: &Kind::Text { chars_max: PATH_CHARS }, min: 1, max: COMMAND_WORDS },
+            Need::Required,
+            "Program and arguments that start it again.",
+        ),
+    ],
+};
+
+const PASSWORD_NEED: Need = Need::Optional("one of the three password fields is needed");
+
+const PASSWORD_FILE: Field =
+    field("password_file", Kind::Path, PASSWORD_NEED, "The password is the first line of this file.");
+const PASSWORD_ENV: Field = field(
+    "password_env",
+    Kind::Text { chars_max: 256 },
+    PASSWORD_NEED,
+    "The password is in this environment variable of `holdfast run`.",
+);
+const PASSWORD: Field = field(
+    "password",
+    Kind::Secret { chars_max: 256 },
+    PASSWORD_NEED,
+    "The password itself. Only with `allow_plaintext_passwords = true`.",
+);
+
+static REPLICATION: Section = Section {
+    title: "[service.replication]",
+    doc: "",
+    fields: &[
+        field(
+            "user",
+            Kind::User,
+            Need::Default(Default::Text("holdfast_repl")),
+            "Its name. Holdfast creates it.",
+        ),
+        PASSWORD_FILE,
+        PASSWORD_ENV,
+        PASSWORD,
+    ],
+};
+
+static USER: Section = Section {
+    title: "[[service.user]]",
+    doc: "The proxy logs these users in and opens their sessions on the engine. They are created when the service \
+          is first started.",
+    fields: &[
+        field("name", Kind::User, Need::Required, "Unique within the service."),
+        PASSWORD_FILE,
+        PASSWORD_ENV,
+        PASSWORD,
+        field(
+            "grants",
+            Kind::List { of: &Kind::Text { chars_max: 1_024 }, min: 0, max: GRANTS_PER_USER },
+            Need::Optional("none: the user can log in and do nothing"),
+            "Privileges as in SQL, without the user: `\"ALL PRIVILEGES ON shop.*\"`.",
+        ),
+    ],
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn each(section: &'static Section, check: &mut impl FnMut(&'static Section, &'static Field)) {
+        for field in section.fields {
+            check(section, field);
+            match &field.kind {
+                Kind::One(inner) | Kind::Many { of: inner, .. } => each(inner, check),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn every_field_is_described_and_its_default_fits() {
+        each(&FILE, &mut |section, field| {
+            let at = format!("{} {}", section.title, field.name);
+            assert!(field.doc.ends_with('.'), "{at}: the description is a sentence");
+            match (&field.need, &field.kind) {
+                (Need::Default(Default::Flag(_)), Kind::Flag) => {}
+                (Need::Default(Default::Number(n)), Kind::Number { min, max }) => {
+                    assert!(min <= n && n <= max, "{at}");
+                }
+                (Need::Default(Default::Text(t)), Kind::Choice(choices)) => {
+                    assert!(choices.iter().any(|c| c.value == *t), "{at}");
+                }
+                (Need::Default(Default::Text(_)), Kind::Name | Kind::User | Kind::Path) => {}
+                (Need::Default(other), kind) => panic!("{at}: {other:?} for {kind:?}"),
+                (Need::Required | Need::Optional(_), _) => {}
+            }
+        });
+    }
+}

@@ -1,0 +1,3 @@
+//! The tests of the `holdfast` crate, in one binary.
+
+mod config;
