@@ -26,6 +26,8 @@ struct Group {
     record_since: Millis,
     lease_renewed: Millis,
     absent_since: BTreeMap<NodeName, Millis>,
+    /// Reports of the primary in a row in which an acker no longer acknowledged.
+    absent_reports: BTreeMap<NodeName, u32>,
     cool_down_until: Option<Millis>,
 }
 
@@ -51,11 +53,22 @@ impl Controller {
     /// An agent's report, from the session that is registered in the store.
     pub fn report(&mut self, node: &NodeName, session: Session, instances: Vec<InstanceReport>, now: Millis) {
         for r in &instances {
+            let own_word: Vec<NodeName> = self.quit_acknowledging(&r.group);
             if let Some(group) = self.groups.get_mut(&r.group) {
-                group.sight_ackers(node, r, now);
+                group.sight_ackers(node, r, &own_word, now);
             }
         }
         self.heard.insert(node.clone(), Heard { at: now, session, instances });
+    }
+
+    /// Nodes that said last that they do not acknowledge, and promised not to without a new assignment.
+    fn quit_acknowledging(&self, group: &GroupName) -> Vec<NodeName> {
+        let Some(epoch) = self.groups.get(group).map(|g| g.record.epoch) else { return Vec::new() };
+        let quit = |h: &Heard| {
+            let own = h.instances.iter().find(|r| r.group == *group);
+            own.is_some_and(|r| !r.seen.acknowledges && r.promised >= epoch)
+        };
+        self.heard.iter().filter(|(_, h)| quit(h)).map(|(n, _)| n.clone()).collect()
     }
 
     /// The record as the store has it now.
@@ -67,6 +80,7 @@ impl Controller {
             record_since: now,
             lease_renewed: since,
             absent_since: BTreeMap::new(),
+            absent_reports: BTreeMap::new(),
             cool_down_until: record.last_takeover.map(|_| now.plus(limits::COOL_DOWN_MS)),
         });
         if revision <= group.revision {
@@ -78,10 +92,12 @@ impl Controller {
         let new_primary = group.record.primary() != record.primary();
         if new_primary && record.primary().is_some() {
             group.absent_since.clear();
+            group.absent_reports.clear();
             // The grant that came with the record counts as a renewal: the new holder may count from then on.
             group.lease_renewed = now;
         }
         group.absent_since.retain(|n, _| record.ackers.contains_key(n));
+        group.absent_reports.retain(|n, _| record.ackers.contains_key(n));
         group.record = record;
         group.revision = revision;
         group.record_since = now;
@@ -207,16 +223,23 @@ impl Controller {
 }
 
 impl Group {
-    /// Keeps, for each recorded acker, since when the primary does not see it.
-    fn sight_ackers(&mut self, node: &NodeName, r: &InstanceReport, now: Millis) {
+    /// Keeps, for each recorded acker, since when it does not acknowledge: the primary does not see it, or it says so
+    /// itself. Counted from the primary's *second* such report, because the first may have been taken before the
+    /// acker stopped; what the primary had by then includes all that was ever acknowledged by it.
+    fn sight_ackers(&mut self, node: &NodeName, r: &InstanceReport, own_word: &[NodeName], now: Millis) {
         let Some(p) = self.record.primary() else { return };
         if p.node != *node || r.leads != Some(p.epoch) {
             return;
         }
         for acker in self.record.ackers.keys() {
-            if r.seen.ackers.contains(acker) {
+            if r.seen.ackers.contains(acker) && !own_word.contains(acker) {
                 self.absent_since.remove(acker);
-            } else {
+                self.absent_reports.remove(acker);
+                continue;
+            }
+            let reports = self.absent_reports.entry(acker.clone()).or_default();
+            *reports = reports.saturating_add(1);
+            if *reports >= 2 {
                 self.absent_since.entry(acker.clone()).or_insert(now);
             }
         }

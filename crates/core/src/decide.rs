@@ -9,7 +9,7 @@ use crate::record::{Acker, Assurance, Claim, ClaimKind, GroupRecord, Incumbent, 
 use crate::report::{InstanceReport, Process};
 use crate::topology::WhenNoSyncReplica;
 use crate::world::World;
-use crate::{NodeName, Position, limits};
+use crate::{NodeName, Position, Seen, limits};
 
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -562,6 +562,12 @@ fn degraded(w: &World) -> Option<Verdict> {
             act(w, record, PlanKind::Restore, format!("{node} has everything that was written meanwhile"))
         }
     }
+}
+
+/// Both ends say that it acknowledges, and it has everything the primary last reported.
+fn acker_ready_now(w: &World, p: &Incumbent, primary: &InstanceReport, node: &NodeName) -> bool {
+    let itself = w.fresh(node).is_some_and(|r| r.seen.acknowledges);
+    itself && primary.seen.ackers.contains(node) && acker_well(w, p, node) && w.caught_up(node, &p.node)
 }
 
 fn acker_ready(w: &World) -> Option<Verdict> {

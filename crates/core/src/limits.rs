@@ -1,5 +1,7 @@
 //! Every bound in one place, related at compile time. Units are in the names.
 
+/// An engine that has not answered for this long is taken for hung.
+pub const UNRESPONSIVE_MS: u64 = 2_000;
 /// How often an agent reports when nothing happens.
 pub const REPORT_EVERY_MS: u64 = 250;
 /// A host that has not reported for this long is silent: suspected, not dead.

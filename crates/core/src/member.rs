@@ -61,8 +61,10 @@ struct Lease {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum History {
     Unknown,
-    /// Contained in the primary's.
-    Fits,
+    /// Contained in the primary's, whose position was `theirs`.
+    Fits {
+        theirs: Position,
+    },
     /// Has what the primary lacks; to be saved.
     Diverges {
         theirs: Position,
@@ -221,25 +223,25 @@ impl Member {
 
     /// Answer to [`Verb::Compare`]: both positions, `theirs` taken from the primary after `ours` stopped growing.
     pub fn compared(&mut self, ours: &Position, theirs: &Position) {
+        let theirs = theirs.clone();
         self.history =
-            if theirs.contains(ours) { History::Fits } else { History::Diverges { theirs: theirs.clone() } };
+            if theirs.contains(ours) { History::Fits { theirs } } else { History::Diverges { theirs } };
     }
 
     /// [`Verb::SaveDivergence`] is done; `lost` is what only this instance had, if anything.
     pub fn saved(&mut self, lost: Option<Lost>) {
-        self.history = History::Saved;
+        if matches!(self.history, History::Diverges { .. }) {
+            self.history = History::Saved;
+        }
         self.lost = lost.or(self.lost.take());
     }
 
-    /// Something only this instance had was found and saved outside of a comparison (at a start that truncated).
-    pub fn lost(&mut self, lost: Lost) {
-        self.lost = Some(lost);
-    }
-
-    /// [`Verb::Reclone`] is done.
-    pub fn recloned(&mut self) {
-        self.history = History::Fits;
+    /// [`Verb::Reclone`] is done; `lost` is what it found and saved that the donor did not have.
+    pub fn recloned(&mut self, lost: Option<Lost>) {
+        // Compared again before it follows: the donor's data is what the primary had when the copy ended.
+        self.history = History::Unknown;
         self.rebuilt_for = Some(self.session);
+        self.lost = lost.or(self.lost.take());
     }
 
     // ---- what follows ----
@@ -315,7 +317,12 @@ impl Member {
     fn next_as_primary(&self, seen: &Observed, now: Millis, wait_for_ack: bool, found: bool) -> Option<Verb> {
         let epoch = self.assignment.as_ref()?.epoch;
         if self.leads == Some(epoch) {
-            return (seen.waits_for_ack != wait_for_ack).then_some(Verb::WaitForAck(wait_for_ack));
+            if seen.waits_for_ack != wait_for_ack {
+                return Some(Verb::WaitForAck(wait_for_ack));
+            }
+            // Leads again after a crash: what its start rolled back is history that nobody has.
+            let theirs = seen.applied.clone().filter(|_| seen.unjudged > 0);
+            return theirs.map(|theirs| Verb::SaveDivergence { theirs });
         }
         if self.gave_up.is_some_and(|g| g >= epoch) {
             return None;
@@ -357,8 +364,11 @@ impl Member {
             History::Unknown => {
                 (seen.drained || applying_failed(seen)).then(|| Verb::Compare { primary: primary.clone() })
             }
-            History::Fits if applying_failed(seen) => Some(Verb::Reclone { primary: primary.clone() }),
-            History::Fits => Some(Verb::Follow { primary: primary.clone(), acknowledges }),
+            History::Fits { theirs } if seen.unjudged > 0 => {
+                Some(Verb::SaveDivergence { theirs: theirs.clone() })
+            }
+            History::Fits { .. } if applying_failed(seen) => Some(Verb::Reclone { primary: primary.clone() }),
+            History::Fits { .. } => Some(Verb::Follow { primary: primary.clone(), acknowledges }),
             History::Diverges { theirs } => Some(Verb::SaveDivergence { theirs: theirs.clone() }),
             History::Saved => Some(Verb::Reclone { primary: primary.clone() }),
         }

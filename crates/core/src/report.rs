@@ -69,13 +69,15 @@ pub struct Observed {
     /// All that was received is applied.
     pub drained: bool,
     pub upstream: Option<Upstream>,
-    /// Set to acknowledge to its upstream.
+    /// Acknowledges to its upstream on the present connection.
     pub acknowledges: bool,
     /// Primary: waits for an acknowledgement before it answers a commit.
     pub waits_for_ack: bool,
-    /// Primary: replicas connected that acknowledge.
+    /// Primary: replicas connected that may be acknowledging; nobody else is.
     pub ackers: BTreeSet<NodeName>,
     pub connections: u32,
+    /// Transactions that the last start rolled back as never acknowledged, set aside until they are compared (S10).
+    pub unjudged: u64,
     /// Settings with which a promise does not hold, each said in full.
     pub unsafe_settings: Vec<String>,
     pub free_disk_bytes: Option<u64>,
@@ -96,6 +98,7 @@ impl Observed {
             waits_for_ack: false,
             ackers: BTreeSet::new(),
             connections: 0,
+            unjudged: 0,
             unsafe_settings: Vec::new(),
             free_disk_bytes: None,
         }
