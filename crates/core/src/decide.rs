@@ -516,10 +516,18 @@ fn acker_lost(w: &World) -> Option<Verdict> {
     None
 }
 
-/// Every recorded acker has been out of the primary's sight for long enough.
+/// Every recorded acker has been out of the primary's sight, or silent, for long enough. (A lost host's connection
+/// may look alive to the primary for a minute.)
 fn may_degrade(w: &World) -> bool {
-    let away =
-        |n: &NodeName| w.absent_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::DEGRADE_AFTER_MS);
+    let away = |n: &NodeName| {
+        let unseen = w.absent_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::DEGRADE_AFTER_MS);
+        let silent = match w.members.get(n) {
+            Some(Seen::Stale { age_ms, .. }) => *age_ms >= limits::DEGRADE_AFTER_MS,
+            Some(Seen::Never) | None => true,
+            Some(Seen::Fresh(_)) => false,
+        };
+        unseen || silent
+    };
     w.record.assurance != Assurance::Degraded
         && w.service.when_no_sync_replica == WhenNoSyncReplica::Degrade
         && w.stage_age_ms() >= limits::DEGRADE_AFTER_MS
@@ -537,8 +545,7 @@ fn spare_replica(w: &World, p: &Incumbent) -> Option<NodeName> {
 /// meanwhile is on it → durability holds.
 fn degraded(w: &World) -> Option<Verdict> {
     let (p, primary) = leading_fresh(w)?;
-    let ready =
-        |n: &&NodeName| primary.seen.ackers.contains(*n) && acker_well(w, p, n) && w.caught_up(n, &p.node);
+    let ready = |n: &&NodeName| acker_ready_now(w, p, primary, n);
     let mut record = w.record.clone();
     match w.record.assurance {
         Assurance::Held => None,
@@ -572,8 +579,7 @@ fn acker_ready_now(w: &World, p: &Incumbent, primary: &InstanceReport, node: &No
 
 fn acker_ready(w: &World) -> Option<Verdict> {
     let (p, primary) = leading_fresh(w).filter(|_| w.record.assurance == Assurance::Held)?;
-    let ready =
-        |n: &&NodeName| primary.seen.ackers.contains(*n) && acker_well(w, p, n) && w.caught_up(n, &p.node);
+    let ready = |n: &&NodeName| acker_ready_now(w, p, primary, n);
     let node = w.ackers_in(Acker::Joining).find(ready)?.clone();
     let mut record = w.record.clone();
     record.ackers.insert(node.clone(), Acker::Member);
