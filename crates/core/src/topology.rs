@@ -14,6 +14,9 @@ pub struct Topology {
     pub name: String,
     /// TCP port of the HTTP API on every node.
     pub api_port: u16,
+    /// Directory of certificates and tokens on every host. `None`: the API is plain and on loopback addresses only.
+    #[serde(default)]
+    pub tls_dir: Option<PathBuf>,
     /// Nodes in the order of the file.
     pub nodes: Vec<Node>,
     /// Services in the order of the file.

@@ -223,6 +223,7 @@ pub(super) fn topology(file: File) -> Option<Topology> {
     Some(Topology {
         name: file.name?.value,
         api_port: file.api_port?.value,
+        tls_dir: file.tls_dir.map(|at| at.value),
         nodes: file.nodes.into_iter().map(finished_node).collect::<Option<_>>()?,
         services: file.services.into_iter().map(finished_service).collect::<Option<_>>()?,
     })

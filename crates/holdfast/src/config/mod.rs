@@ -14,6 +14,7 @@ mod rules;
 pub mod secrets;
 mod shape;
 
+pub use document::json_schema;
 pub use report::{Finding, Report};
 
 use holdfast_core::limits;
@@ -21,15 +22,13 @@ use holdfast_core::topology::{PasswordSource, Topology};
 use report::Findings;
 use std::io::Read;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use toml::de::DeTable;
 
 /// What a topology file says.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub topology: Topology,
-    /// Directory of certificates and tokens; `None`: the API is plain and on loopback addresses only.
-    pub tls_dir: Option<PathBuf>,
     /// Warnings only. May be empty.
     pub warnings: Report,
     /// Where each password is named, to warn about it.
@@ -67,7 +66,6 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Report> {
     let top = shape::record(&fields::FILE, table.get_ref(), 0..0, &mut findings);
     let file = draft::file(top, &mut findings);
     rules::check(&file, &mut findings);
-    let tls_dir = file.tls_dir.as_ref().map(|at| at.value.clone());
     let accounts = file.services.iter().flat_map(|s| s.replication.iter().chain(&s.users));
     let passwords =
         accounts.filter_map(|a| a.password.as_ref().map(|p| (p.span.clone(), p.value.clone()))).collect();
@@ -75,7 +73,7 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Report> {
     match topology {
         Some(topology) if !findings.has_errors() => {
             let warnings = findings.into_report(name, Some(text));
-            Ok(Config { topology, tls_dir, warnings, passwords })
+            Ok(Config { topology, warnings, passwords })
         }
         _ => {
             if !findings.has_errors() {

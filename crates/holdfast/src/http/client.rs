@@ -89,7 +89,7 @@ impl std::fmt::Display for Target {
 /// How to talk.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// From [`crate::pki::load`] or [`crate::pki::load_authority`]. Without, plain HTTP.
+    /// [`crate::pki::HostTls::client`] or [`crate::pki::authority_tls`]. Without, plain HTTP.
     pub tls: Option<rustls::ClientConfig>,
     /// A person's token.
     pub token: Option<Password>,

@@ -50,7 +50,7 @@ pub enum Error {
 pub struct Options {
     /// Port 0 chooses a free one.
     pub addr: SocketAddr,
-    /// From [`crate::pki::load`]. Without, only loopback addresses are accepted.
+    /// [`crate::pki::HostTls::server`]. Without, only loopback addresses are accepted.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 

@@ -3,6 +3,7 @@
 use super::init::read;
 use super::{DAY_S, Error, Tokens};
 use holdfast_core::NodeName;
+use holdfast_core::topology::Topology;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -13,24 +14,32 @@ use std::sync::Arc;
 
 /// A host's own certificate, checked, and what follows from it.
 #[derive(Debug, Clone)]
-pub struct Host {
+pub struct HostTls {
+    /// For the API: verifies a peer's certificate if it shows one.
     pub server: Arc<ServerConfig>,
+    /// For the proxy: asks database clients for none.
+    pub proxy: Arc<ServerConfig>,
+    /// For requests to other hosts.
     pub client: ClientConfig,
     pub tokens: Tokens,
     /// When the certificate ends, in seconds since 1970.
     pub ends_unix_s: i64,
 }
 
-impl Host {
+impl HostTls {
     /// Whole days left; negative when it has ended.
     pub fn days_left(&self, unix_s: i64) -> i64 {
         (self.ends_unix_s - unix_s).div_euclid(DAY_S)
     }
 }
 
-/// Loads the files of `node` from `dir`. `unix_s` is the time: an expired certificate is refused here, with its
-/// name, rather than later by every other host.
-pub fn load(dir: &Path, node: &NodeName, unix_s: i64) -> Result<Host, Error> {
+/// Loads the files of `node` if the topology names a directory for them. `unix_s` is the time: an expired certificate
+/// is refused here, with its name, rather than later by every other host.
+pub fn host_tls(topology: &Topology, node: &NodeName, unix_s: i64) -> Result<Option<HostTls>, Error> {
+    topology.tls_dir.as_ref().map(|dir| load(dir, node, unix_s)).transpose()
+}
+
+fn load(dir: &Path, node: &NodeName, unix_s: i64) -> Result<HostTls, Error> {
     let pem = dir.join(format!("{node}.pem"));
     let key_path = dir.join(format!("{node}.key"));
     let authority = dir.join("ca.pem");
@@ -61,17 +70,29 @@ pub fn load(dir: &Path, node: &NodeName, unix_s: i64) -> Result<Host, Error> {
         .with_single_cert(vec![certificate.clone()], key()?)
         .map_err(mismatch)?;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let proxy = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(mismatch)?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key()?)
+        .map_err(mismatch)?;
     let client = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(mismatch)?
         .with_root_certificates(roots)
         .with_client_auth_cert(vec![certificate], key()?)
         .map_err(mismatch)?;
-    Ok(Host { server: Arc::new(server), client, tokens: Tokens::load(dir)?, ends_unix_s })
+    Ok(HostTls {
+        server: Arc::new(server),
+        proxy: Arc::new(proxy),
+        client,
+        tokens: Tokens::load(dir)?,
+        ends_unix_s,
+    })
 }
 
 /// For people's commands: trusts the authority in `dir`, shows no certificate.
-pub fn load_authority(dir: &Path, unix_s: i64) -> Result<ClientConfig, Error> {
+pub fn authority_tls(dir: &Path, unix_s: i64) -> Result<ClientConfig, Error> {
     let path = dir.join("ca.pem");
     in_time(&path, &first_certificate(&path)?, unix_s)?;
     let roots = roots(&path)?;

@@ -29,6 +29,17 @@ pub struct Made {
     pub stale: Vec<(PathBuf, String)>,
 }
 
+impl std::fmt::Display for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.created.iter().try_for_each(|path| writeln!(f, "made     {}", path.display()))?;
+        self.kept.iter().try_for_each(|path| writeln!(f, "kept     {}", path.display()))?;
+        for (path, why) in &self.stale {
+            writeln!(f, "stale    {}: {why}; renew it with `holdfast init --renew`", path.display())?;
+        }
+        Ok(())
+    }
+}
+
 /// Makes what is missing in `dir` for the nodes of the topology; with `renew`, also replaces certificates of nodes
 /// that end within [`WARN_DAYS`] or name another address. `unix_s` is the time.
 pub fn init(dir: &Path, topology: &Topology, unix_s: i64, renew: bool) -> Result<Made, Error> {

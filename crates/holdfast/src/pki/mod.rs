@@ -12,7 +12,7 @@ mod identity;
 mod init;
 mod tokens;
 
-pub use identity::{Host, common_name, load, load_authority, trust_nobody};
+pub use identity::{HostTls, authority_tls, common_name, host_tls, trust_nobody};
 pub use init::{Made, init};
 pub use tokens::Tokens;
 
@@ -25,28 +25,34 @@ const DAY_S: i64 = 86_400;
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// What is wrong with the directory. Whatever it is, no existing file was changed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum Error {
-    #[error("{path} cannot be read; run `holdfast init` and copy the files of this host to it")]
+    #[error("{path} cannot be read")]
+    #[diagnostic(help(
+        "run `holdfast init` once, and copy to each host `ca.pem`, its own two files and `*.sha256`"
+    ))]
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{path} cannot be written")]
     Unwritable { path: PathBuf, source: std::io::Error },
-    #[error("{path} is not {what}; restore it from a copy, or move it away and run `holdfast init` again")]
+    #[error("{path} is not {what}")]
+    #[diagnostic(help("restore it from a copy, or move it away and run `holdfast init` again"))]
     Malformed { path: PathBuf, what: &'static str },
-    #[error(
-        "{path} exists without {missing}; restore that from a copy, or move both away and run `holdfast init` to start \
-         over with all hosts"
-    )]
+    #[error("{path} exists without {missing}")]
+    #[diagnostic(help(
+        "restore that from a copy, or start over for all hosts: move the directory away, run `holdfast init`"
+    ))]
     HalfAuthority { path: PathBuf, missing: PathBuf },
-    #[error(
-        "{path} expired {days} days ago, if this host's clock is right; run `holdfast init --renew` where `ca.key` is"
-    )]
+    #[error("{path} expired {days} days ago, if this host's clock is right")]
+    #[diagnostic(help("run `holdfast init --renew` where `ca.key` is, and copy this host's files to it"))]
     Expired { path: PathBuf, days: i64 },
-    #[error("{path} becomes valid in {days} days; is this host's clock right?")]
+    #[error("{path} becomes valid in {days} days")]
+    #[diagnostic(help("is this host's clock right?"))]
     NotYetValid { path: PathBuf, days: i64 },
-    #[error("{path} is the certificate of {found:?}, not of {expected}; copy the right files to this host")]
+    #[error("{path} is the certificate of {found:?}, not of {expected}")]
+    #[diagnostic(help("copy the files of this host to it"))]
     SomebodyElse { path: PathBuf, expected: String, found: String },
-    #[error("{path} does not fit to the authority or to its key; copy the files of this host again")]
+    #[error("{path} does not fit to its key or to the authority")]
+    #[diagnostic(help("copy `ca.pem` and the files of this host to it again"))]
     Mismatch { path: PathBuf, source: rustls::Error },
     #[error("a certificate cannot be made")]
     Making(#[source] rcgen::Error),

@@ -1,3 +1,4 @@
 //! The tests of the `holdfast` crate, in one binary.
 
 mod config;
+mod net;
