@@ -313,6 +313,11 @@ impl Disk {
         run().map_err(|e| self.with_cause(e))
     }
 
+    /// The first failure of the file, if there was one.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failed.get().map(String::as_str)
+    }
+
     /// Remembers the first failure of the file, and names it instead of its consequences.
     fn with_cause(&self, error: Error) -> Error {
         match &error {

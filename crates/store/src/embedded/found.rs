@@ -10,7 +10,7 @@
 //! What this cannot detect: a directory replaced by an older copy of itself (it has the same id and has forgotten
 //! votes and entries: never restore a voter from a backup or a machine snapshot), and the loss of every voter.
 
-use super::network::Sender;
+use super::network::{Sender, TransportError};
 use super::types::{ProbeAnswer, RpcKind, StoreId, Types, Voter};
 use futures_util::future::join_all;
 use openraft::Raft;
@@ -39,8 +39,8 @@ pub enum Formation {
 pub enum Waiting {
     #[error("the store is about to be founded; asking the other voters")]
     Asking,
-    #[error("the store is founded when every voter has answered once; missing: node ids {0:?}")]
-    Voters(Vec<u64>),
+    #[error("the store is founded when every voter has answered once; missing: {}", list(.0))]
+    Voters(BTreeMap<u64, TransportError>),
     #[error(
         "node {peer} has other voters in its topology file ({theirs:?}, here {ours:?}); give every host the same file"
     )]
@@ -63,10 +63,6 @@ pub enum Refused {
              and change the store's voters"
     )]
     Wiped { peer: u64, id: u64, known: StoreId, own: StoreId },
-    #[error(
-        "node {peer} answers as node {answered}; two hosts have mixed up addresses or ids, correct the topology file"
-    )]
-    MixedUp { peer: u64, answered: u64 },
 }
 
 /// What to do next.
@@ -78,16 +74,20 @@ pub(crate) enum Step {
     Found(BTreeMap<u64, Voter>),
 }
 
+/// What the other voters answered, or why not.
+type Answers = BTreeMap<u64, Result<ProbeAnswer, TransportError>>;
+
 /// Decides from what the other voters answered.
-pub(crate) fn next(
-    (id, own): (u64, StoreId),
-    voters: &BTreeMap<u64, String>,
-    answers: &BTreeMap<u64, ProbeAnswer>,
-) -> Step {
-    for (peer, answer) in answers {
-        if answer.id != *peer {
-            return Step::Refuse(Refused::MixedUp { peer: *peer, answered: answer.id });
+pub(crate) fn next((id, own): (u64, StoreId), voters: &BTreeMap<u64, String>, asked: Answers) -> Step {
+    let mut missing = BTreeMap::new();
+    let mut answers = BTreeMap::new();
+    for (peer, answer) in asked {
+        match answer {
+            Ok(answer) => drop(answers.insert(peer, answer)),
+            Err(error) => drop(missing.insert(peer, error)),
         }
+    }
+    for (peer, answer) in &answers {
         if let Some(known) = answer.formed.as_ref().and_then(|formed| formed.get(&id))
             && known.store != own
         {
@@ -106,7 +106,6 @@ pub(crate) fn next(
         let theirs = answer.configured.clone();
         return Step::Wait(Waiting::SameTopology { peer: *peer, theirs, ours });
     }
-    let missing: Vec<u64> = voters.keys().copied().filter(|v| *v != id && !answers.contains_key(v)).collect();
     if !missing.is_empty() {
         return Step::Wait(Waiting::Voters(missing));
     }
@@ -137,7 +136,7 @@ impl Founder {
                 Err(_) => return,
             }
             let answers = self.ask().await;
-            match next((self.sender.from, self.sender.from_store), &self.voters, &answers) {
+            match next((self.sender.from, self.sender.from_store), &self.voters, answers) {
                 Step::Found(voters) => {
                     // Every voter does this with the same members, as their directories have been recorded by
                     // then; whoever comes second is told so by openraft and follows.
@@ -159,11 +158,11 @@ impl Founder {
         }
     }
 
-    async fn ask(&self) -> BTreeMap<u64, ProbeAnswer> {
+    async fn ask(&self) -> Answers {
         let peers = self.voters.keys().copied().filter(|id| *id != self.sender.from);
         let calls: Vec<_> =
             peers.map(|peer| async move { (peer, probe(&self.sender, peer).await) }).collect();
-        join_all(calls).await.into_iter().filter_map(|(peer, answer)| Some((peer, answer.ok()?))).collect()
+        join_all(calls).await.into_iter().collect()
     }
 
     fn say(&self, formation: Formation) {
@@ -176,6 +175,57 @@ impl Founder {
 }
 
 /// Asks a voter who it is.
-pub(crate) async fn probe(sender: &Sender, peer: u64) -> Result<ProbeAnswer, super::network::TransportError> {
+pub(crate) async fn probe(sender: &Sender, peer: u64) -> Result<ProbeAnswer, TransportError> {
     sender.call((peer, None), RpcKind::Probe, (), Duration::from_millis(PROBE_MS)).await
+}
+
+fn list(missing: &BTreeMap<u64, TransportError>) -> String {
+    missing.values().map(TransportError::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: (u64, StoreId) = (1, StoreId(10));
+
+    fn pristine(id: u64) -> ProbeAnswer {
+        ProbeAnswer { id, store: StoreId(u128::from(id) * 10), configured: vec![1, 2, 3], formed: None }
+    }
+
+    fn voter(store: u128) -> Voter {
+        Voter { address: "a".into(), store: StoreId(store) }
+    }
+
+    fn part_of(id: u64, formed: &[(u64, u128)]) -> ProbeAnswer {
+        let formed = formed.iter().map(|(id, store)| (*id, voter(*store))).collect();
+        ProbeAnswer { formed: Some(formed), ..pristine(id) }
+    }
+
+    fn away(to: u64) -> TransportError {
+        TransportError::Unreachable { to, what: "away".into() }
+    }
+
+    fn check(answers: [Result<ProbeAnswer, TransportError>; 2], expected: Step) {
+        let voters = [1, 2, 3].map(|id| (id, "a".to_owned())).into();
+        assert_eq!(next(ME, &voters, (2..).zip(answers).collect()), expected);
+    }
+
+    #[test]
+    fn founding_table() {
+        let all = [(1, voter(10)), (2, voter(20)), (3, voter(30))];
+        check([Ok(pristine(2)), Ok(pristine(3))], Step::Found(all.into()));
+        let missing = Step::Wait(Waiting::Voters([(3, away(3))].into()));
+        check([Ok(pristine(2)), Err(away(3))], missing);
+        let known = [(1, 10), (2, 20), (3, 30)];
+        check([Err(away(2)), Ok(part_of(3, &known))], Step::Wait(Waiting::Leader));
+        let wiped = Refused::Wiped { peer: 3, id: 1, known: StoreId(99), own: StoreId(10) };
+        let wiped = Step::Refuse(wiped);
+        check([Err(away(2)), Ok(part_of(3, &[(1, 99), (3, 30)]))], wiped.clone());
+        check([Ok(pristine(2)), Ok(part_of(3, &[(1, 99), (3, 30)]))], wiped);
+        check([Ok(pristine(2)), Ok(part_of(3, &[(3, 30)]))], Step::Wait(Waiting::Admission { peer: 3 }));
+        let other = ProbeAnswer { configured: vec![1, 2], ..pristine(2) };
+        let (theirs, ours) = (vec![1, 2], vec![1, 2, 3]);
+        check([Ok(other), Ok(pristine(3))], Step::Wait(Waiting::SameTopology { peer: 2, theirs, ours }));
+    }
 }

@@ -5,6 +5,7 @@
 //! only while a majority answers. The own term alone would not do: openraft lets a leader that restarts within its
 //! term resume, with entries of that term that it committed but has not applied again.
 
+use super::disk::Disk;
 use super::types::Types;
 use crate::Leadership;
 use openraft::{Raft, RaftMetrics, ServerState};
@@ -47,6 +48,7 @@ pub(crate) fn stopped(term: u64, reason: &str) -> Leadership {
 /// Follows the metrics until the store stops.
 pub(crate) async fn follow(
     raft: Raft<Types>,
+    disk: Arc<Disk>,
     log_bytes: Arc<AtomicU64>,
     quorum_ms: u64,
     leadership_sender: watch::Sender<Leadership>,
@@ -55,7 +57,10 @@ pub(crate) async fn follow(
     let (mut snapshot_asked_at, mut since) = (0, None);
     loop {
         let now = metrics.borrow_and_update().clone();
-        let next = leadership(&now, quorum_ms, &mut since);
+        let mut next = leadership(&now, quorum_ms, &mut since);
+        if let (Some(reason), Some(failure)) = (&mut next.stopped, disk.failure()) {
+            *reason = format!("its file failed: {failure}").into();
+        }
         let ended = next.stopped.is_some();
         leadership_sender.send_if_modified(|current| {
             let changed = *current != next;

@@ -208,7 +208,7 @@ impl Embedded {
         let mut tasks = JoinSet::new();
         tasks.spawn(founder.run());
         tasks.spawn(propose::run(raft.clone(), proposals));
-        tasks.spawn(lead::follow(raft.clone(), log_bytes, quorum_ms, leadership_sender));
+        tasks.spawn(lead::follow(raft.clone(), disk.clone(), log_bytes, quorum_ms, leadership_sender));
         let tasks = Mutex::new(tasks);
         let inner = Inner { options, disk, view, raft, sender, queue, leadership, formation, tasks };
         Ok(Embedded(Arc::new(inner)))

@@ -5,7 +5,7 @@
 
 use super::types::{Batch, Outcomes, Types};
 use crate::Error;
-use crate::state::{Outcome, TXN_BYTES, Txn};
+use crate::state::{Outcome, TXN_BYTES, TXN_OPERATIONS, Txn};
 use openraft::Raft;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -17,6 +17,11 @@ pub(crate) const QUEUE: usize = 1_024;
 const BATCH: usize = 128;
 /// Entries on their way: while the followers write one, the leader writes the next.
 const IN_FLIGHT: usize = 2;
+
+const _: () = assert!(
+    TXN_BYTES + BATCH * TXN_OPERATIONS * 32 < super::MESSAGE_BYTES,
+    "the largest entry fits into a message, with 32 bytes for what surrounds a key"
+);
 
 /// A transaction and who waits for it.
 #[derive(Debug)]

@@ -74,6 +74,9 @@ impl Embedded {
 
     /// Takes the message out, if it is for this directory.
     fn open_envelope<B: DeserializeOwned>(&self, body: &[u8], addressed: bool) -> Result<B, HandleError> {
+        if body.len() > super::MESSAGE_BYTES {
+            return Err(HandleError::Malformed(format!("it has {} bytes", body.len())));
+        }
         // The version first: the rest may look different in another one.
         match body.first() {
             Some(&PROTOCOL) => {}

@@ -3,8 +3,10 @@
 use crate::harness::{Cluster, is_done, put, until, write};
 use holdfast_store::embedded::ChangeError;
 use holdfast_store::{Error, Expect, Outcome, Store, Txn};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_reach_every_voter_and_followers_name_the_leader() {
@@ -107,6 +109,63 @@ async fn a_cut_off_leader_refuses_and_its_write_is_lost_or_kept_by_all() {
     }
 }
 
+/// Four clients write while every voter in turn, and often the leader, is cut off: what was acknowledged is there,
+/// what was said not to be written is not, and all voters agree.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_hold_under_partitions() {
+    let cluster = Arc::new(Cluster::started(3).await);
+    let end = Instant::now() + Duration::from_secs(7);
+    let mut clients = JoinSet::new();
+    for client in 0..4_u64 {
+        let cluster = cluster.clone();
+        clients.spawn(async move {
+            let (mut written, mut refused, mut unknown) = (vec![], vec![], 0);
+            for n in 0_u64.. {
+                if Instant::now() > end {
+                    break;
+                }
+                let key = format!("c{client}-{n}");
+                match cluster.get(1 + (client + n) % 3).commit(put(&key, b"x")).await {
+                    Ok(outcome) => written.extend(is_done(&outcome).then_some(key)),
+                    Err(error) if error.is_unknown() => unknown += 1,
+                    Err(Error::NotLeader { .. }) => {
+                        refused.push(key);
+                        sleep(Duration::from_millis(2)).await;
+                    }
+                    Err(_) => refused.push(key),
+                }
+            }
+            (written, refused, unknown)
+        });
+    }
+    for round in 0_u64.. {
+        if Instant::now() > end {
+            break;
+        }
+        cluster.isolate(if round % 2 == 0 { cluster.leader().await } else { 1 + round % 3 });
+        sleep(Duration::from_millis(900)).await;
+        cluster.heal();
+        sleep(Duration::from_millis(300)).await;
+    }
+    let (mut written, mut refused, mut unknown) = (vec![], vec![], 0);
+    for (w, r, u) in clients.join_all().await {
+        written.extend(w);
+        refused.extend(r);
+        unknown += u;
+    }
+    cluster.commit(put("last", b"x")).await;
+    for id in [1, 2, 3] {
+        cluster.sees(id, "last", b"x").await;
+    }
+    println!("written {}, refused {}, unknown {unknown}", written.len(), refused.len());
+    assert!(written.len() > 100 && !refused.is_empty());
+    let state = cluster.get(1).local();
+    assert!(written.iter().all(|key| state.get(key).is_some()), "an acknowledged write is lost");
+    assert!(refused.iter().all(|key| state.get(key).is_none()), "a refused write happened");
+    assert_eq!(cluster.get(2).local(), state);
+    assert_eq!(cluster.get(3).local(), state);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_nothing_is_committed() {
     let cluster = Cluster::started(3).await;
@@ -140,7 +199,7 @@ async fn concurrent_increments_lose_nothing() {
     const EACH: u64 = 25;
     let cluster = Cluster::started(3).await;
     let leader = cluster.get(cluster.leader().await);
-    let mut clients = tokio::task::JoinSet::new();
+    let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         let store = leader.clone();
         clients.spawn(async move {

@@ -16,14 +16,19 @@ async fn stands(voter: &Embedded, what: &str, fits: impl Fn(&Formation) -> bool)
     .await
 }
 
+/// Waits for exactly this voter.
+fn misses(id: u64) -> impl Fn(&Formation) -> bool {
+    move |now| matches!(now, Formation::Waiting(Waiting::Voters(missing)) if missing.keys().eq([&id]))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_is_founded_only_when_all_voters_are_there() {
     let cluster = Cluster::new(3);
     let first = cluster.start(1).await;
     let second = cluster.start(2).await;
-    let waits = |f: &Formation| *f == Formation::Waiting(Waiting::Voters(vec![3]));
-    stands(&first, "waits for 3", waits).await;
-    stands(&second, "waits for 3", waits).await;
+    let waits = misses(3);
+    stands(&first, "waits for 3", &waits).await;
+    stands(&second, "waits for 3", &waits).await;
     assert!(first.voters().is_empty());
     cluster.start(3).await;
     for id in [1, 2, 3] {
@@ -65,7 +70,7 @@ async fn two_wiped_voters_do_not_outvote_the_third() {
     }
     let wiped = cluster.start(1).await;
     cluster.start(2).await;
-    stands(&wiped, "waits for 3", |f| *f == Formation::Waiting(Waiting::Voters(vec![3]))).await;
+    stands(&wiped, "waits for 3", misses(3)).await;
     cluster.start(3).await;
     for id in [1, 2] {
         stands(&cluster.get(id), "refused", |f| matches!(f, Formation::Refused(_))).await;
@@ -107,7 +112,8 @@ async fn foreign_and_malformed_messages_are_refused() {
     let mut options = other.options(2);
     options.cluster = "other".into();
     let stranger = Embedded::open(options, other.transport(2)).await.unwrap();
-    stands(&stranger, "waits", |f| *f == Formation::Waiting(Waiting::Voters(vec![1]))).await;
+    let Formation::Waiting(waiting) = stands(&stranger, "waits", misses(1)).await else { unreachable!() };
+    assert!(waiting.to_string().contains("the deployment other, this is test"), "{waiting}");
     stranger.shutdown().await.unwrap();
     assert!(is_done(&cluster.commit(put("k", b"1")).await));
 }
