@@ -1,0 +1,186 @@
+//! The accounts of the topology, made once, on the first primary, through the log.
+//!
+//! Guarantees: repeating changes nothing that is already so; an account half made by a crash is finished by the next
+//! call (it stays locked until it is whole). Accounts of clients get no privilege that would let them write past
+//! `read_only` or keep writes out of the log, whatever their grants say.
+//! Does not know: accounts made by others.
+
+use super::sql::{Table, quote};
+use super::{Account, MySqlEngine};
+use crate::Error;
+
+/// With any of these a client could undo a fence or hide a write from the replicas.
+const TAKEN: &str = "READ ONLY ADMIN, BINLOG ADMIN, REPLICATION SLAVE ADMIN, REPLICATION MASTER ADMIN, \
+                     CONNECTION ADMIN, BINLOG REPLAY, SUPER, SHUTDOWN";
+
+impl MySqlEngine {
+    pub(super) async fn create_accounts(&self) -> Result<(), Error> {
+        let seen = self.look().await?;
+        if seen.upstream.is_some() {
+            return Err(Error::Precondition("it is a replica; accounts come through replication".into()));
+        }
+        let replication = [String::from("REPLICATION SLAVE ON *.*")];
+        self.create_account(&self.spec.replication, &replication, false).await?;
+        for user in &self.spec.users {
+            self.create_account(&user.account, &user.grants, true).await?;
+        }
+        // They would shadow the accounts above for connections from this host.
+        let sql = "SELECT CONCAT(QUOTE(User), '@', QUOTE(Host)) AS account FROM mysql.global_priv WHERE User=''";
+        let anonymous = self.act("looking for anonymous accounts", sql).await?;
+        for table in &anonymous {
+            for row in 0..table.rows.len() {
+                if let Some(account) = table.cell(row, "account") {
+                    self.logged("dropping an anonymous account", &format!("DROP USER IF EXISTS {account}")).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn create_account(&self, account: &Account, grants: &[String], client: bool) -> Result<(), Error> {
+        let name = format!("{}@'%'", quote(account.user.as_str()));
+        let secret = quote(&account.password);
+        let sql = format!(
+            "SELECT JSON_VALUE(Priv, '$.authentication_string') = PASSWORD({secret}) AS same, \
+             COALESCE(JSON_VALUE(Priv, '$.account_locked'), 0) AS locked \
+             FROM mysql.global_priv WHERE User={} AND Host='%'",
+            quote(account.user.as_str())
+        );
+        let found = self.act("looking for an account", sql).await?;
+        let found = found.first().cloned().unwrap_or_default();
+        let whole = !found.rows.is_empty() && !locked(&found);
+        if !whole {
+            let sql = format!("CREATE USER IF NOT EXISTS {name} IDENTIFIED BY {secret} ACCOUNT LOCK");
+            self.logged("creating an account", &sql).await?;
+        }
+        if !found.rows.is_empty() && !found.on(0, "same") {
+            self.logged("setting a password", &format!("ALTER USER {name} IDENTIFIED BY {secret}")).await?;
+        }
+        let held = if whole { self.held(&name).await? } else { Vec::new() };
+        for grant in grants {
+            let grant = Grant::parse(grant)?;
+            if let Some(database) = &grant.database {
+                self.create_database(database).await?;
+            }
+            // A global grant is trimmed below, so it never looks the same again; it is given once.
+            let there = whole && (grant.global || held.iter().any(|h| grant.same_as(h)));
+            if !there {
+                let option = if grant.grant_option { " WITH GRANT OPTION" } else { "" };
+                let sql = format!("GRANT {} ON {} TO {name}{option}", grant.privileges, grant.target);
+                self.logged("granting", &sql).await?;
+            }
+        }
+        if !whole {
+            if client && grants.iter().any(|g| Grant::parse(g).is_ok_and(|g| g.global)) {
+                self.logged("trimming privileges", &format!("REVOKE {TAKEN} ON *.* FROM {name}")).await?;
+            }
+            self.logged("unlocking an account", &format!("ALTER USER {name} ACCOUNT UNLOCK")).await?;
+        }
+        Ok(())
+    }
+
+    async fn held(&self, name: &str) -> Result<Vec<String>, Error> {
+        let tables = self.act("reading grants", format!("SHOW GRANTS FOR {name}")).await?;
+        Ok(tables.iter().flat_map(|t| &t.rows).filter_map(|r| r.first().cloned().flatten()).collect())
+    }
+
+    async fn create_database(&self, name: &str) -> Result<(), Error> {
+        let sql = format!("SELECT 1 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME={}", quote(name));
+        let found = self.act("looking for a database", sql).await?;
+        if found.iter().any(|t| !t.rows.is_empty()) {
+            return Ok(());
+        }
+        let sql = format!("CREATE DATABASE IF NOT EXISTS `{}`", name.replace('`', "``"));
+        self.logged("creating a database", &sql).await
+    }
+
+    /// Through the binary log, so that it replicates.
+    async fn logged(&self, doing: &'static str, sql: &str) -> Result<(), Error> {
+        let sql = format!("SET SESSION sql_log_bin=1; {sql}; SET SESSION sql_log_bin=0");
+        let done = self.act(doing, sql).await;
+        if done.is_err() {
+            // The statement list ended before its last part.
+            self.act("leaving the log alone", "SET SESSION sql_log_bin=0").await?;
+        }
+        done.map(|_| ())
+    }
+}
+
+fn locked(found: &Table) -> bool {
+    matches!(found.cell(0, "locked"), Some("1" | "true"))
+}
+
+/// A grant of the topology: `privileges ON target`.
+#[derive(Debug, PartialEq, Eq)]
+struct Grant {
+    privileges: String,
+    target: String,
+    /// The database that the target names, if it is one plain name.
+    database: Option<String>,
+    global: bool,
+    grant_option: bool,
+}
+
+impl Grant {
+    fn parse(text: &str) -> Result<Grant, Error> {
+        let bad = || Error::BadSpec(format!("{text:?} is not a grant such as \"ALL PRIVILEGES ON shop.*\""));
+        if text.chars().any(|c| c == ';' || c.is_control()) {
+            return Err(bad());
+        }
+        let mut words = text.trim();
+        let mut grant_option = false;
+        const OPTION: &str = " WITH GRANT OPTION";
+        if let Some(at) = words.len().checked_sub(OPTION.len())
+            && words.get(at..).is_some_and(|end| end.eq_ignore_ascii_case(OPTION))
+        {
+            words = words[..at].trim_end();
+            grant_option = true;
+        }
+        let at = words.to_ascii_uppercase().rfind(" ON ").ok_or_else(bad)?;
+        let (privileges, target) = (words[..at].trim(), words[at + 4..].trim());
+        if privileges.is_empty() || target.is_empty() || target.to_ascii_uppercase().contains(" TO ") {
+            return Err(bad());
+        }
+        let before_dot = target.rsplit_once('.').ok_or_else(bad)?.0.trim();
+        let bare = before_dot.trim_matches('`').replace("``", "`").replace("\\_", "_");
+        let pattern = bare.contains('%') || bare == "*";
+        Ok(Grant {
+            privileges: privileges.to_owned(),
+            target: target.to_owned(),
+            database: (!pattern && !bare.is_empty()).then_some(bare),
+            global: before_dot == "*",
+            grant_option,
+        })
+    }
+
+    /// True if `held`, a line of SHOW GRANTS, says the same.
+    fn same_as(&self, held: &str) -> bool {
+        let normal = |s: &str| s.replace(['`', ' '], "").to_ascii_uppercase();
+        let all = |s: &str| if s == "ALL" { "ALLPRIVILEGES".to_owned() } else { s.to_owned() };
+        let start = format!("GRANT{}ON{}TO", all(&normal(&self.privileges)), normal(&self.target));
+        normal(held).starts_with(&start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Grant;
+
+    #[test]
+    fn grants_are_taken_apart() {
+        let g = Grant::parse("all privileges on shop.* with grant option").unwrap();
+        assert_eq!((g.database.as_deref(), g.global, g.grant_option), (Some("shop"), false, true));
+        assert_eq!(Grant::parse("SELECT, INSERT ON `web_shop`.`t`").unwrap().database.as_deref(), Some("web_shop"));
+        assert!(Grant::parse("ALL ON *.*").unwrap().global);
+        assert!(Grant::parse("ALL ON *.*").unwrap().database.is_none());
+        assert!(g.same_as("GRANT ALL PRIVILEGES ON `shop`.* TO `app`@`%` WITH GRANT OPTION"));
+        assert!(!g.same_as("GRANT SELECT ON `shop`.* TO `app`@`%`"));
+    }
+
+    #[test]
+    fn what_is_no_grant_is_refused() {
+        for text in ["", "ALL", "ALL ON shop", "ALL ON shop.*; DROP DATABASE shop", "ALL ON shop.* TO root@localhost"] {
+            assert!(Grant::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Opening and closing for writes (S3).
+//!
+//! Guarantees: after [`MySqlEngine::fence`] succeeds no client is connected and none can write; nothing that an
+//! earlier verb left in flight can open the engine again. Semi-sync is never touched here.
+//! Does not know: when to kill; an error says that it is time to.
+
+use super::{MySqlEngine, STATEMENT, rewind};
+use crate::Error;
+use holdfast_core::Position;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// The engine refreshes its list of transactions no more often than every 100 ms.
+const TRANSACTIONS_POLL: Duration = Duration::from_millis(105);
+/// A fence statement gets at least this, so that a spent deadline still says what it failed at.
+const SLICE_MIN: Duration = Duration::from_millis(1);
+
+/// Everything that is neither the server's own, nor a replica, nor replicating.
+const CLIENTS: &str = "SELECT ID AS id, STATE AS state FROM information_schema.PROCESSLIST \
+     WHERE COMMAND NOT IN ('Binlog Dump', 'Binlog Dump GTID', 'Daemon', 'Slave_IO', 'Slave_SQL', 'Slave_worker') \
+     AND USER NOT IN ('system user', 'event_scheduler')";
+/// Where a commit waits for a replica.
+const ACK_WAIT: &str = "Waiting for semi-sync ACK";
+
+impl MySqlEngine {
+    pub(super) async fn fence(&self, within: Duration) -> Result<Position, Error> {
+        self.require_running()?;
+        let until = Instant::now() + within;
+        let left = || until.saturating_duration_since(Instant::now()).max(SLICE_MIN);
+        // An `open` that was given up must not take effect after us.
+        self.sessions.act.settle("ending an earlier verb", left()).await?;
+        let fence = &self.sessions.fence;
+        self.cut_clients(left()).await?;
+        // Waits for running commits, so also behind one that waits for an acknowledgement. A lock wait that is given
+        // up here must not linger: the engine could otherwise close itself in a later epoch.
+        fence.run("making it read-only", "SET GLOBAL read_only=1", left()).await?;
+        // Those that slipped in between.
+        self.cut_clients(left()).await?;
+        let tables = fence.run("reading the final position", rewind::POSITIONS, left()).await?;
+        Ok(Position::MariaDb(rewind::applied(&tables)?))
+    }
+
+    /// Cuts all clients but those whose commit waits for an acknowledgement: cutting these would commit them.
+    async fn cut_clients(&self, within: Duration) -> Result<(), Error> {
+        let until = Instant::now() + within;
+        let left = || until.saturating_duration_since(Instant::now()).max(SLICE_MIN);
+        let fence = &self.sessions.fence;
+        let tables = fence.run("listing clients", CLIENTS, left()).await?;
+        let own = self.sessions.ids();
+        let mut kills = String::new();
+        for table in &tables {
+            for row in 0..table.rows.len() {
+                let Some(id) = table.number::<u32>(row, "id") else { continue };
+                let waits = table.cell(row, "state").is_some_and(|s| s.starts_with(ACK_WAIT));
+                if !waits && !own.contains(&id) {
+                    kills.push_str(&format!("KILL HARD CONNECTION {id}; "));
+                }
+            }
+        }
+        if kills.is_empty() {
+            return Ok(());
+        }
+        // One round trip, and a client that left by itself (1094) does not end it.
+        let sql = format!("BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1094 BEGIN END; {kills} END");
+        fence.run("cutting clients", sql, left()).await?;
+        Ok(())
+    }
+
+    pub(super) async fn unfence(&self) -> Result<(), Error> {
+        let tables = self.act("looking before opening", "SHOW ALL SLAVES STATUS").await?;
+        if tables.first().is_some_and(|t| !t.rows.is_empty()) {
+            return Err(Error::Precondition("it still is a replica: promote it first".into()));
+        }
+        self.act("opening", "SET GLOBAL read_only=0").await?;
+        Ok(())
+    }
+
+    pub(super) async fn wait_for_clients(&self, within: Duration) -> Result<u32, Error> {
+        let until = Instant::now() + within;
+        loop {
+            let open = self.open_transactions().await?;
+            if open == 0 || Instant::now() + TRANSACTIONS_POLL > until {
+                return Ok(open);
+            }
+            sleep(TRANSACTIONS_POLL).await;
+        }
+    }
+
+    async fn open_transactions(&self) -> Result<u32, Error> {
+        self.require_running()?;
+        let sql = format!(
+            "SELECT trx_mysql_thread_id AS id FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id <> 0; \
+             {CLIENTS} AND COMMAND NOT IN ('Sleep')"
+        );
+        let tables = self.sessions.fence.run("listing open transactions", sql, STATEMENT).await?;
+        let ids = |i: usize| -> BTreeSet<u32> {
+            tables.get(i).map(|t| (0..t.rows.len()).filter_map(|r| t.number(r, "id")).collect()).unwrap_or_default()
+        };
+        // A running statement outside InnoDB counts as a transaction of its own.
+        let open: BTreeSet<u32> = ids(0).union(&ids(1)).copied().collect();
+        Ok(open.difference(&self.sessions.ids()).count() as u32)
+    }
+}

@@ -1,0 +1,321 @@
+//! The MySQL family: one driver, flavours inside it. Today MariaDB 10.11.
+//!
+//! Guarantees: those of [`Engine`]. Dropping the driver kills a process that it started.
+//! Does not know: epochs, leases, why a verb is called.
+
+mod accounts;
+mod binlog;
+mod clone;
+mod datadir;
+mod fence;
+mod flavour;
+mod observe;
+mod process;
+mod replication;
+mod rewind;
+mod spawn;
+mod sql;
+mod start;
+
+use crate::{CloneProgress, CloneSource, Engine, Error, Observation, ProcessState, Saved};
+use async_trait::async_trait;
+use holdfast_core::position::MariaDbPosition;
+use holdfast_core::topology::{Durability, Management};
+use holdfast_core::{GroupName, NodeName, Position, UserName};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Mutex as SyncMutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::AsyncRead;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+/// A look takes no longer, or is given up.
+pub const OBSERVE_MS: u64 = 200;
+/// A verb's single statement takes no longer, or is ended.
+pub const STATEMENT_MS: u64 = 5_000;
+/// A crash recovery may take this long.
+pub const START_MS: u64 = 600_000;
+/// How long following waits for what was received to be applied before it repoints.
+pub const FOLLOW_DRAIN_MS: u64 = 1_000;
+/// Ids listed in a [`Saved`]; the count is always exact.
+pub const SAVED_GTIDS_MAX: usize = 1_000;
+
+const STATEMENT: Duration = Duration::from_millis(STATEMENT_MS);
+
+/// A database account. Its password is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Account {
+    pub user: UserName,
+    pub password: String,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Account({})", self.user)
+    }
+}
+
+/// An account of the topology with what it may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserAccount {
+    pub account: Account,
+    /// As in SQL: `ALL PRIVILEGES ON shop.*`.
+    pub grants: Vec<String>,
+}
+
+/// What one instance is.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub group: GroupName,
+    pub node: NodeName,
+    pub server_id: u32,
+    /// This instance's own directory; below it `data/`, `run/`, `saved/`, `log/`.
+    pub data_dir: PathBuf,
+    pub listen: SocketAddr,
+    pub management: Management,
+    pub durability: Durability,
+    pub engine_options: BTreeMap<String, String>,
+    pub replication: Account,
+    /// Created by [`Engine::accounts`].
+    pub users: Vec<UserAccount>,
+    /// Members by server id, to name ackers.
+    pub peers: BTreeMap<u32, NodeName>,
+}
+
+/// Where everything of one instance lies.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub(crate) root: PathBuf,
+    pub(crate) data: PathBuf,
+    pub(crate) saved: PathBuf,
+    pub(crate) run: PathBuf,
+    pub(crate) log: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) pid_file: PathBuf,
+    pub(crate) error_log: PathBuf,
+}
+
+/// A unix socket's path, by the kernel.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+impl Layout {
+    fn new(spec: &Spec) -> Result<Layout, Error> {
+        let root = std::path::absolute(&spec.data_dir)
+            .map_err(|source| Error::Io { doing: "resolving", path: spec.data_dir.clone(), source })?;
+        let (data, socket) = match &spec.management {
+            Management::Managed { .. } => (root.join("data"), root.join("run/db.sock")),
+            Management::Attached { socket, data_dir, .. } => (data_dir.clone(), socket.clone()),
+        };
+        let bytes = socket.as_os_str().len();
+        if bytes > SOCKET_PATH_BYTES_MAX {
+            return Err(Error::BadSpec(format!(
+                "the unix socket {} would have {bytes} bytes, the kernel takes {SOCKET_PATH_BYTES_MAX}; choose a \
+                 data_dir with a shorter path",
+                socket.display()
+            )));
+        }
+        let (run, log) = (root.join("run"), root.join("log"));
+        Ok(Layout {
+            data,
+            socket,
+            saved: root.join("saved"),
+            pid_file: run.join("db.pid"),
+            error_log: log.join("error.log"),
+            run,
+            log,
+            root,
+        })
+    }
+    /// Copies of what a truncating start may cut off, until judged.
+    fn pending(&self) -> PathBuf {
+        self.saved.join("pending")
+    }
+    /// A sibling of the data directory, on the same file system.
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.data.file_name().unwrap_or_default().to_owned();
+        name.push(suffix);
+        self.data.with_file_name(name)
+    }
+}
+
+/// What a restart left in the relay log, received and not applied.
+#[derive(Debug, Clone)]
+struct Residue {
+    position: MariaDbPosition,
+    /// Where the first of it starts.
+    file: PathBuf,
+    offset: u64,
+}
+
+/// The last sign of life from upstream.
+#[derive(Debug, Clone)]
+struct Heard {
+    sign: String,
+    at: Instant,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The running process has passed everything that [`Engine::start`] promises.
+    ready: bool,
+    residue: Option<Residue>,
+    unjudged_transactions: u64,
+    heard: Option<Heard>,
+    threads_restarted_at: Option<Instant>,
+    logs: Option<Logs>,
+    /// Where, in the error log, the words of the present process begin.
+    words_from: u64,
+}
+
+/// Index files of the engine's logs.
+#[derive(Debug, Clone)]
+struct Logs {
+    binlog: PathBuf,
+    relay: PathBuf,
+}
+
+/// The driver of one instance.
+pub struct MySqlEngine {
+    spec: Spec,
+    at: Layout,
+    /// OS user we are: also our database account, by socket authentication.
+    me: String,
+    process: process::Process,
+    sessions: sql::Sessions,
+    /// Held by whatever starts, stops or replaces.
+    lifecycle: Mutex<()>,
+    state: SyncMutex<State>,
+    /// Open for as long as we own the directory.
+    owned: SyncMutex<Option<std::fs::File>>,
+}
+
+impl MySqlEngine {
+    /// Checks `spec`. Touches nothing yet.
+    pub fn new(spec: Spec) -> Result<MySqlEngine, Error> {
+        let at = Layout::new(&spec)?;
+        let me = datadir::user_name_of(rustix::process::getuid().as_raw())?;
+        flavour::mariadb::arguments(&spec, &at, &me, flavour::mariadb::Recovery::CommitTail)?;
+        if spec.server_id == 0 {
+            return Err(Error::BadSpec("server id 0 cannot replicate; give the node a number from 1".into()));
+        }
+        Ok(MySqlEngine {
+            sessions: sql::Sessions::new(&at.socket, &me),
+            process: process::Process::new(matches!(spec.management, Management::Managed { .. })),
+            lifecycle: Mutex::default(),
+            state: SyncMutex::default(),
+            owned: SyncMutex::default(),
+            spec,
+            at,
+            me,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn sync(&self) -> bool {
+        self.spec.durability == Durability::Sync
+    }
+    /// Index files of the logs.
+    fn logs(&self) -> Logs {
+        self.state().logs.clone().unwrap_or_else(|| Logs {
+            binlog: self.at.data.join("binlog.index"),
+            relay: self.at.data.join("relay.index"),
+        })
+    }
+    async fn act(&self, doing: &'static str, sql: impl Into<String>) -> Result<Vec<sql::Table>, Error> {
+        self.require_running()?;
+        self.sessions.act.run(doing, sql, STATEMENT).await
+    }
+    fn require_running(&self) -> Result<(), Error> {
+        if self.process.running().is_none() { Err(Error::NotRunning) } else { Ok(()) }
+    }
+}
+
+fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { doing, path, source }
+}
+
+/// Runs blocking file work off the runtime's own threads.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::Precondition("file work was interrupted by a shutdown".into())),
+    }
+}
+
+fn mariadb(position: &Position) -> &MariaDbPosition {
+    match position {
+        Position::MariaDb(p) => p,
+    }
+}
+
+#[async_trait]
+impl Engine for MySqlEngine {
+    async fn start(&self) -> Result<(), Error> {
+        let _lifecycle = self.lifecycle.lock().await;
+        self.start_locked().await
+    }
+    async fn stop(&self, within: Duration) -> Result<(), Error> {
+        let _lifecycle = self.lifecycle.lock().await;
+        self.stop_locked(within).await
+    }
+    async fn kill(&self) -> Result<(), Error> {
+        // Not behind the lifecycle lock: a kill must not wait for a start that hangs.
+        self.kill_now().await
+    }
+    fn exits(&self) -> watch::Receiver<ProcessState> {
+        self.process.watch()
+    }
+    async fn observe(&self) -> Result<Observation, Error> {
+        self.look().await
+    }
+    async fn close(&self, within: Duration) -> Result<Position, Error> {
+        self.fence(within).await
+    }
+    async fn drain_clients(&self, within: Duration) -> Result<u32, Error> {
+        self.wait_for_clients(within).await
+    }
+    async fn stop_receiving(&self) -> Result<(), Error> {
+        self.receive_no_more().await
+    }
+    async fn drained(&self) -> Result<bool, Error> {
+        Ok(self.look().await?.drained)
+    }
+    async fn promote(&self, sync: bool) -> Result<(), Error> {
+        self.end_replication(sync).await
+    }
+    async fn open(&self) -> Result<(), Error> {
+        self.unfence().await
+    }
+    async fn set_wait_for_ack(&self, on: bool) -> Result<(), Error> {
+        self.wait_for_ack(on).await
+    }
+    async fn set_acknowledges(&self, on: bool) -> Result<(), Error> {
+        self.acknowledge(on).await
+    }
+    async fn follow(&self, primary: SocketAddr, acknowledges: bool) -> Result<(), Error> {
+        self.replicate_from(primary, acknowledges).await
+    }
+    async fn accounts(&self) -> Result<(), Error> {
+        self.create_accounts().await
+    }
+    async fn save_divergence(&self, theirs: &Position) -> Result<Option<Saved>, Error> {
+        self.save_what_only_we_have(theirs).await
+    }
+    async fn clone_source(&self) -> Result<CloneSource, Error> {
+        self.donate().await
+    }
+    async fn clone_into(
+        &self,
+        stream: Pin<Box<dyn AsyncRead + Send>>,
+        progress: watch::Sender<CloneProgress>,
+    ) -> Result<Option<Saved>, Error> {
+        let _lifecycle = self.lifecycle.lock().await;
+        self.receive_clone(stream, progress).await
+    }
+}

@@ -1,0 +1,216 @@
+//! Being a replica, and ceasing to be one (S7).
+//!
+//! Guarantees: what was received is not discarded before it is applied or asked for again from a primary that the
+//! caller chose; threads that already do what is wanted are left alone.
+//! Does not know: whether the primary's history fits; the caller compares positions first (S10).
+
+use super::sql::{Table, quote};
+use super::{FOLLOW_DRAIN_MS, MySqlEngine, Residue, datadir, flavour::mariadb as flavour, observe};
+use crate::Error;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// A thread that stopped with an error is started again no more often than this.
+const RESTART_EVERY: Duration = Duration::from_secs(1);
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+impl MySqlEngine {
+    async fn replication(&self) -> Result<Table, Error> {
+        let mut tables = self.act("looking at replication", "SHOW ALL SLAVES STATUS").await?;
+        Ok(if tables.is_empty() { Table::default() } else { tables.swap_remove(0) })
+    }
+
+    /// S7. Only the receiving thread is stopped: restarting both would purge what was received.
+    pub(super) async fn receive_no_more(&self) -> Result<(), Error> {
+        let r = self.replication().await?;
+        if !r.rows.is_empty() && r.cell(0, "Slave_IO_Running") != Some("No") {
+            self.act("stopping the receiving thread", "STOP SLAVE IO_THREAD").await?;
+        }
+        let residue = self.state().residue.clone();
+        match residue {
+            Some(residue) if !r.on(0, "Slave_SQL_Running") => self.apply_residue(&r, &residue).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Applies what a restart left in the relay log. In GTID mode starting a thread would purge the log, so the
+    /// server is pointed at the very file and byte instead.
+    async fn apply_residue(&self, r: &Table, residue: &Residue) -> Result<(), Error> {
+        let file = residue.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // Whom it came from does not matter any more, but the server wants a name.
+        let host = match r.cell(0, "Master_Host") {
+            Some(host) if !host.is_empty() => String::new(),
+            _ => "MASTER_HOST='127.0.0.1', ".into(),
+        };
+        let sql = format!(
+            "STOP SLAVE; CHANGE MASTER TO {host}MASTER_USE_GTID=no, RELAY_LOG_FILE={}, RELAY_LOG_POS={}; \
+             START SLAVE SQL_THREAD",
+            quote(&file),
+            residue.offset
+        );
+        self.act("applying what was received before the restart", sql).await?;
+        Ok(())
+    }
+
+    pub(super) async fn end_replication(&self, sync: bool) -> Result<(), Error> {
+        let seen = self.look().await?;
+        if seen.writable {
+            return Err(Error::Precondition("it is writable already".into()));
+        }
+        if seen.upstream.as_ref().is_some_and(|u| u.io != crate::ThreadState::Stopped && !u.io.failed()) {
+            return Err(Error::Precondition("it still receives: stop that first (S7)".into()));
+        }
+        if !seen.drained {
+            return Err(Error::Precondition(format!(
+                "it has received {} and applied only {} (S7)",
+                seen.received, seen.applied
+            )));
+        }
+        if !sync && self.sync() {
+            datadir::set_commits_alone(&self.at, true)?;
+        }
+        // Flushed, so that a crash finds everything committed in the engine: a truncating start would cut it off.
+        let sql = format!(
+            "STOP ALL SLAVES; RESET SLAVE ALL; SET GLOBAL rpl_semi_sync_slave_enabled=0; \
+             SET GLOBAL rpl_semi_sync_master_enabled={}; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS",
+            u8::from(sync)
+        );
+        self.act("promoting", sql).await?;
+        if sync {
+            datadir::set_commits_alone(&self.at, false)?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn wait_for_ack(&self, on: bool) -> Result<(), Error> {
+        if !on {
+            // Durable first: a restart must not roll back what was answered without an acknowledgement.
+            datadir::set_commits_alone(&self.at, true)?;
+            self.act("releasing commits", "SET GLOBAL rpl_semi_sync_master_enabled=0").await?;
+            return Ok(());
+        }
+        let sql = "SET GLOBAL rpl_semi_sync_master_enabled=1; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS";
+        self.act("making commits wait", sql).await?;
+        datadir::set_commits_alone(&self.at, false)
+    }
+
+    pub(super) async fn acknowledge(&self, on: bool) -> Result<(), Error> {
+        let sql = "SELECT @@global.rpl_semi_sync_slave_enabled AS acknowledges";
+        let now = self.act("looking at acknowledgements", sql).await?;
+        if now.first().is_some_and(|t| t.on(0, "acknowledges") == on) {
+            return Ok(());
+        }
+        let r = self.replication().await?;
+        let set = format!("SET GLOBAL rpl_semi_sync_slave_enabled={}", u8::from(on));
+        if r.cell(0, "Slave_IO_Running").is_none_or(|s| s == "No") {
+            self.act("changing acknowledgements", set).await?;
+            return Ok(());
+        }
+        if !r.on(0, "Slave_SQL_Running") {
+            // Restarting the only thread that runs would purge the relay log.
+            return Err(Error::Precondition("its applying thread is stopped; what it received would be discarded".into()));
+        }
+        // A connection acknowledges, or not, for as long as it lasts.
+        let sql = format!("{set}; STOP SLAVE IO_THREAD; START SLAVE IO_THREAD");
+        self.act("changing acknowledgements", sql).await?;
+        Ok(())
+    }
+
+    pub(super) async fn replicate_from(&self, primary: SocketAddr, acknowledges: bool) -> Result<(), Error> {
+        let r = self.replication().await?;
+        let user = self.spec.replication.user.to_string();
+        let same = r.cell(0, "Master_Host") == Some(&*primary.ip().to_string())
+            && r.number(0, "Master_Port") == Some(primary.port())
+            && r.cell(0, "Master_User") == Some(&*user)
+            && r.cell(0, "Using_Gtid") == Some("Slave_Pos");
+        if same {
+            self.acknowledge(acknowledges).await?;
+            return self.start_threads(&r).await;
+        }
+        let demote = self.check_demotion().await?;
+        if !r.rows.is_empty() {
+            self.act("stopping the receiving thread", "STOP SLAVE IO_THREAD").await?;
+            self.drain_briefly().await?;
+        }
+        // Safe to turn off: nothing is writable and no commit waits.
+        let sql = format!(
+            "STOP ALL SLAVES; SET GLOBAL rpl_semi_sync_master_enabled=0; SET GLOBAL rpl_semi_sync_slave_enabled={}; \
+             CHANGE MASTER TO MASTER_HOST={}, MASTER_PORT={}, MASTER_USER={}, MASTER_PASSWORD={}, \
+             MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD={}, MASTER_USE_GTID=slave_pos{}; START SLAVE",
+            u8::from(acknowledges),
+            quote(&primary.ip().to_string()),
+            primary.port(),
+            quote(&user),
+            quote(&self.spec.replication.password),
+            flavour::HEARTBEAT_S,
+            if demote { ", MASTER_DEMOTE_TO_SLAVE=1" } else { "" },
+        );
+        self.act("following", sql).await?;
+        // Whatever is still missing is asked for again.
+        self.state().residue = None;
+        Ok(())
+    }
+
+    /// True if our own last writes must become part of the replication position. Refuses where commits could still be
+    /// answered.
+    async fn check_demotion(&self) -> Result<bool, Error> {
+        let sql = "SELECT @@global.read_only AS read_only, @@global.gtid_slave_pos AS slave_pos, \
+                   @@global.gtid_binlog_pos AS binlog_pos; SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_wait_sessions'";
+        let tables = self.act("looking before following", sql).await?;
+        let [globals, waiting] = &tables[..] else { return Err(Error::Log("two result sets were expected".into())) };
+        if !globals.on(0, "read_only") {
+            return Err(Error::Precondition("it is writable: close it first (S3)".into()));
+        }
+        if waiting.cell(0, "Value").is_some_and(|n| n != "0") {
+            return Err(Error::Precondition(
+                "commits wait for an acknowledgement, and following would release them (S3): kill it".into(),
+            ));
+        }
+        let binlog = observe::position(globals.cell(0, "binlog_pos"))?;
+        let applied = observe::position(globals.cell(0, "slave_pos"))?;
+        Ok(binlog.iter().any(|(domain, _, n)| {
+            applied.iter().filter(|(d, ..)| *d == domain).map(|(_, _, m)| m).max().unwrap_or(0) < n
+        }))
+    }
+
+    /// Gives the applying thread a moment to use what was received: repointing discards the rest.
+    async fn drain_briefly(&self) -> Result<(), Error> {
+        let until = Instant::now() + Duration::from_millis(FOLLOW_DRAIN_MS);
+        while Instant::now() < until {
+            let seen = self.look().await?;
+            let applies = seen.upstream.is_some_and(|u| u.sql == crate::ThreadState::Running);
+            if seen.drained || !applies {
+                break;
+            }
+            sleep(DRAIN_POLL).await;
+        }
+        Ok(())
+    }
+
+    async fn start_threads(&self, r: &Table) -> Result<(), Error> {
+        let receives = r.cell(0, "Slave_IO_Running") != Some("No");
+        let applies = r.on(0, "Slave_SQL_Running");
+        if receives && applies {
+            return Ok(());
+        }
+        let failed = ["Last_IO_Errno", "Last_SQL_Errno"].iter().any(|c| r.number::<u32>(0, c).unwrap_or(0) != 0);
+        {
+            let mut state = self.state();
+            let now = Instant::now();
+            if failed && state.threads_restarted_at.is_some_and(|at| now < at + RESTART_EVERY) {
+                return Ok(());
+            }
+            state.threads_restarted_at = Some(now);
+        }
+        self.act("starting replication threads", "START SLAVE").await?;
+        self.state().residue = None;
+        Ok(())
+    }
+}
+
+impl crate::ThreadState {
+    fn failed(&self) -> bool {
+        matches!(self, crate::ThreadState::Failed { .. })
+    }
+}

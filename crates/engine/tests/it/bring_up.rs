@@ -1,0 +1,234 @@
+//! Starting, whose directory it is, what it says when it will not, and how its end is noticed (S9).
+
+use crate::rig::{PATIENCE, account, insert, level, node, rig, seen};
+use holdfast_core::topology::Durability::{Async, Sync};
+use holdfast_engine::mysql::MySqlEngine;
+use holdfast_engine::{Engine as _, Error, ProcessState, ThreadState};
+use mysql_async::prelude::Queryable as _;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+#[tokio::test]
+async fn a_first_primary_and_its_replicas() {
+    let r = rig(Sync);
+    let (one, two) = (r.up(1).await, r.up(2).await);
+    let fresh = one.observe().await.unwrap();
+    assert!(!fresh.writable && fresh.upstream.is_none() && fresh.received.is_empty(), "{fresh:?}");
+    assert_eq!(fresh.unsafe_settings, Vec::<String>::new());
+    assert!(fresh.version.starts_with("10.11") && fresh.free_disk_bytes.is_some());
+
+    one.promote(true).await.unwrap();
+    two.follow(r.addr(1), true).await.unwrap();
+    let acked = seen(&one, "an acker", |o| o.ackers.count == 1).await;
+    assert!(acked.waits_for_ack && acked.ackers.exact(), "{acked:?}");
+    assert_eq!(acked.ackers_connected, [node(2)].into());
+    let three = r.replica(3, 1, false).await;
+    let mixed = seen(&one, "two replicas", |o| o.ackers.connected.len() == 2).await;
+    assert!(!mixed.ackers.exact() && mixed.ackers.certain().is_empty(), "{:?}", mixed.ackers);
+
+    one.accounts().await.unwrap();
+    let before = one.observe().await.unwrap().applied;
+    one.accounts().await.unwrap();
+    assert_eq!(one.observe().await.unwrap().applied, before, "accounts are made once");
+
+    one.open().await.unwrap();
+    let mut app = r.app(1).await;
+    app.query_drop("CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(200))").await.unwrap();
+    insert(&mut app, 1..=20).await;
+    level(&one, &two).await;
+    level(&one, &three).await;
+    let o = two.observe().await.unwrap();
+    let up = o.upstream.unwrap();
+    assert!(o.acknowledges && up.acknowledges && up.addr == Some(r.addr(1)));
+    assert_eq!((up.io, up.sql, up.lag_ms), (ThreadState::Running, ThreadState::Running, Some(0)));
+    assert!(up.silent_ms.unwrap() < 1_000);
+    // The account of the topology reaches the replica, and cannot write there.
+    let refused = r.app(2).await.query_drop("INSERT INTO t VALUES (99, 'x')").await.unwrap_err();
+    assert!(refused.to_string().contains("read-only"), "{refused}");
+
+    // Following again what is followed already changes nothing; acknowledging less does, and loses nothing.
+    two.follow(r.addr(1), true).await.unwrap();
+    two.set_acknowledges(false).await.unwrap();
+    three.set_acknowledges(true).await.unwrap();
+    seen(&three, "acknowledging", |o| o.upstream.as_ref().is_some_and(|u| u.acknowledges)).await;
+    seen(&one, "still one acker", |o| o.ackers.count == 1 && o.ackers.connected.len() == 2).await;
+    insert(&mut app, 21..=30).await;
+    level(&one, &two).await;
+    let client = one.observe().await.unwrap().client_connections;
+    assert_eq!(client, 1, "one client, not the replicas and not ourselves");
+}
+
+#[tokio::test]
+async fn a_client_with_every_grant_still_cannot_write_past_the_fence() {
+    let r = rig(Async);
+    let mut spec = r.spec(1);
+    spec.users[0].grants = vec!["ALL PRIVILEGES ON *.*".into(), "ALL ON `web_shop`.*".into()];
+    let one = MySqlEngine::new(spec).unwrap();
+    one.start().await.unwrap();
+    one.promote(false).await.unwrap();
+    one.accounts().await.unwrap();
+    one.open().await.unwrap();
+    let mut root = r.root_conn(1).await;
+    let grants: Vec<String> = root.query("SHOW GRANTS FOR 'app'@'%'").await.unwrap();
+    assert!(!grants[0].contains("ADMIN") && !grants[0].contains("SUPER") && grants[0].contains("CREATE"), "{grants:?}");
+    root.query_drop("CREATE DATABASE shop").await.unwrap();
+    let mut app = r.app(1).await;
+    app.query_drop("CREATE TABLE t (id INT PRIMARY KEY)").await.unwrap();
+    one.close(Duration::from_millis(400)).await.unwrap();
+    let mut app = r.app(1).await;
+    assert!(app.query_drop("INSERT INTO t VALUES (1)").await.is_err());
+    assert!(app.query_drop("SET GLOBAL read_only=0").await.is_err());
+    assert!(app.query_drop("SET sql_log_bin=0").await.is_err());
+}
+
+#[tokio::test]
+async fn a_foreign_directory_is_refused_and_left_alone() {
+    let r = rig(Async);
+    std::fs::create_dir_all(r.root(1).join("data")).unwrap();
+    std::fs::write(r.root(1).join("data/ibdata1"), b"precious").unwrap();
+    let refused = r.engine(1).start().await.unwrap_err();
+    assert!(matches!(refused, Error::NotOurs { .. }), "{refused}");
+    assert_eq!(std::fs::read(r.root(1).join("data/ibdata1")).unwrap(), b"precious");
+    assert_eq!(std::fs::read_dir(r.root(1)).unwrap().count(), 1, "nothing was added");
+
+    let two = r.up(2).await;
+    // The same directory under another identity, and twice at once.
+    let mut other = r.spec(2);
+    other.server_id = 3;
+    let refused = MySqlEngine::new(other).unwrap().start().await.unwrap_err();
+    assert!(refused.to_string().contains("server_id=2"), "{refused}");
+    let refused = r.engine(2).start().await.unwrap_err();
+    assert!(refused.to_string().contains("another holdfast process"), "{refused}");
+    assert!(two.observe().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_in_the_servers_own_words() {
+    let r = rig(Async);
+    let mut spec = r.spec(1);
+    spec.engine_options.insert("no_such_option".into(), "1".into());
+    let one = MySqlEngine::new(spec).unwrap();
+    let refused = one.start().await.unwrap_err();
+    assert!(refused.to_string().contains("unknown variable 'no-such-option=1'"), "{refused}");
+    assert!(!refused.retryable());
+    drop(one);
+    // The same directory starts once the option is gone; an address that is taken is told too.
+    r.up(1).await;
+    let taken = std::net::TcpListener::bind(r.addr(1)).unwrap();
+    let refused = r.engine(1).start().await.unwrap_err();
+    assert!(refused.to_string().contains("Address already in use"), "{refused}");
+    drop(taken);
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_is_refused_at_once() {
+    let r = rig(Sync);
+    let mut spec = r.spec(1);
+    spec.engine_options.insert("read_only".into(), "0".into());
+    assert!(matches!(MySqlEngine::new(spec), Err(Error::BadSpec(_))));
+    let mut spec = r.spec(1);
+    spec.data_dir = r.dir.path().join("x".repeat(120));
+    let refused = MySqlEngine::new(spec).err().unwrap();
+    assert!(refused.to_string().contains("107"), "{refused}");
+    assert_eq!(format!("{:?}", account("app")), "Account(app)");
+}
+
+#[tokio::test]
+async fn an_exit_is_seen_at_once() {
+    let r = rig(Async);
+    let one = r.up(1).await;
+    let mut exits = one.exits();
+    let ProcessState::Running { pid } = *exits.borrow_and_update() else { panic!("not running") };
+    let killed = Instant::now();
+    let raw = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(raw, rustix::process::Signal::KILL).unwrap();
+    exits.changed().await.unwrap();
+    // The kernel needs a moment to tear the process down.
+    assert!(killed.elapsed() < Duration::from_millis(250), "{:?}", killed.elapsed());
+    assert_eq!(*exits.borrow(), ProcessState::Exited { pid, how: "signal 9 (SIGKILL)".into() });
+    assert!(matches!(one.observe().await, Err(Error::NotRunning)));
+    one.start().await.unwrap();
+    one.start().await.unwrap();
+    one.stop(PATIENCE).await.unwrap();
+    assert!(matches!(&*exits.borrow(), ProcessState::Exited { how, .. } if how == "exit code 0"));
+}
+
+#[tokio::test]
+async fn a_hung_server_is_unresponsive_within_the_bound() {
+    let r = rig(Async);
+    let one = r.up(1).await;
+    one.observe().await.unwrap();
+    let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("not running") };
+    let raw = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(raw, rustix::process::Signal::STOP).unwrap();
+    for _ in 0..3 {
+        let asked = Instant::now();
+        assert!(matches!(one.observe().await, Err(Error::Unresponsive { .. })));
+        assert!(asked.elapsed() < Duration::from_millis(300), "{:?}", asked.elapsed());
+    }
+    rustix::process::kill_process(raw, rustix::process::Signal::CONT).unwrap();
+    seen(&one, "answering again", |o| !o.writable).await;
+}
+
+#[tokio::test]
+async fn unsafe_settings_are_said_in_full() {
+    let r = rig(Sync);
+    let one = r.up(1).await;
+    let mut root = r.root_conn(1).await;
+    root.query_drop(
+        "SET GLOBAL sync_binlog=0, innodb_flush_log_at_trx_commit=2, rpl_semi_sync_master_timeout=10000, \
+         rpl_semi_sync_master_wait_point=AFTER_COMMIT, sync_relay_log=10000, binlog_format=MIXED",
+    )
+    .await
+    .unwrap();
+    let said = one.observe().await.unwrap().unsafe_settings.join("\n");
+    for what in [
+        "sync_binlog is 0", "flush_log_at_trx_commit is 2", "timeout is 10000 ms", "not AFTER_SYNC",
+        "sync_relay_log is 10000", "binlog_format is MIXED",
+    ] {
+        assert!(said.contains(what), "{what} is missing in {said}");
+    }
+}
+
+/// Not a test by itself: the agent of the test below, killed while it holds an engine.
+#[tokio::test]
+async fn agent_to_be_killed() {
+    let Ok(dir) = std::env::var("ENGINE_TEST_AGENT_DIR") else { return };
+    let mut spec = rig(Async).spec(1);
+    spec.data_dir = dir.into();
+    let one = MySqlEngine::new(spec).unwrap();
+    one.start().await.unwrap();
+    let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("not running") };
+    std::fs::write(spec_pid_file(), pid.to_string()).unwrap();
+    sleep(PATIENCE).await;
+}
+
+fn spec_pid_file() -> std::path::PathBuf {
+    std::env::var("ENGINE_TEST_AGENT_PID").unwrap().into()
+}
+
+#[tokio::test]
+async fn the_engine_dies_with_its_agent() {
+    let r = rig(Async);
+    let told = r.dir.path().join("pid");
+    let mut agent = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "bring_up::agent_to_be_killed"])
+        .env("ENGINE_TEST_AGENT_DIR", r.root(1))
+        .env("ENGINE_TEST_AGENT_PID", &told)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    crate::rig::until("the agent's engine", || async { told.exists() && std::fs::metadata(&told).unwrap().len() > 0 })
+        .await;
+    let pid: u32 = std::fs::read_to_string(&told).unwrap().parse().unwrap();
+    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    crate::rig::until("the engine's death", || async {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    })
+    .await;
+    // And the directory can be taken over at once.
+    r.up(1).await;
+}

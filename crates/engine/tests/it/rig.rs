@@ -1,0 +1,152 @@
+//! Real servers in temporary directories, and clients of theirs. Everything ends with its test.
+
+use holdfast_core::topology::{Durability, Management};
+use holdfast_core::{GroupName, NodeName, UserName};
+use holdfast_engine::mysql::{Account, MySqlEngine, Spec, UserAccount};
+use holdfast_engine::{Engine as _, Observation};
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, OptsBuilder};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Rig {
+    pub dir: tempfile::TempDir,
+    pub ports: Vec<u16>,
+    pub durability: Durability,
+}
+
+pub fn rig(durability: Durability) -> Rig {
+    let held: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    Rig {
+        dir: tempfile::tempdir().unwrap(),
+        ports: held.iter().map(|l| l.local_addr().unwrap().port()).collect(),
+        durability,
+    }
+}
+
+pub fn node(id: u32) -> NodeName {
+    NodeName::new(&format!("db{id}")).unwrap()
+}
+
+pub fn account(name: &str) -> Account {
+    Account { user: UserName::new(name).unwrap(), password: format!("{name}'s \\secret") }
+}
+
+impl Rig {
+    pub fn addr(&self, id: u32) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports[id as usize - 1]))
+    }
+    pub fn root(&self, id: u32) -> PathBuf {
+        self.dir.path().join(format!("db{id}"))
+    }
+    pub fn socket(&self, id: u32) -> PathBuf {
+        self.root(id).join("run/db.sock")
+    }
+    pub fn spec(&self, id: u32) -> Spec {
+        let small = [("innodb_buffer_pool_size", "16M"), ("innodb_log_file_size", "8M")];
+        Spec {
+            group: GroupName::new("shop").unwrap(),
+            node: node(id),
+            server_id: id,
+            data_dir: self.root(id),
+            listen: self.addr(id),
+            management: Management::Managed { run_as: None },
+            durability: self.durability,
+            engine_options: small.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            replication: account("replicator"),
+            users: vec![UserAccount { account: account("app"), grants: vec!["ALL PRIVILEGES ON shop.*".into()] }],
+            peers: (1..=3).map(|id| (id, node(id))).collect::<BTreeMap<_, _>>(),
+        }
+    }
+    pub fn engine(&self, id: u32) -> MySqlEngine {
+        MySqlEngine::new(self.spec(id)).unwrap()
+    }
+    /// Started.
+    pub async fn up(&self, id: u32) -> MySqlEngine {
+        let engine = self.engine(id);
+        engine.start().await.unwrap();
+        engine
+    }
+    /// Started, made the first primary, with a table.
+    pub async fn primary(&self, id: u32) -> MySqlEngine {
+        let engine = self.up(id).await;
+        engine.promote(false).await.unwrap();
+        engine.accounts().await.unwrap();
+        engine.open().await.unwrap();
+        let mut app = self.app(id).await;
+        app.query_drop("CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(200))").await.unwrap();
+        engine
+    }
+    /// Started, and following.
+    pub async fn replica(&self, id: u32, of: u32, acknowledges: bool) -> MySqlEngine {
+        let engine = self.up(id).await;
+        engine.follow(self.addr(of), acknowledges).await.unwrap();
+        engine
+    }
+    /// A client.
+    pub async fn app(&self, id: u32) -> Conn {
+        let account = account("app");
+        let opts = OptsBuilder::default()
+            .ip_or_hostname("127.0.0.1")
+            .tcp_port(self.ports[id as usize - 1])
+            .prefer_socket(false)
+            .user(Some(account.user.as_str()))
+            .pass(Some(account.password))
+            .db_name(Some("shop"));
+        Conn::new(opts).await.unwrap()
+    }
+    /// A superuser.
+    pub async fn root_conn(&self, id: u32) -> Conn {
+        root_at(&self.socket(id)).await
+    }
+}
+
+pub async fn root_at(socket: &Path) -> Conn {
+    let opts = OptsBuilder::default().socket(Some(socket.to_string_lossy())).user(Some("root"));
+    Conn::new(opts).await.unwrap()
+}
+
+pub async fn insert(conn: &mut Conn, ids: impl IntoIterator<Item = u32>) {
+    for id in ids {
+        conn.query_drop(format!("INSERT INTO shop.t VALUES ({id}, 'x')")).await.unwrap();
+    }
+}
+
+pub async fn ids(conn: &mut Conn) -> Vec<u32> {
+    conn.query("SELECT id FROM shop.t ORDER BY id").await.unwrap()
+}
+
+/// Waits for a state, with a deadline.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub async fn seen(engine: &MySqlEngine, what: &str, holds: impl Fn(&Observation) -> bool) -> Observation {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let last = engine.observe().await;
+        if let Ok(o) = &last
+            && holds(o)
+        {
+            return o.clone();
+        }
+        assert!(Instant::now() < deadline, "never seen: {what}; last: {last:?}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The replica has all that the primary has.
+pub async fn level(primary: &MySqlEngine, replica: &MySqlEngine) {
+    let at = primary.observe().await.unwrap().applied;
+    seen(replica, "level with the primary", |o| o.drained && o.applied == at).await;
+}

@@ -1,0 +1,194 @@
+//! Closing, promoting, following (S3, S7).
+
+use crate::rig::{PATIENCE, ids, insert, level, rig, seen, until};
+use holdfast_core::topology::Durability::{Async, Sync};
+use holdfast_engine::{Engine as _, Error, ProcessState, ThreadState};
+use mysql_async::prelude::Queryable as _;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const FENCE: Duration = Duration::from_millis(holdfast_core::limits::FENCE_MS);
+
+#[tokio::test]
+async fn what_was_received_is_applied_before_promotion() {
+    let r = rig(Sync);
+    let one = r.primary(1).await;
+    let two = r.replica(2, 1, true).await;
+    seen(&one, "an acker", |o| o.ackers.count == 1).await;
+    one.set_wait_for_ack(true).await.unwrap();
+    level(&one, &two).await;
+    // The applying thread is held up while the receiving one goes on.
+    let mut root = r.root_conn(2).await;
+    root.query_drop("LOCK TABLES shop.t READ").await.unwrap();
+    let mut app = r.app(1).await;
+    insert(&mut app, 1..=50).await;
+    one.kill().await.unwrap();
+    two.stop_receiving().await.unwrap();
+    let o = two.observe().await.unwrap();
+    assert!(!o.drained && o.received > o.applied, "{o:?}");
+    assert_eq!(o.upstream.unwrap().io, ThreadState::Stopped);
+    let refused = two.promote(false).await.unwrap_err();
+    assert!(matches!(refused, Error::Precondition(_)), "{refused}");
+    root.query_drop("UNLOCK TABLES").await.unwrap();
+    until("drained", || async { two.drained().await.unwrap() }).await;
+    two.promote(false).await.unwrap();
+    two.promote(false).await.unwrap();
+    assert!(!two.observe().await.unwrap().writable);
+    two.open().await.unwrap();
+    assert_eq!(ids(&mut r.app(2).await).await, (1..=50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_was_received_survives_a_restart_of_the_replica() {
+    let r = rig(Sync);
+    let one = r.primary(1).await;
+    let two = r.replica(2, 1, true).await;
+    one.set_wait_for_ack(true).await.unwrap();
+    level(&one, &two).await;
+    let mut root = r.root_conn(2).await;
+    root.query_drop("LOCK TABLES shop.t READ").await.unwrap();
+    let mut app = r.app(1).await;
+    insert(&mut app, 1..=50).await;
+    // Everything acknowledged is in the relay log of a replica that now crashes, and the primary is gone for good.
+    one.kill().await.unwrap();
+    two.kill().await.unwrap();
+    two.start().await.unwrap();
+    let o = two.observe().await.unwrap();
+    assert!(!o.drained && o.received > o.applied, "{o:?}");
+    assert!(matches!(two.promote(false).await, Err(Error::Precondition(_))));
+    two.stop_receiving().await.unwrap();
+    until("drained", || async { two.drained().await.unwrap() }).await;
+    two.promote(false).await.unwrap();
+    two.open().await.unwrap();
+    let mut app = r.app(2).await;
+    assert_eq!(ids(&mut app).await, (1..=50).collect::<Vec<_>>());
+    insert(&mut app, [51]).await;
+    // And it is a sound primary: a new replica follows it from the very beginning.
+    let three = r.replica(3, 2, false).await;
+    level(&two, &three).await;
+}
+
+#[tokio::test]
+async fn closing_cuts_every_client_and_lasts() {
+    let r = rig(Async);
+    let one = r.primary(1).await;
+    let mut idle = r.app(1).await;
+    let mut open = r.app(1).await;
+    open.query_drop("BEGIN").await.unwrap();
+    insert(&mut open, [1]).await;
+    assert_eq!(one.drain_clients(Duration::from_millis(250)).await.unwrap(), 1);
+    let mut busy = r.app(1).await;
+    let writer = tokio::spawn(async move {
+        let mut done = 0;
+        while busy.query_drop(format!("INSERT INTO t VALUES ({}, 'x')", 1_000 + done)).await.is_ok() {
+            done += 1;
+        }
+        done
+    });
+    until("writes", || async { one.observe().await.is_ok_and(|o| o.client_connections == 3) }).await;
+    let asked = Instant::now();
+    let last = one.close(FENCE).await.unwrap();
+    assert!(asked.elapsed() < FENCE);
+    let done = writer.await.unwrap();
+    assert!(idle.query_drop("SELECT 1").await.is_err());
+    assert!(open.query_drop("COMMIT").await.is_err());
+    let o = one.observe().await.unwrap();
+    assert!(!o.writable && o.applied == last && o.client_connections == 0, "{o:?}");
+    let there = ids(&mut r.app(1).await).await.len();
+    // The last one may have been cut between its commit and its answer.
+    assert!(there == done || there == done + 1, "{there} rows, {done} answered");
+    assert_eq!(one.drain_clients(FENCE).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its_bound() {
+    let r = rig(Sync);
+    let one = r.primary(1).await;
+    one.set_wait_for_ack(true).await.unwrap();
+    let mut app = r.app(1).await;
+    let waiting = tokio::spawn(async move { app.query_drop("INSERT INTO t VALUES (1, 'x')").await });
+    seen(&one, "a waiting commit", |o| o.ack_waiters == 1).await;
+    let asked = Instant::now();
+    let refused = one.close(FENCE).await.unwrap_err();
+    assert!(matches!(refused, Error::Unresponsive { .. }), "{refused}");
+    assert!(asked.elapsed() < FENCE + Duration::from_millis(100), "{:?}", asked.elapsed());
+    assert!(!waiting.is_finished(), "it was neither answered nor cut");
+    // Nor may it be answered by following somebody.
+    assert!(matches!(one.follow(r.addr(2), true).await, Err(Error::Precondition(_))));
+    one.kill().await.unwrap();
+    assert!(waiting.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn roles_change_back_and_forth_without_a_diverging_history() {
+    let r = rig(Sync);
+    let engines = [r.primary(1).await, r.replica(2, 1, true).await];
+    engines[0].set_wait_for_ack(true).await.unwrap();
+    for round in 0..4_u32 {
+        let (a, b) = (round as usize % 2, (round as usize + 1) % 2);
+        let (old, new) = (&engines[a], &engines[b]);
+        seen(old, "an acker", |o| o.ackers.count == 1).await;
+        insert(&mut r.app(a as u32 + 1).await, [round]).await;
+        assert_eq!(old.drain_clients(PATIENCE).await.unwrap(), 0);
+        let at = old.close(FENCE).await.unwrap();
+        seen(new, "everything", |o| o.drained && o.applied == at).await;
+        new.stop_receiving().await.unwrap();
+        new.promote(true).await.unwrap();
+        old.follow(r.addr(b as u32 + 1), true).await.unwrap();
+        seen(new, "its acker", |o| o.ackers.count == 1 && o.waits_for_ack).await;
+        new.open().await.unwrap();
+        assert!(new.save_divergence(&old.observe().await.unwrap().received).await.unwrap().is_none());
+    }
+    insert(&mut r.app(1).await, [4]).await;
+    level(&engines[0], &engines[1]).await;
+    assert_eq!(ids(&mut r.app(2).await).await, (0..=4).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_silent_upstream_shows_within_a_second_and_can_be_left_at_once() {
+    let r = rig(Async);
+    let one = r.primary(1).await;
+    let two = r.replica(2, 1, false).await;
+    level(&one, &two).await;
+    let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("not running") };
+    let raw = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(raw, rustix::process::Signal::STOP).unwrap();
+    let stopped = Instant::now();
+    let silent = |o: &holdfast_engine::Observation| {
+        o.upstream.as_ref().is_some_and(|u| u.silent_ms.is_none_or(|ms| ms > 700))
+    };
+    seen(&two, "silence", silent).await;
+    assert!(stopped.elapsed() < Duration::from_millis(1_500), "{:?}", stopped.elapsed());
+    // Also while it is stuck reconnecting.
+    seen(&two, "reconnecting", |o| {
+        matches!(o.upstream.as_ref().map(|u| &u.io), Some(ThreadState::Connecting { .. }))
+    })
+    .await;
+    let asked = Instant::now();
+    two.stop_receiving().await.unwrap();
+    let took = asked.elapsed();
+    rustix::process::kill_process(raw, rustix::process::Signal::CONT).unwrap();
+    assert!(took < Duration::from_millis(500), "{took:?}");
+    two.promote(false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_gives_up_and_is_started_again_without_losing_its_relay_log() {
+    let r = rig(Async);
+    let one = r.primary(1).await;
+    let two = r.replica(2, 1, false).await;
+    level(&one, &two).await;
+    one.kill().await.unwrap();
+    let gave_up = |o: &holdfast_engine::Observation| {
+        o.upstream.as_ref().is_some_and(|u| matches!(u.io, ThreadState::Failed { .. }))
+    };
+    let asked = Instant::now();
+    seen(&two, "giving up", gave_up).await;
+    assert!(asked.elapsed() < Duration::from_millis(holdfast_core::limits::ACKER_GIVES_UP_AFTER_MS));
+    one.start().await.unwrap();
+    one.promote(false).await.unwrap();
+    one.open().await.unwrap();
+    two.follow(r.addr(1), false).await.unwrap();
+    insert(&mut r.app(1).await, [1]).await;
+    level(&one, &two).await;
+}
