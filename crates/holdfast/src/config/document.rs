@@ -13,7 +13,7 @@ const END: &str = "<!-- end generated -->";
 pub fn renew(page: &str) -> Option<String> {
     let (before, rest) = page.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{}\n{END}{after}", reference()))
+    Some(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", reference().trim_end()))
 }
 
 /// All fields as Markdown, a table for each section.

@@ -1,0 +1,65 @@
+# The few commands a reader needs. `make demo` shows what Holdfast does, `make test` proves it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Real servers for real tests. gcc links Rust programs.
+PACKAGES := gcc haproxy iproute2 mariadb-backup mariadb-server nftables python3-pymysql python3-venv sysbench zstd
+# Services that Debian would start with these packages; ours run on ports and in directories of their own.
+SERVICES := mariadb haproxy nftables
+
+POLICY := /usr/sbin/policy-rc.d
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help setup build lint test demo
+
+help:
+	@echo 'make demo    a three-node MariaDB service on this machine: kill its primary, switch it over'
+	@echo 'make test    everything that is checked: lints, then every test on real servers'
+	@echo 'make lint    formatting, clippy, crate edges, generated files'
+	@echo 'make setup   install the Debian packages that tests and demo need (the others call it)'
+
+# Installs what is missing and leaves no service of it running: a policy-rc.d that says no, unless there is one.
+setup:
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
+	@missing=''; \
+	for package in $(PACKAGES); do \
+	  status=$$(dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null || true); \
+	  [ "$$status" = installed ] || missing="$$missing $$package"; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	command -v apt-get >/dev/null || { echo "install these by hand:$$missing" >&2; exit 1; }; \
+	[ $$(id -u) = 0 ] || { echo "run as root, or first: sudo apt-get install$$missing" >&2; exit 1; }; \
+	echo "installing$$missing"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	policy=$(POLICY); \
+	if [ ! -e $$policy ]; then \
+	  printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; trap "rm -f $$policy" EXIT; \
+	fi; \
+	apt-get -q -o DPkg::Lock::Timeout=300 update </dev/null; \
+	apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends $$missing </dev/null; \
+	for service in $(SERVICES); do \
+	  case "$$missing " in *" $$service "* | *" $$service-server "*) \
+	    systemctl disable --now $$service >/dev/null 2>&1 || true ;; \
+	  esac; \
+	done
+
+# All targets at once: features are then resolved as for the tests, and nothing is built twice.
+build:
+	cargo build --workspace --all-targets --locked
+
+lint: build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(TARGET)/debug/xtask tidy
+	$(TARGET)/debug/xtask schemas --check
+
+test: setup lint
+	cargo test --workspace --locked
+
+# An optimised build: it prints milliseconds that people will compare.
+demo: setup
+	cargo build --release --locked --package holdfast
+	$(TARGET)/release/holdfast drill demo
