@@ -1,1 +1,3 @@
 //! Proof: seeded simulator, testbed of real processes, fault injection, checkers.
+
+pub mod sim;

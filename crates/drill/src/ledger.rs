@@ -1,0 +1,182 @@
+//! Clients that write through the proxy and keep a ledger of what was acknowledged, to be compared with the survivor.
+//!
+//! Every write is one row with an id of its own, in one autocommitted statement. Its outcome is *acknowledged*,
+//! *refused* (an error that says it was not executed) or *unknown* (anything else). Nothing is ever tried again under
+//! the same id, so that a row tells exactly which write it is from.
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Who writes where.
+#[derive(Debug, Clone)]
+pub struct Account {
+    pub user: String,
+    pub password: String,
+    pub database: String,
+}
+
+/// What the writers of one run saw.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Acknowledged ids and when.
+    pub acked: Vec<(u64, Instant)>,
+    /// Ids whose outcome is unknown.
+    pub unknown: BTreeSet<u64>,
+    /// Every error a client saw, as text.
+    pub errors: Vec<String>,
+}
+
+impl Ledger {
+    /// The longest time without an acknowledgement that began after `from`, or was under way then.
+    pub fn outage(&self, from: Instant, to: Instant) -> Duration {
+        let mut times: Vec<Instant> = self.acked.iter().map(|(_, t)| *t).collect();
+        times.sort();
+        let before = times.iter().rev().find(|t| **t <= from).copied().unwrap_or(from);
+        let after = times.into_iter().filter(|t| *t > from && *t <= to).chain([to]);
+        let mut last = before;
+        let mut longest = Duration::ZERO;
+        for t in after {
+            longest = longest.max(t.saturating_duration_since(last));
+            last = t;
+        }
+        longest
+    }
+}
+
+/// Running writers.
+pub struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: tokio::task::JoinSet<Ledger>,
+    acked: Arc<AtomicU64>,
+}
+
+/// Ids of one run start at a multiple of this, ids of one of its writers at a multiple of the smaller.
+pub const IDS_PER_RUN: u64 = 1 << 40;
+const IDS_PER_WRITER: u64 = 1 << 32;
+/// One statement may take this long, holding included, before a client gives up on it.
+const STATEMENT: Duration = Duration::from_secs(20);
+const ERRORS_KEPT: usize = 1_000;
+
+/// The proxy's answers that promise that nothing was executed: MySQL codes and how their text begins.
+fn not_executed(e: &mysql_async::Error) -> bool {
+    match e {
+        mysql_async::Error::Server(e) => e.message.contains("not executed"),
+        _ => false,
+    }
+}
+
+/// Connects with a bound on everything.
+pub async fn connect(addr: SocketAddr, account: &Account) -> Result<Conn, mysql_async::Error> {
+    let opts = OptsBuilder::default()
+        .ip_or_hostname(addr.ip().to_string())
+        .tcp_port(addr.port())
+        .user(Some(&account.user))
+        .pass(Some(&account.password))
+        .db_name(Some(&account.database))
+        .prefer_socket(false);
+    Conn::new(Opts::from(opts)).await
+}
+
+/// Creates the table if it is missing.
+pub async fn prepare(addr: SocketAddr, account: &Account) -> Result<(), mysql_async::Error> {
+    let mut conn = connect(addr, account).await?;
+    conn.query_drop("CREATE TABLE IF NOT EXISTS ledger (id BIGINT UNSIGNED PRIMARY KEY, at TIMESTAMP(6)) ENGINE=InnoDB").await?;
+    conn.disconnect().await
+}
+
+/// Ids of a run that are on a server.
+pub async fn present(addr: SocketAddr, account: &Account, run: u64) -> Result<BTreeSet<u64>, mysql_async::Error> {
+    let mut conn = connect(addr, account).await?;
+    let (first, last) = (run * IDS_PER_RUN, (run + 1) * IDS_PER_RUN);
+    let ids: Vec<u64> = conn.query(format!("SELECT id FROM ledger WHERE id >= {first} AND id < {last}")).await?;
+    conn.disconnect().await?;
+    Ok(ids.into_iter().collect())
+}
+
+impl Writers {
+    /// Starts `count` writers, spread over the proxies.
+    pub fn start(proxies: &[SocketAddr], account: &Account, run: u64, count: u8) -> Writers {
+        let stop = Arc::new(AtomicBool::new(false));
+        let acked = Arc::new(AtomicU64::new(0));
+        let mut tasks = tokio::task::JoinSet::new();
+        for (writer, addr) in (0..count).zip(proxies.iter().cycle()) {
+            let first = run * IDS_PER_RUN + u64::from(writer) * IDS_PER_WRITER;
+            tasks.spawn(write(*addr, account.clone(), first, stop.clone(), acked.clone()));
+        }
+        Writers { stop, tasks, acked }
+    }
+
+    /// Writes acknowledged so far, over all writers.
+    pub fn acked(&self) -> u64 {
+        self.acked.load(Ordering::Relaxed)
+    }
+
+    /// Lets every writer finish its statement and collects what they saw.
+    pub async fn finish(mut self) -> Ledger {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Ledger::default();
+        while let Some(one) = self.tasks.join_next().await {
+            let Ok(one) = one else { continue };
+            all.acked.extend(one.acked);
+            all.unknown.extend(one.unknown);
+            all.errors.extend(one.errors);
+        }
+        all
+    }
+}
+
+async fn write(addr: SocketAddr, account: Account, first: u64, stop: Arc<AtomicBool>, total: Arc<AtomicU64>) -> Ledger {
+    let mut ledger = Ledger::default();
+    let mut conn: Option<Conn> = None;
+    let mut id = first;
+    while !stop.load(Ordering::Relaxed) {
+        let mut c = match conn.take() {
+            Some(c) => c,
+            None => match connect(addr, &account).await {
+                Ok(c) => c,
+                Err(e) => {
+                    note(&mut ledger, format!("connect: {e}"));
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    continue;
+                }
+            },
+        };
+        id += 1;
+        let statement = format!("INSERT INTO ledger VALUES ({id}, NOW(6))");
+        match tokio::time::timeout(STATEMENT, c.query_drop(statement)).await {
+            Ok(Ok(())) => {
+                ledger.acked.push((id, Instant::now()));
+                total.fetch_add(1, Ordering::Relaxed);
+                conn = Some(c);
+            }
+            Ok(Err(e)) => {
+                if !not_executed(&e) {
+                    ledger.unknown.insert(id);
+                }
+                note(&mut ledger, e.to_string());
+                // An answer leaves the connection usable; anything else does not.
+                conn = matches!(e, mysql_async::Error::Server(_)).then_some(c);
+            }
+            Err(_) => {
+                ledger.unknown.insert(id);
+                note(&mut ledger, format!("no answer within {} s", STATEMENT.as_secs()));
+            }
+        }
+    }
+    if let Some(c) = conn {
+        let _ = c.disconnect().await;
+    }
+    ledger
+}
+
+fn note(ledger: &mut Ledger, error: String) {
+    if ledger.errors.len() < ERRORS_KEPT {
+        ledger.errors.push(error);
+    }
+}

@@ -1,0 +1,283 @@
+//! The agent's host: observes the model engine, talks to whoever runs a controller, and lets the real [`Member`]
+//! say what to do. One verb at a time; assignments are taken between verbs; the end of the lease interrupts any.
+
+use super::event::{Event, Message, Timer};
+use super::{Power, Sabotage, Sim, engine, tell};
+use holdfast_core::limits::{LEASE_RENEW_EVERY_MS, REPORT_EVERY_MS};
+use holdfast_core::member::{Member, Verb, VouchRequest};
+use holdfast_core::record::{Assignment, Session};
+use holdfast_core::report::Observed;
+use holdfast_core::{Epoch, Millis, Position};
+
+/// After a verb that failed.
+pub const RETRY_MS: u64 = 200;
+
+/// See the module.
+pub struct Agent {
+    pub session: Session,
+    pub member: Member,
+    pub busy: Option<(u64, Verb)>,
+    /// Arrived while a verb was under way.
+    pending: Option<Assignment>,
+    renewal_sent: Option<Millis>,
+}
+
+/// A controller's answer to a report, or a push.
+pub struct Answer {
+    pub session: Session,
+    pub sent: Millis,
+    pub renewed: Option<Epoch>,
+    pub assignment: Option<Assignment>,
+}
+
+impl Sim {
+    /// The process of a host starts.
+    pub(super) fn process_up(&mut self, node: usize) {
+        let name = self.names[node].clone();
+        let group = self.group();
+        let is_member = self.members.contains(&node);
+        let host = &mut self.hosts[node];
+        if host.power != Power::Down {
+            return;
+        }
+        host.power = Power::Up;
+        host.life += 1;
+        let session = Session(host.life);
+        host.agent = is_member.then(|| Agent {
+            session,
+            member: Member::new(name, group, session),
+            busy: None,
+            pending: None,
+            renewal_sent: None,
+        });
+        tell!(self, "{} starts, session {}", self.names[node], session.0);
+        if is_member {
+            self.process_after(1, node, Timer::AgentTick);
+            self.process_after(1, node, Timer::AgentWork);
+        }
+    }
+
+    pub(super) fn agent_sees(&self, node: usize) -> Observed {
+        let engine = &self.hosts[node].engine;
+        let mut seen = engine.observe(&self.names, self.now);
+        if engine.on() {
+            seen.unjudged = self.hosts[node].cut.len() as u64;
+        }
+        if self.sabotaged(Sabotage::PromoteUndrained) && engine.on() {
+            seen.drained = true;
+        }
+        seen
+    }
+
+    pub(super) fn agent_tick(&mut self, node: usize) {
+        self.process_after(REPORT_EVERY_MS, node, Timer::AgentTick);
+        self.agent_report(node);
+        self.agent_work(node);
+        self.ask_vouchers(node);
+    }
+
+    pub(super) fn agent_report(&mut self, node: usize) {
+        let (now, seen) = (self.local(node), self.agent_sees(node));
+        let Some(agent) = &mut self.hosts[node].agent else { return };
+        let due = agent.renewal_sent.is_none_or(|t| now.since(t) >= LEASE_RENEW_EVERY_MS);
+        let unheld = agent.member.write_until().is_none();
+        let renewal = agent.member.renewal().filter(|_| due || unheld);
+        if renewal.is_some() {
+            agent.renewal_sent = Some(now);
+        }
+        let activity = agent.busy.as_ref().map(|(_, verb)| format!("{verb:?}"));
+        let report = Box::new(agent.member.report(&seen, activity, None, now));
+        let session = agent.session;
+        for to in 0..self.hosts.len() {
+            if self.hosts[to].office.is_some() {
+                let report = report.clone();
+                self.send(node, to, Message::Report { from: node, session, sent: now, renewal, report });
+            }
+        }
+    }
+
+    pub(super) fn agent_answer(&mut self, node: usize, answer: Answer) {
+        let now = self.local(node);
+        let (old_lives, from_answer, early) = (
+            self.sabotaged(Sabotage::OldLifeInstructed),
+            self.sabotaged(Sabotage::LeaseFromAnswer),
+            self.sabotaged(Sabotage::PromisedEarly),
+        );
+        let Some(agent) = &mut self.hosts[node].agent else { return };
+        if answer.session != agent.session && !old_lives {
+            return;
+        }
+        if let Some(epoch) = answer.renewed {
+            agent.member.renewed(epoch, if from_answer { now } else { answer.sent });
+        }
+        if let Some(assignment) = answer.assignment {
+            if agent.busy.is_none() || early {
+                self.agent_assign(node, assignment);
+            } else {
+                self.agent_assign_later(node, assignment);
+            }
+        }
+        self.arm_lease_end(node);
+        self.agent_work(node);
+    }
+
+    fn agent_assign_later(&mut self, node: usize, assignment: Assignment) {
+        let Some(agent) = &mut self.hosts[node].agent else { return };
+        let held = agent.pending.as_ref().or(agent.member.assignment());
+        if held.is_some_and(|held| held.revision >= assignment.revision) {
+            return;
+        }
+        let other_epoch = held.is_some_and(|held| held.epoch != assignment.epoch);
+        agent.pending = Some(assignment);
+        if other_epoch {
+            self.abandon_reclone(node);
+        }
+    }
+
+    fn agent_assign(&mut self, node: usize, assignment: Assignment) {
+        let Some(agent) = &mut self.hosts[node].agent else { return };
+        let news = agent.member.assignment().is_none_or(|held| held.revision < assignment.revision);
+        let (epoch, revision, role) = (assignment.epoch, assignment.revision, assignment.role.clone());
+        match agent.member.assign(assignment) {
+            Ok(()) if news => {
+                tell!(self, "{} is told epoch {epoch} rev {revision}: {role:?}", self.names[node]);
+                self.agent_report(node);
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    pub(super) fn take_pending(&mut self, node: usize) {
+        let pending = self.hosts[node].agent.as_mut().and_then(|a| a.pending.take());
+        if let Some(assignment) = pending {
+            self.agent_assign(node, assignment);
+        }
+    }
+
+    pub(super) fn agent_work(&mut self, node: usize) {
+        self.relax_unrecorded(node);
+        let (now, seen) = (self.local(node), self.agent_sees(node));
+        let Some(agent) = &self.hosts[node].agent else { return };
+        if agent.busy.is_some() {
+            return;
+        }
+        if let Some(verb) = agent.member.next(&seen, now) {
+            self.begin(node, verb);
+        }
+    }
+
+    fn relax_unrecorded(&mut self, node: usize) {
+        let engine = &self.hosts[node].engine;
+        let alone = engine.writable && engine.waits && engine.dumps.values().all(|d| !d.acknowledges);
+        if self.sabotaged(Sabotage::RelaxUnrecorded) && alone {
+            self.relax(node);
+        }
+    }
+
+    // ---- the lease ----
+
+    pub(super) fn arm_lease_end(&mut self, node: usize) {
+        let host = &self.hosts[node];
+        let Some(agent) = &host.agent else { return };
+        if agent.member.leads().is_some()
+            && let Some(until) = agent.member.write_until()
+        {
+            let at = host.clock.global(until);
+            let life = host.life;
+            self.at(at, Event::Process { node, life, what: Timer::LeaseEnd });
+        }
+    }
+
+    /// The holder stops at the end of its lease, whatever else it is doing (S2, S3).
+    pub(super) fn lease_end(&mut self, node: usize) {
+        if self.sabotaged(Sabotage::LeaseEndIgnored) {
+            return;
+        }
+        let (now, seen) = (self.local(node), self.agent_sees(node));
+        let Some(agent) = &mut self.hosts[node].agent else { return };
+        let over = agent.member.leads().is_some() && agent.member.next(&seen, now) == Some(Verb::Close);
+        if over && !matches!(agent.busy, Some((_, Verb::Close))) {
+            tell!(self, "{}: the lease is over", self.names[node]);
+            self.begin(node, Verb::Close);
+        }
+    }
+
+    // ---- S14 ----
+
+    fn ask_vouchers(&mut self, node: usize) {
+        let now = self.local(node);
+        let Some(agent) = &self.hosts[node].agent else { return };
+        let Some(ask) = agent.member.wants_vouchers(now) else { return };
+        for to in self.members.clone() {
+            if to != node {
+                self.send(node, to, Message::VouchAsk { from: node, sent: now, ask: ask.clone() });
+            }
+        }
+    }
+
+    pub(super) fn vouch_asked(&mut self, node: usize, from: usize, sent: Millis, ask: &VouchRequest) {
+        let now = self.local(node);
+        let Some(agent) = &mut self.hosts[node].agent else { return };
+        if agent.member.vouch(ask, now) {
+            tell!(self, "{} vouches for {}", self.names[node], self.names[from]);
+            self.send(node, from, Message::VouchAnswer { by: node, epoch: ask.epoch, sent });
+        }
+    }
+
+    pub(super) fn vouch_answered(&mut self, node: usize, by: usize, epoch: Epoch, sent: Millis) {
+        let name = self.names[by].clone();
+        let Some(agent) = &mut self.hosts[node].agent else { return };
+        agent.member.vouched_by(name, epoch, sent);
+        self.arm_lease_end(node);
+    }
+
+    // ---- the engine ----
+
+    /// The agent's pidfd.
+    pub(super) fn engine_ended(&mut self, node: usize) {
+        let host = &mut self.hosts[node];
+        let Some(agent) = &mut host.agent else { return };
+        if matches!(host.engine.power, engine::Power::Off { .. })
+            && !matches!(agent.busy, Some((_, Verb::Reclone { .. } | Verb::Start)))
+        {
+            agent.member.exited();
+            agent.busy = None;
+            self.take_pending(node);
+            self.agent_report(node);
+            self.agent_work(node);
+        }
+    }
+
+    /// Only a primary that is in order answers: assigned to lead that epoch, not receiving, all applied.
+    pub(super) fn compare_asked(&mut self, node: usize, from: usize, verb: u64, epoch: Epoch) {
+        let seen = self.agent_sees(node);
+        let Some(agent) = &self.hosts[node].agent else { return };
+        let leads = agent.member.assignment().is_some_and(|a| {
+            a.epoch == epoch
+                && matches!(a.role, holdfast_core::record::Role::Lead { session, .. } if session == agent.session)
+        });
+        if leads
+            && seen.running()
+            && seen.drained
+            && !seen.receives()
+            && let Some(position) = seen.applied
+        {
+            self.send(node, from, Message::CompareAnswer { verb, position });
+        }
+    }
+
+    pub(super) fn compare_answered(&mut self, node: usize, verb: u64, theirs: &Position) {
+        let seen = self.agent_sees(node);
+        let uncompared = self.sabotaged(Sabotage::RejoinUncompared);
+        let Some(agent) = &mut self.hosts[node].agent else { return };
+        if agent.busy.as_ref().is_none_or(|(id, _)| *id != verb) {
+            return;
+        }
+        if let Some(ours) = &seen.received {
+            let theirs = if uncompared { theirs.union(ours) } else { theirs.clone() };
+            agent.member.compared(ours, &theirs);
+            tell!(self, "{} compares its {ours} with {theirs}", self.names[node]);
+        }
+        self.verb_over(node);
+    }
+}

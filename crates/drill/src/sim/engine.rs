@@ -1,0 +1,281 @@
+//! A model of MariaDB as far as Holdfast can see it: a binlog of numbered transactions, a relay log, semi-synchronous
+//! acknowledgement (AFTER_SYNC, endless timeout), read-only, and what a crash leaves of all that.
+//!
+//! Modelled on purpose: a restart of the replication threads in GTID mode purges the relay log (MDEV-4698), and so
+//! does a crash; the tail that was never acknowledged is cut off at a restart (`--init-rpl-role=SLAVE`) or stays,
+//! by the run's choice; an endless ack wait; a process that hangs. Deliberately absent: agents and their reasons.
+
+use holdfast_core::position::MariaDbPosition;
+use holdfast_core::report::{Observed, Process, Stream, Upstream};
+use holdfast_core::{NodeName, Position};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// An upstream from which nothing comes for this long is given up (`slave_net_timeout` with heartbeats).
+pub const SILENCE_MS: u64 = 1_000;
+/// `MASTER_CONNECT_RETRY`.
+pub const RETRY_EVERY_MS: u64 = 1_000;
+/// A primary keeps a silent replica's connection for this long.
+pub const DUMP_TIMEOUT_MS: u64 = 2_000;
+
+/// One transaction in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tx {
+    pub server: u32,
+    pub sequence: u64,
+    /// Which client write this is, in the ledger.
+    pub write: usize,
+}
+
+/// The process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Power {
+    Off { how: String },
+    On,
+    Hung,
+}
+
+/// A client that waits for the answer to its commit.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// Index in the log.
+    pub at: usize,
+    pub write: usize,
+}
+
+/// The receiving half of replication.
+#[derive(Debug, Clone)]
+pub struct Receiver {
+    pub node: usize,
+    /// The IO thread runs.
+    pub on: bool,
+    pub conn: Option<u64>,
+    /// The life of the upstream's process that the connection belongs to.
+    pub conn_life: u64,
+    pub heard: u64,
+    pub retry_at: u64,
+    pub retries: u64,
+    pub why: String,
+    /// Log entries of the upstream known to have been acknowledged to it.
+    pub acked: usize,
+    /// Index in the upstream's log up to which was received.
+    pub cursor: usize,
+}
+
+/// A replica's connection as the primary sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Dump {
+    pub conn: u64,
+    pub acknowledges: bool,
+    pub unheard_since: Option<u64>,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub server: u32,
+    pub power: Power,
+    /// Counts starts and ends, so that what belongs to another life can be told.
+    pub life: u64,
+    pub log: Vec<Tx>,
+    index: HashMap<(u32, u64), usize>,
+    /// How much of the log is committed in the engine; the rest waits for an acknowledgement.
+    pub committed: usize,
+    pub relay: VecDeque<Tx>,
+    applied: MariaDbPosition,
+    received: MariaDbPosition,
+    pub writable: bool,
+    pub waits: bool,
+    pub waiting: VecDeque<Waiting>,
+    pub receiver: Option<Receiver>,
+    pub acknowledges: bool,
+    pub dumps: BTreeMap<usize, Dump>,
+    /// Transactions applied per tick.
+    pub apply_rate: usize,
+    /// Highest sequence ever written here, also if it was cut off later.
+    pub written: u64,
+}
+
+impl Engine {
+    pub fn new(server: u32) -> Engine {
+        Engine {
+            server,
+            power: Power::Off { how: "never started".into() },
+            life: 0,
+            log: Vec::new(),
+            index: HashMap::new(),
+            committed: 0,
+            relay: VecDeque::new(),
+            applied: MariaDbPosition::default(),
+            received: MariaDbPosition::default(),
+            writable: false,
+            waits: false,
+            waiting: VecDeque::new(),
+            receiver: None,
+            acknowledges: false,
+            dumps: BTreeMap::new(),
+            apply_rate: usize::MAX,
+            written: 0,
+        }
+    }
+
+    pub fn on(&self) -> bool {
+        self.power == Power::On
+    }
+
+    pub fn find(&self, server: u32, sequence: u64) -> Option<usize> {
+        self.index.get(&(server, sequence)).copied()
+    }
+
+    /// The very write, not only its number.
+    pub fn has(&self, tx: Tx) -> bool {
+        self.find(tx.server, tx.sequence).is_some_and(|i| self.log[i].write == tx.write)
+            || self.relay.contains(&tx)
+    }
+
+    pub fn applied(&self) -> Position {
+        Position::MariaDb(self.applied.clone())
+    }
+
+    fn append(&mut self, tx: Tx) {
+        self.index.insert((tx.server, tx.sequence), self.log.len());
+        self.applied.add(0, tx.server, tx.sequence);
+        self.received.add(0, tx.server, tx.sequence);
+        self.log.push(tx);
+    }
+
+    fn reindex(&mut self) {
+        self.index = self.log.iter().enumerate().map(|(i, t)| ((t.server, t.sequence), i)).collect();
+        self.applied = MariaDbPosition::default();
+        for tx in &self.log {
+            self.applied.add(0, tx.server, tx.sequence);
+        }
+        self.received = self.applied.clone();
+        for tx in &self.relay {
+            self.received.add(0, tx.server, tx.sequence);
+        }
+    }
+
+    /// A client's commit reaches the binlog.
+    pub fn write(&mut self, write: usize) -> Tx {
+        let last = self.log.last().map_or(0, |t| t.sequence);
+        let tx = Tx { server: self.server, sequence: last + 1, write };
+        self.written = self.written.max(tx.sequence);
+        self.append(tx);
+        if !self.waits {
+            self.committed = self.log.len();
+        }
+        tx
+    }
+
+    pub fn receive(&mut self, tx: Tx) {
+        self.received.add(0, tx.server, tx.sequence);
+        self.relay.push_back(tx);
+    }
+
+    /// The applying half, one tick.
+    pub fn apply(&mut self) {
+        for _ in 0..self.apply_rate.min(self.relay.len()) {
+            let tx = self.relay.pop_front().expect("bounded by its length");
+            self.append(tx);
+            self.committed = self.log.len();
+        }
+    }
+
+    /// What a start of the replication threads does in GTID mode.
+    pub fn purge_relay(&mut self) {
+        if !self.relay.is_empty() {
+            self.relay.clear();
+            self.reindex();
+        }
+    }
+
+    pub fn stop_receiving(&mut self) {
+        if let Some(r) = &mut self.receiver {
+            r.on = false;
+            r.conn = None;
+        }
+    }
+
+    /// Closes to clients: whoever waits is cut, and its transaction commits here without an answer.
+    pub fn close(&mut self) {
+        self.writable = false;
+        self.waiting.clear();
+        self.committed = self.log.len();
+    }
+
+    /// The process ends. `cut`: the tail without acknowledgement is cut off at the next start; returns it.
+    pub fn end(&mut self, how: &str, cut: bool) -> Vec<Tx> {
+        self.power = Power::Off { how: how.into() };
+        self.life += 1;
+        self.writable = false;
+        self.waits = false;
+        self.acknowledges = false;
+        self.waiting.clear();
+        self.dumps.clear();
+        self.stop_receiving();
+        let tail = if cut { self.log.split_off(self.committed) } else { Vec::new() };
+        self.committed = self.log.len();
+        self.relay.clear();
+        self.reindex();
+        tail
+    }
+
+    pub fn start(&mut self) {
+        self.power = Power::On;
+        self.life += 1;
+    }
+
+    pub fn wipe(&mut self) {
+        self.log.clear();
+        self.relay.clear();
+        self.committed = 0;
+        self.receiver = None;
+        self.reindex();
+    }
+
+    pub fn copy_from(&mut self, log: &[Tx]) {
+        self.log = log.to_vec();
+        self.committed = self.log.len();
+        self.relay.clear();
+        self.receiver = None;
+        self.reindex();
+    }
+
+    /// What the agent sees.
+    pub fn observe(&self, names: &[NodeName], now: u64) -> Observed {
+        let process = match &self.power {
+            Power::Off { how } => Process::Exited { how: how.clone() },
+            Power::Hung => Process::Unresponsive,
+            Power::On => Process::Running,
+        };
+        if process != Process::Running {
+            return Observed::only(process);
+        }
+        let upstream = self.receiver.as_ref().map(|r| Upstream {
+            node: Some(names[r.node].clone()),
+            stream: match (r.on, r.conn) {
+                (false, _) => Stream::Off,
+                (true, Some(_)) if now.saturating_sub(r.heard) < SILENCE_MS => Stream::Up,
+                (true, _) => Stream::Broken { why: r.why.clone() },
+            },
+            apply_error: None,
+            lag_ms: Some(self.relay.len() as u64 * 20),
+        });
+        Observed {
+            writable: self.writable,
+            received: Some(Position::MariaDb(self.received.clone())),
+            applied: Some(self.applied()),
+            drained: self.relay.is_empty(),
+            upstream,
+            acknowledges: self.acknowledges,
+            waits_for_ack: self.waits,
+            ackers: self
+                .dumps
+                .iter()
+                .filter(|(_, d)| d.acknowledges)
+                .map(|(n, _)| names[*n].clone())
+                .collect(),
+            ..Observed::only(Process::Running)
+        }
+    }
+}

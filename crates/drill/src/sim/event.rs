@@ -1,0 +1,223 @@
+//! What can happen, in the order of virtual time, and who it happens to.
+
+use super::{Power, Sim, agent, faults, office, store};
+use holdfast_core::Millis;
+use holdfast_core::record::{Assignment, Session};
+use holdfast_core::report::InstanceReport;
+use holdfast_core::{Epoch, Position, RouteSnapshot, member::VouchRequest};
+
+/// Between hosts, on the control plane.
+#[derive(Debug, Clone)]
+pub enum Message {
+    Report {
+        from: usize,
+        session: Session,
+        sent: Millis,
+        renewal: Option<Epoch>,
+        report: Box<InstanceReport>,
+    },
+    Answer {
+        session: Session,
+        sent: Millis,
+        renewed: Option<Epoch>,
+        assignment: Option<Assignment>,
+    },
+    Route {
+        snapshot: Box<RouteSnapshot>,
+    },
+    CompareAsk {
+        from: usize,
+        verb: u64,
+        epoch: Epoch,
+    },
+    CompareAnswer {
+        verb: u64,
+        position: Position,
+    },
+    VouchAsk {
+        from: usize,
+        sent: Millis,
+        ask: VouchRequest,
+    },
+    VouchAnswer {
+        by: usize,
+        epoch: Epoch,
+        sent: Millis,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// To whatever process runs on that host when it arrives.
+    Deliver {
+        to: usize,
+        message: Message,
+    },
+    /// To one life of a host's process.
+    Process {
+        node: usize,
+        life: u64,
+        what: Timer,
+    },
+    EngineTick {
+        node: usize,
+    },
+    /// A replica's acknowledgement arrives at its upstream.
+    Ack {
+        to: usize,
+        life: u64,
+        from: usize,
+        conn: u64,
+        upto: usize,
+    },
+    Store(Box<store::Request>),
+    StoreTick,
+    ClientTick {
+        client: usize,
+    },
+    ClientWrite {
+        client: usize,
+        to: usize,
+        life: u64,
+    },
+    Fault,
+    Heal(faults::Fault),
+    FaultsOff,
+    Operator,
+    Watch,
+}
+
+/// Timers and completions inside a process.
+#[derive(Debug, Clone)]
+pub enum Timer {
+    AgentTick,
+    AgentWork,
+    VerbDone(u64),
+    LeaseEnd,
+    EngineEnded,
+    OfficeTick { term: u64 },
+    Feed { term: u64 },
+    Committed { term: u64, id: u64, done: bool },
+    Renewed { term: u64, agent: usize, session: Session, sent: Millis, epoch: Epoch, done: bool },
+    Depose { term: u64 },
+}
+
+pub struct Queued {
+    pub at: u64,
+    pub order: u64,
+    pub event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Queued {}
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+impl Sim {
+    pub(super) fn handle(&mut self, event: Event) {
+        let process = match &event {
+            Event::Deliver { to, .. } => Some((*to, None)),
+            Event::Process { node, life, .. } => Some((*node, Some(*life))),
+            _ => None,
+        };
+        if let Some((node, life)) = process {
+            let host = &mut self.hosts[node];
+            if life.is_some_and(|l| l != host.life) || host.power == Power::Down {
+                return;
+            }
+            if host.power == Power::Paused {
+                host.stalled.push(event);
+                return;
+            }
+        }
+        match event {
+            Event::Deliver { to, message } => self.deliver(to, message),
+            Event::Process { node, what, .. } => self.timer(node, what),
+            Event::EngineTick { node } => self.engine_tick(node),
+            Event::Ack { to, life, from, conn, upto } => self.ack(to, life, from, conn, upto),
+            Event::Store(request) => self.store_apply(*request),
+            Event::StoreTick => self.store_tick(),
+            Event::ClientTick { client } => self.client_tick(client),
+            Event::ClientWrite { client, to, life } => self.client_write(client, to, life),
+            Event::Fault => self.fault(),
+            Event::Heal(fault) => self.heal(&fault),
+            Event::FaultsOff => self.faults_off(),
+            Event::Operator => self.operator_tick(),
+            Event::Watch => self.watch(),
+        }
+    }
+
+    fn timer(&mut self, node: usize, what: Timer) {
+        match what {
+            Timer::AgentTick => self.agent_tick(node),
+            Timer::AgentWork => self.agent_work(node),
+            Timer::VerbDone(id) => self.verb_done(node, id),
+            Timer::LeaseEnd => self.lease_end(node),
+            Timer::EngineEnded => self.engine_ended(node),
+            Timer::OfficeTick { term } => self.office_tick(node, term),
+            Timer::Feed { term } => self.office_feed(node, term),
+            Timer::Committed { term, id, done } => self.office_committed(node, term, id, done),
+            Timer::Renewed { term, agent, session, sent, epoch, done } => {
+                let to = office::Asked { agent, session, sent };
+                self.office_renewed(node, term, to, epoch, done);
+            }
+            Timer::Depose { term } => {
+                let host = &mut self.hosts[node];
+                if host.office.as_ref().is_some_and(|o| o.term == term) {
+                    host.office = None;
+                }
+            }
+        }
+    }
+
+    /// A timer of a host's running process.
+    pub(super) fn process_after(&mut self, ms: u64, node: usize, what: Timer) {
+        let life = self.hosts[node].life;
+        self.after(ms, Event::Process { node, life, what });
+    }
+
+    fn deliver(&mut self, to: usize, message: Message) {
+        match message {
+            Message::Report { from, session, sent, renewal, report } => {
+                self.office_report(to, office::Asked { agent: from, session, sent }, renewal, *report);
+            }
+            Message::Answer { session, sent, renewed, assignment } => {
+                self.agent_answer(to, agent::Answer { session, sent, renewed, assignment });
+            }
+            Message::Route { snapshot } => self.proxy_route(to, *snapshot),
+            Message::CompareAsk { from, verb, epoch } => self.compare_asked(to, from, verb, epoch),
+            Message::CompareAnswer { verb, position } => self.compare_answered(to, verb, &position),
+            Message::VouchAsk { from, sent, ask } => self.vouch_asked(to, from, sent, &ask),
+            Message::VouchAnswer { by, epoch, sent } => self.vouch_answered(to, by, epoch, sent),
+        }
+    }
+
+    /// Sends on the control plane: may be late, lost, or doubled.
+    pub(super) fn send(&mut self, from: usize, to: usize, message: Message) {
+        if from == to {
+            return self.after(1, Event::Deliver { to, message });
+        }
+        let (loss, twice) = (self.net.loss_percent, self.net.twice_percent);
+        if !self.net.up(super::net::Plane::Control, from, to) || self.rng.percent(loss) {
+            return;
+        }
+        if self.rng.percent(twice) {
+            let again = self.net.delay_ms(&mut self.rng) + self.rng.range(0, 2_000);
+            self.after(again, Event::Deliver { to, message: message.clone() });
+        }
+        let delay = self.net.delay_ms(&mut self.rng);
+        self.after(delay, Event::Deliver { to, message });
+    }
+}

@@ -1,0 +1,256 @@
+//! What goes wrong, how often, and how it ends. All faults of a run are drawn from its seed.
+
+use super::event::Event;
+use super::net::Plane;
+use super::{Power, Sim, engine, tell};
+
+/// A fault in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The host sees nobody (on these planes).
+    Isolate {
+        node: usize,
+        planes: Vec<Plane>,
+    },
+    /// One link, in one direction or both.
+    Cut {
+        links: Vec<(Plane, usize, usize)>,
+    },
+    ProcessDown {
+        node: usize,
+    },
+    ProcessPaused {
+        node: usize,
+    },
+    EngineHung {
+        node: usize,
+    },
+    SlowNet,
+    SlowApply {
+        node: usize,
+    },
+    StoreDown,
+}
+
+/// How rough a run is.
+pub struct Faults {
+    pub on: bool,
+    active: usize,
+    most: usize,
+    pause_ms: u64,
+}
+
+impl Faults {
+    pub fn new(most: usize, pause_ms: u64) -> Faults {
+        Faults { on: true, active: 0, most, pause_ms }
+    }
+}
+
+const BOTH: [Plane; 2] = [Plane::Control, Plane::Data];
+
+impl Sim {
+    pub(super) fn fault(&mut self) {
+        if !self.faults.on {
+            return;
+        }
+        let pause = self.faults.pause_ms;
+        let ms = self.rng.range(pause / 4, pause * 2);
+        self.after(ms, Event::Fault);
+        if self.faults.active >= self.faults.most {
+            return;
+        }
+        let node = self.likely_node();
+        match self.rng.range(0, 99) {
+            0..=14 => self.isolate(node),
+            15..=27 => self.cut(node),
+            28..=41 => self.process_crash(node),
+            42..=52 => self.begin_fault(Fault::ProcessPaused { node }, 300, 9_000),
+            53..=66 => self.engine_crash(node),
+            67..=72 => self.begin_fault(Fault::EngineHung { node }, 500, 8_000),
+            73..=79 => self.begin_fault(Fault::SlowNet, 500, 4_000),
+            80..=85 => self.begin_fault(Fault::SlowApply { node }, 500, 6_000),
+            86..=90 => self.begin_fault(Fault::StoreDown, 300, 9_000),
+            91..=93 => self.power_cut(),
+            _ => self.move_leader(),
+        }
+    }
+
+    /// The primary fails more often than others, or the run is dull.
+    fn likely_node(&mut self) -> usize {
+        let primary = (0..self.hosts.len()).find(|n| self.hosts[*n].engine.writable);
+        match primary {
+            Some(p) if self.rng.percent(40) => p,
+            _ => self.rng.below(self.hosts.len()),
+        }
+    }
+
+    fn planes(&mut self) -> Vec<Plane> {
+        match self.rng.range(0, 9) {
+            0..=5 => BOTH.to_vec(),
+            6..=7 => vec![Plane::Control],
+            _ => vec![Plane::Data],
+        }
+    }
+
+    fn isolate(&mut self, node: usize) {
+        let planes = self.planes();
+        self.begin_fault(Fault::Isolate { node, planes }, 200, 14_000);
+    }
+
+    fn cut(&mut self, a: usize) {
+        let b = self.rng.below(self.hosts.len());
+        if a == b {
+            return;
+        }
+        let both = self.rng.percent(60);
+        let mut links = Vec::new();
+        for plane in self.planes() {
+            links.push((plane, a, b));
+            if both {
+                links.push((plane, b, a));
+            }
+        }
+        self.begin_fault(Fault::Cut { links }, 200, 14_000);
+    }
+
+    fn begin_fault(&mut self, fault: Fault, low: u64, high: u64) {
+        let ms = self.rng.range(low, high);
+        tell!(self, "FAULT {fault:?} for {ms} ms");
+        match &fault {
+            Fault::Isolate { node, planes } => {
+                for (plane, a, b) in self.links_of(*node, planes) {
+                    self.net.block(plane, a, b);
+                }
+            }
+            Fault::Cut { links } => links.iter().for_each(|(p, a, b)| self.net.block(*p, *a, *b)),
+            Fault::ProcessPaused { node } if self.hosts[*node].power == Power::Up => {
+                self.hosts[*node].power = Power::Paused;
+            }
+            Fault::EngineHung { node } if self.hosts[*node].engine.on() => {
+                self.hosts[*node].engine.power = engine::Power::Hung;
+            }
+            Fault::SlowNet => {
+                (self.net.slow_ms, self.net.loss_percent, self.net.twice_percent) =
+                    (self.rng.range(20, 400), 15, 20);
+            }
+            Fault::SlowApply { node } => self.hosts[*node].engine.apply_rate = self.rng.below(2),
+            Fault::StoreDown => self.store.down = true,
+            Fault::ProcessDown { .. } => {}
+            Fault::ProcessPaused { .. } | Fault::EngineHung { .. } => return,
+        }
+        self.faults.active += 1;
+        self.after(ms, Event::Heal(fault));
+    }
+
+    fn links_of(&self, node: usize, planes: &[Plane]) -> Vec<(Plane, usize, usize)> {
+        let others = (0..self.hosts.len()).filter(|o| *o != node);
+        others.flat_map(|o| planes.iter().flat_map(move |p| [(*p, node, o), (*p, o, node)])).collect()
+    }
+
+    pub(super) fn heal(&mut self, fault: &Fault) {
+        self.faults.active = self.faults.active.saturating_sub(1);
+        if !self.faults.on {
+            return; // all were healed at once
+        }
+        tell!(self, "HEALED {fault:?}");
+        match fault {
+            Fault::Isolate { node, planes } => {
+                for (plane, a, b) in self.links_of(*node, planes) {
+                    self.net.unblock(plane, a, b);
+                }
+            }
+            Fault::Cut { links } => links.iter().for_each(|(p, a, b)| self.net.unblock(*p, *a, *b)),
+            Fault::ProcessDown { node } => self.process_up(*node),
+            Fault::ProcessPaused { node } => self.process_resumed(*node),
+            Fault::EngineHung { node } => self.engine_unhung(*node),
+            Fault::SlowNet => (self.net.slow_ms, self.net.loss_percent, self.net.twice_percent) = (0, 1, 1),
+            Fault::SlowApply { node } => self.hosts[*node].engine.apply_rate = usize::MAX,
+            Fault::StoreDown => self.store.down = false,
+        }
+    }
+
+    fn engine_unhung(&mut self, node: usize) {
+        let engine = &mut self.hosts[node].engine;
+        if engine.power == engine::Power::Hung {
+            engine.power = engine::Power::On;
+        }
+    }
+
+    fn process_resumed(&mut self, node: usize) {
+        if self.hosts[node].power == Power::Paused {
+            self.hosts[node].power = Power::Up;
+            for event in std::mem::take(&mut self.hosts[node].stalled) {
+                self.after(0, event);
+            }
+        }
+    }
+
+    /// The managed engine dies with its agent.
+    fn process_crash(&mut self, node: usize) {
+        if self.hosts[node].power != Power::Up {
+            return;
+        }
+        self.process_down(node);
+        self.begin_fault(Fault::ProcessDown { node }, 200, 12_000);
+    }
+
+    fn process_down(&mut self, node: usize) {
+        tell!(self, "{}'s process ends", self.names[node]);
+        self.engine_down(node, "its agent ended", true);
+        let rebuilding = self.hosts[node]
+            .agent
+            .as_ref()
+            .is_some_and(|a| matches!(a.busy, Some((_, holdfast_core::member::Verb::Reclone { .. }))));
+        let host = &mut self.hosts[node];
+        host.power = Power::Down;
+        host.agent = None;
+        host.office = None;
+        host.stalled.clear();
+        host.proxy = Default::default();
+        if self.store.leader == Some(node) {
+            self.store.leader = None;
+        }
+        let host = &mut self.hosts[node];
+        if rebuilding {
+            host.engine.wipe();
+        }
+    }
+
+    fn engine_crash(&mut self, node: usize) {
+        self.engine_down(node, "killed (signal 9)", true);
+    }
+
+    /// Several hosts lose power at once.
+    fn power_cut(&mut self) {
+        for node in 0..self.hosts.len() {
+            if self.rng.percent(60) && self.hosts[node].power == Power::Up {
+                self.process_down(node);
+                self.begin_fault(Fault::ProcessDown { node }, 200, 6_000);
+            }
+        }
+    }
+
+    fn move_leader(&mut self) {
+        let voters = self.topology.nodes.iter().filter(|n| n.voter).count();
+        let to = self.rng.below(voters);
+        if self.working_leader().is_some_and(|l| l != to && self.net.both(Plane::Control, l, to))
+            && self.hosts[to].power == Power::Up
+        {
+            self.elect(to);
+        }
+    }
+
+    pub(super) fn faults_off(&mut self) {
+        tell!(self, "FAULTS END");
+        self.faults.on = false;
+        self.net.heal();
+        self.store.down = false;
+        for node in 0..self.hosts.len() {
+            self.hosts[node].engine.apply_rate = usize::MAX;
+            self.engine_unhung(node);
+            self.process_resumed(node);
+            self.process_up(node);
+        }
+        self.after(500, Event::Watch);
+    }
+}

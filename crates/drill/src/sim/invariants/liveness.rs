@@ -1,0 +1,52 @@
+//! With no fault left, the group becomes healthy: one open primary, everybody following it, the sync set full, and
+//! clients get answers.
+
+use crate::sim::Sim;
+use crate::sim::store::summary;
+use holdfast_core::record::{Acker, Assurance};
+
+pub fn healthy(sim: &Sim) -> bool {
+    missing(sim).is_none()
+}
+
+fn missing(sim: &Sim) -> Option<String> {
+    let Some((record, _)) = sim.store.record() else { return Some("no record".into()) };
+    let Some(primary) = record.primary() else { return Some("no primary is named".into()) };
+    let leader = sim.host_of(&primary.node);
+    let leads = sim.hosts[leader].agent.as_ref().and_then(|a| a.member.leads());
+    if leads != Some(record.epoch) || !sim.hosts[leader].engine.writable {
+        return Some(format!("{} is not open", primary.node));
+    }
+    for node in sim.members.iter().copied().filter(|n| *n != leader) {
+        let engine = &sim.hosts[node].engine;
+        if !engine.observe(&sim.names, sim.now).receives()
+            || engine.receiver.as_ref().is_none_or(|r| r.node != leader || r.conn.is_none())
+        {
+            return Some(format!("{} does not follow", sim.names[node]));
+        }
+        if engine.writable {
+            return Some(format!("{} is open too", sim.names[node]));
+        }
+    }
+    let members = record.ackers.values().filter(|a| **a == Acker::Member).count();
+    if sim.sync()
+        && (record.assurance != Assurance::Held
+            || members != sim.service().sync_replicas
+            || members != record.ackers.len())
+    {
+        return Some("the sync set is not full".into());
+    }
+    let answered = |c: &crate::sim::clients::Client| c.last_answer + 1_000 > sim.now;
+    if !sim.clients.iter().filter(|c| c.through_proxy()).all(answered) {
+        return Some("a client through the proxy gets no answer".into());
+    }
+    None
+}
+
+pub fn what_is_missing(sim: &Sim) -> String {
+    let record = sim.store.record().map(|(r, _)| summary(r)).unwrap_or_default();
+    let says: Vec<String> = (0..sim.hosts.len())
+        .filter_map(|n| sim.hosts[n].office.as_ref().map(|o| format!("{} says {}", sim.names[n], o.says)))
+        .collect();
+    format!("{}; {record}; {}", missing(sim).unwrap_or_default(), says.join("; "))
+}

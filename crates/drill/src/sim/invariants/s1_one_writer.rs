@@ -1,0 +1,41 @@
+//! S1: one writer per epoch. Under `async`, no two instances are open at once, unless the process that should close
+//! one of them is stopped (SIGSTOP outlives any lease; only the replicas' refusal to follow helps then, and `async`
+//! has none). Under `sync`, two may be open for a while (S4), but only one can get a write acknowledged.
+
+use super::Violation;
+use crate::sim::{Power, Sim};
+use holdfast_core::record::Stage;
+
+pub fn opened(sim: &mut Sim, node: usize) {
+    if sim.sync() {
+        return;
+    }
+    let other = (0..sim.hosts.len()).find(|n| {
+        let h = &sim.hosts[*n];
+        *n != node && h.engine.writable && h.engine.on() && h.power == Power::Up
+    });
+    if let Some(other) = other {
+        let says = format!("{} opens while {} is open", sim.names[node], sim.names[other]);
+        sim.violate(Violation::new("S1", says));
+    }
+}
+
+pub fn acknowledged(sim: &mut Sim, server: usize, write: usize) {
+    if !sim.sync() {
+        return;
+    }
+    let Some((record, _)) = sim.store.record() else { return };
+    let Stage::Led { primary } = &record.stage else { return };
+    let leads = sim.host_of(&primary.node);
+    if leads == server || sim.forced > 0 {
+        return;
+    }
+    let Some(tx) = sim.writes.all[write].tx else { return };
+    if !sim.hosts[leads].engine.has(tx) {
+        let says = format!(
+            "{} acknowledged a write although {} leads epoch {} and lacks it",
+            sim.names[server], sim.names[leads], record.epoch
+        );
+        sim.violate(Violation::new("S1", says));
+    }
+}

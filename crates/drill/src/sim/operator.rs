@@ -1,0 +1,67 @@
+//! People: planned switchovers, failovers, pauses and rebuilds, at any moment. And, once the faults are over, the one
+//! who accepts loss when the system says that it cannot go on without being told to.
+
+use super::event::Event;
+use super::{OPERATOR_PATIENCE_MS, Sim, invariants, tell};
+use holdfast_core::record::{Mode, Session, Wish};
+
+impl Sim {
+    pub(super) fn operator_tick(&mut self) {
+        let ms = if self.faults.on { self.rng.range(1_500, 9_000) } else { 1_000 };
+        self.after(ms, Event::Operator);
+        let member = self.rng.pick(&self.members);
+        let name = self.names[member].clone();
+        let session = Session(self.hosts[member].life);
+        let to = self.rng.percent(70).then(|| name.clone());
+        if !self.faults.on {
+            if self.store.record().is_some_and(|(r, _)| r.mode == Mode::Paused) {
+                self.wish("resume", |r| r.mode = Mode::Automatic);
+            }
+            return self.accept_loss_at_last();
+        }
+        match self.rng.range(0, 9) {
+            0..=4 => self.wish("switchover", |r| r.wish = Some(Wish::Switchover { to })),
+            5..=6 => self.wish("failover", |r| r.wish = Some(Wish::Failover { to, accept_loss: false })),
+            7 => self.wish("pause", |r| r.mode = Mode::Paused),
+            8 => self.wish("resume", |r| r.mode = Mode::Automatic),
+            _ => self.wish("reinit", |r| {
+                if r.primary().is_none_or(|p| p.node != name) {
+                    r.reinit.insert(name, session);
+                }
+            }),
+        }
+    }
+
+    fn wish(&mut self, what: &str, change: impl FnOnce(&mut holdfast_core::record::GroupRecord)) {
+        if self.store_wish(change) {
+            tell!(self, "operator: {what}");
+        }
+    }
+
+    fn accept_loss_at_last(&mut self) {
+        let waited = self.now.saturating_sub(self.opts.faults_ms);
+        if waited < OPERATOR_PATIENCE_MS || self.healthy_since.is_some() || self.sync() {
+            return;
+        }
+        let says: String =
+            self.hosts.iter().filter_map(|h| h.office.as_ref()).map(|o| o.says.clone()).collect();
+        if says.contains("diverged") && self.forced == 0 {
+            let most = self.members.iter().copied().max_by_key(|m| self.hosts[*m].engine.log.len());
+            let to = most.map(|m| self.names[m].clone());
+            self.forced += 1;
+            self.wish("failover --accept-loss", |r| r.wish = Some(Wish::Failover { to, accept_loss: true }));
+        }
+    }
+
+    /// Looks whether the group is healthy, once the faults are over.
+    pub(super) fn watch(&mut self) {
+        self.after(500, Event::Watch);
+        let healthy = invariants::liveness::healthy(self);
+        if !healthy {
+            self.healthy_since = None;
+        } else if self.healthy_since.is_none() {
+            tell!(self, "HEALTHY");
+            self.healthy_since = Some(self.now);
+        }
+    }
+}

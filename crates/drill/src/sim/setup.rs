@@ -1,0 +1,138 @@
+//! A deployment drawn from a seed: how many hosts, which promises, how rough the weather, how wrong the clocks.
+
+use super::clients::{Client, Proxy, Writes};
+use super::event::Event;
+use super::{Clock, Host, Options, Power, Sim, engine, faults, net, rng::Rng, store};
+use holdfast_core::limits::{CLOCK_DRIFT_MS, LEASE_MS};
+use holdfast_core::topology::{
+    Durability, Engine, Management, Node, PasswordSource, ReplicationUser, Service, Strategy, Topology,
+    WhenNoSyncReplica,
+};
+use holdfast_core::{GroupName, NodeName, RegionName, UserName, ZoneName};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+
+/// Hosts that vote in the store.
+const VOTERS: usize = 3;
+
+fn name<T: std::str::FromStr>(text: &str) -> T {
+    text.parse().ok().expect("a valid name")
+}
+
+fn topology(rng: &mut Rng, hosts: usize, members: usize) -> Topology {
+    let names: Vec<NodeName> = (0..hosts).map(|n| name(&format!("n{}", n + 1))).collect();
+    let nodes = names.iter().enumerate().map(|(i, n)| Node {
+        name: n.clone(),
+        id: i as u32 + 1,
+        region: name::<RegionName>("r"),
+        zone: name::<ZoneName>(["a", "b", "c"][i % 3]),
+        address: [10, 0, 0, i as u8 + 1].into(),
+        voter: i < VOTERS,
+        data_dir: "/data".into(),
+    });
+    let service = Service {
+        name: name::<GroupName>("shop"),
+        engine: Engine::MariaDb,
+        strategy: Strategy::HotStandby,
+        durability: if rng.percent(65) { Durability::Sync } else { Durability::Async },
+        sync_replicas: rng.range(1, (members as u64 - 1).min(2)) as usize,
+        when_no_sync_replica: match rng.percent(50) {
+            true => WhenNoSyncReplica::Block,
+            false => WhenNoSyncReplica::Degrade,
+        },
+        members: names[..members].to_vec(),
+        engine_port: 3306,
+        port: 6446,
+        read_port: 6447,
+        management: Management::Managed { run_as: None },
+        users: Vec::new(),
+        replication: ReplicationUser {
+            name: name::<UserName>("repl"),
+            password: PasswordSource::Env("P".into()),
+        },
+        cross_region_failover: false,
+        engine_options: BTreeMap::new(),
+    };
+    Topology {
+        name: "sim".into(),
+        api_port: 7400,
+        tls_dir: None,
+        nodes: nodes.collect(),
+        services: vec![service],
+    }
+}
+
+fn host(rng: &mut Rng, number: usize) -> Host {
+    // Two hosts differ by at most the allowance over one lease.
+    let most = (CLOCK_DRIFT_MS * 1_000_000 / LEASE_MS / 2) as i64;
+    Host {
+        clock: Clock {
+            offset: rng.range(0, 1_000_000_000),
+            parts_per_million: rng.range(0, 2 * most as u64) as i64 - most,
+        },
+        power: Power::Down,
+        life: 0,
+        stalled: Vec::new(),
+        agent: None,
+        engine: engine::Engine::new(number as u32 + 1),
+        cut: Vec::new(),
+        office: None,
+        proxy: Proxy::default(),
+    }
+}
+
+impl Sim {
+    pub(super) fn new(opts: Options) -> Sim {
+        let mut rng = Rng::new(opts.seed);
+        let (hosts, members) = rng.pick(&[(3, 3), (3, 3), (3, 3), (4, 4), (3, 2), (4, 3)]);
+        let topology = topology(&mut rng, hosts, members);
+        let faults = faults::Faults::new(rng.range(1, 4) as usize, rng.range(600, 5_000));
+        let operators = rng.percent(60);
+        let mut sim = Sim {
+            now: 0,
+            queue: BinaryHeap::new(),
+            queued: 0,
+            events: 0,
+            names: topology.nodes.iter().map(|n| n.name.clone()).collect(),
+            topology,
+            members: (0..members).collect(),
+            hosts: (0..hosts).map(|n| host(&mut rng, n)).collect(),
+            net: net::Net::fair_weather(),
+            store: store::Ledger::new(hosts),
+            writes: Writes::default(),
+            clients: (0..4).map(|c| Client::new(rng.below(hosts), c % 2 == 1)).collect(),
+            faults,
+            cuts_tail: rng.percent(50),
+            next_id: 0,
+            healthy_since: None,
+            forced: 0,
+            violation: None,
+            story: VecDeque::new(),
+            rng,
+            opts,
+        };
+        sim.begin_run(operators);
+        sim
+    }
+
+    fn begin_run(&mut self, operators: bool) {
+        for node in 0..self.hosts.len() {
+            self.process_up(node);
+        }
+        for node in self.members.clone() {
+            self.after(node as u64, Event::EngineTick { node });
+        }
+        for client in 0..self.clients.len() {
+            self.after(1_000, Event::ClientTick { client });
+        }
+        self.after(0, Event::StoreTick);
+        let calm = self.rng.range(0, 6_000);
+        self.after(calm, Event::Fault);
+        if operators {
+            self.after(4_000, Event::Operator);
+        } else {
+            self.at(self.opts.faults_ms + 1, Event::Operator);
+        }
+        self.at(self.opts.faults_ms, Event::FaultsOff);
+        super::tell!(self, "{:?}", self.topology.services[0]);
+    }
+}
