@@ -1,0 +1,46 @@
+//! Fronts one fixed engine: `front LISTEN BACKEND USER PASSWORD`. For benchmarks and for trying clients out.
+
+use holdfast_core::{Endpoint, Epoch, Gate, GroupName, NodeName, RouteSnapshot, UserName, ZoneName};
+use holdfast_proxy::{Limits, Options, Password, Route, Service};
+use std::error::Error;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [listen, backend, user, password] = &args[..] else {
+        return Err("usage: front LISTEN BACKEND USER PASSWORD".into());
+    };
+    let zone = ZoneName::new("local")?;
+    let writer = Endpoint { node: NodeName::new("fixed")?, zone: zone.clone(), addr: backend.parse()? };
+    let snapshot = RouteSnapshot {
+        group: GroupName::new("fixed")?,
+        epoch: Epoch(1),
+        gate: Gate::Open,
+        writer: Some(writer),
+        readers: vec![],
+        valid_for_ms: u64::from(u32::MAX),
+    };
+    let route = Route { snapshot, received: Instant::now() };
+    let (_route, routes) = tokio::sync::watch::channel(Some(Arc::new(route)));
+    let (service, handle) = Service::bind(Options {
+        group: GroupName::new("fixed")?,
+        zone,
+        rw_listen: listen.parse()?,
+        ro_listen: None,
+        users: vec![(UserName::new(user)?, Password::new(password.as_str()))],
+        tls: None,
+        routes,
+        limits: Limits::default(),
+        server_version: None,
+    })
+    .await?;
+    println!("{}", handle.rw_addr());
+    service
+        .run(async {
+            let _ = tokio::signal::ctrl_c().await;
+        })
+        .await;
+    Ok(())
+}

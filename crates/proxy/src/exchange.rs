@@ -1,0 +1,375 @@
+//! One command and its reply: sends, then passes the reply's bytes on as they come, looking only at where it ends
+//! and at what it says about the session.
+//!
+//! Guarantees: a command is sent again only if it provably was not executed (S13): it was not written whole, it has
+//! no effect, or a read-only engine refused it as a whole. A reply's bytes are read into one buffer per thread and
+//! written out from there; a session keeps only what its client did not take yet.
+
+use crate::errors::{self, ClientError};
+use crate::outgoing::{Command, Sent};
+use crate::session::{End, Loss, Session};
+use crate::sql::Verb;
+use holdfast_wire::packet::{HEADER_BYTES, Header};
+use holdfast_wire::reply::{self, ErrPacket, OkPacket};
+use holdfast_wire::tracker::{Event, Outcome, Tracker, WHOLE_BYTES_MAX};
+use holdfast_wire::{Capabilities, Status, command};
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is read of a reply at once.
+const READ_BYTES: usize = 64 << 10;
+
+const _: () = assert!(READ_BYTES > WHOLE_BYTES_MAX + HEADER_BYTES, "an unread rest leaves room to read on");
+
+thread_local! {
+    /// Only used within one poll.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; 2 * READ_BYTES].into_boxed_slice());
+}
+
+/// How a command went.
+#[derive(Debug)]
+pub enum Exchange {
+    /// The client has its reply.
+    Done,
+    /// It was not executed and can be sent again.
+    Again,
+    /// Nothing of a reply reached the client: tell it this.
+    Tell(ClientError),
+    /// The engine refused it because it is read-only; nothing was executed.
+    ReadOnly(ClientError),
+}
+
+/// How far a reply has come.
+enum Relay {
+    /// The client must take what it has before more is read.
+    Flush,
+    Done,
+    LocalInfile,
+    ReadOnly(ClientError),
+    /// The engine is gone or cut.
+    Broken,
+}
+
+/// A reply under way.
+struct Reply {
+    tracker: Tracker,
+    /// Read but not consumed.
+    rest: Vec<u8>,
+    /// Something of it was handed to the client.
+    begun: bool,
+    /// It may be refused by a read-only engine and sent again.
+    resendable: bool,
+}
+
+impl Session {
+    /// Sends the command at the front of the inbox and relays its reply.
+    pub async fn exchange(&mut self, command: &mut Command) -> Result<Exchange, End> {
+        self.under_way = true;
+        if self.send(command).await? == Sent::Broken {
+            return self.not_sent(command);
+        }
+        if command::has_no_reply(command.code) {
+            self.under_way = false;
+            self.take(command);
+            return Ok(Exchange::Done);
+        }
+        let mut reply = Reply {
+            tracker: Tracker::new(command.code, self.capabilities),
+            rest: Vec::new(),
+            begun: false,
+            resendable: self.is_resendable(command),
+        };
+        loop {
+            match std::future::poll_fn(|cx| self.poll_relay(cx, &mut reply, command)).await {
+                Relay::Flush => self.flush().await?,
+                Relay::Done => break,
+                Relay::LocalInfile => {
+                    self.flush().await?;
+                    self.take(command);
+                    if Box::pin(self.pass_file()).await? == Sent::Broken {
+                        return Err(self.broken_off());
+                    }
+                }
+                Relay::ReadOnly(error) => {
+                    self.under_way = false;
+                    return Ok(Exchange::ReadOnly(error));
+                }
+                Relay::Broken => return self.broken(command, &reply),
+            }
+        }
+        if !self.outbox.is_empty() || self.client.buffers() {
+            self.flush().await?;
+        }
+        self.under_way = false;
+        let outcome = reply.tracker.outcome();
+        if !reply.rest.is_empty() {
+            // It said more than it was asked: it is closing, and told so.
+            self.leave();
+        }
+        self.after(command, outcome).await
+    }
+
+    /// Takes a whole command off the inbox; a streamed one is off it already.
+    fn take(&mut self, command: &mut Command) {
+        if command.whole {
+            self.inbox.consume(command.bytes);
+            command.bytes = 0;
+        }
+    }
+
+    fn not_sent(&mut self, command: &Command) -> Result<Exchange, End> {
+        if self.slot.is_doomed() {
+            return Err(End::Client);
+        }
+        self.leave();
+        Ok(match command.has_begun() {
+            true => Exchange::Tell(errors::not_sent(&self.shared.group)),
+            false => Exchange::Again,
+        })
+    }
+
+    /// One statement, complete in itself, outside a transaction: what a read-only engine refuses as a whole.
+    fn is_resendable(&mut self, command: &Command) -> bool {
+        if self.in_transaction || !command.whole {
+            return false;
+        }
+        let scan = match (command.code, command.statement) {
+            (command::QUERY, _) => command.scan,
+            (command::STMT_EXECUTE, Some(id)) => match self.state.statements.get(id) {
+                Some(s) if s.long_data.is_none() => s.scan,
+                _ => return false,
+            },
+            _ => return false,
+        };
+        scan.verb == Verb::Write && !scan.several && !scan.local_file
+    }
+
+    fn broken_off(&mut self) -> End {
+        self.leave();
+        End::Broken
+    }
+
+    /// The engine was lost or cut before the reply was complete.
+    fn broken(&mut self, command: &Command, reply: &Reply) -> Result<Exchange, End> {
+        let (in_transaction, unsure) = (self.in_transaction, self.commit_unsure);
+        self.leave();
+        if self.slot.is_doomed() || reply.begun {
+            return Err(End::Broken);
+        }
+        let harmless = matches!(
+            command.code,
+            command::PING
+                | command::STATISTICS
+                | command::INIT_DB
+                | command::FIELD_LIST
+                | command::STMT_PREPARE
+                | command::STMT_RESET
+                | command::SET_OPTION
+                | command::RESET_CONNECTION
+        );
+        if harmless && !command.has_begun() {
+            // What was lost is told by the caller.
+            return Ok(Exchange::Again);
+        }
+        let scan = match command.statement {
+            Some(id) => self.state.statements.get(id).map(|s| s.scan).unwrap_or_default(),
+            None => command.scan,
+        };
+        // Inside a transaction a plain read or write commits nothing: all of it is rolled back with the connection.
+        let commits_nothing = matches!(scan.verb, Verb::Write | Verb::Select)
+            && !scan.commits
+            && !scan.several
+            && !scan.local_file;
+        self.loss = None;
+        let loss =
+            if in_transaction && !unsure && commits_nothing { Loss::Transaction } else { Loss::Unknown };
+        Ok(Exchange::Tell(self.tell_loss(loss)))
+    }
+
+    /// Reads from the engine and passes on, until something must be done about it.
+    fn poll_relay(&mut self, cx: &mut Context<'_>, reply: &mut Reply, command: &Command) -> Poll<Relay> {
+        if self.is_interrupted(cx) {
+            return Poll::Ready(Relay::Broken);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            loop {
+                let had = reply.rest.len();
+                let mut end = had;
+                scratch[..had].copy_from_slice(&reply.rest);
+                // After a file was passed, what was read before may already hold more; else read.
+                let Some(backend) = &mut self.backend else { return Poll::Ready(Relay::Broken) };
+                let mut into = ReadBuf::new(&mut scratch[had..had + READ_BYTES]);
+                match ready!(Pin::new(&mut backend.read).poll_read(cx, &mut into)) {
+                    Ok(()) if !into.filled().is_empty() => end += into.filled().len(),
+                    _ => return Poll::Ready(Relay::Broken),
+                }
+                let (used, next) = match self.digest(scratch, &mut end, reply, command) {
+                    Ok(digested) => digested,
+                    Err(_) => {
+                        tracing::warn!(command = command.code, "the engine's reply is not of the protocol");
+                        return Poll::Ready(Relay::Broken);
+                    }
+                };
+                reply.rest.clear();
+                reply.rest.extend_from_slice(&scratch[used..end]);
+                reply.begun |= used > 0;
+                self.hand_over(cx, &scratch[..used]);
+                match next {
+                    Some(next) => return Poll::Ready(next),
+                    None if !self.outbox.is_empty() => return Poll::Ready(Relay::Flush),
+                    None => {}
+                }
+            }
+        })
+    }
+
+    /// Writes to the client what it takes at once; the rest waits in the outbox.
+    fn hand_over(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) {
+        while self.outbox.is_empty() && !bytes.is_empty() {
+            match Pin::new(&mut self.client).poll_write(cx, bytes) {
+                Poll::Ready(Ok(n)) if n > 0 => bytes = &bytes[n..],
+                // A client that is gone is found out by the flush.
+                _ => break,
+            }
+        }
+        self.outbox.extend(bytes);
+    }
+
+    /// Follows the reply through `bytes[..end]`; how much of it may go to the client, and what is next. Statement
+    /// ids are put in and tracking data taken out in place, which can move `end`.
+    fn digest(
+        &mut self,
+        bytes: &mut [u8],
+        end: &mut usize,
+        reply: &mut Reply,
+        command: &Command,
+    ) -> Result<(usize, Option<Relay>), holdfast_wire::Error> {
+        let mut at = 0;
+        loop {
+            let step = reply.tracker.feed(&bytes[at..*end])?;
+            let from = at;
+            at += step.consumed;
+            match step.event {
+                Event::More => return Ok((at, None)),
+                Event::Done => return Ok((at, Some(Relay::Done))),
+                Event::LocalInfile => return Ok((at, Some(Relay::LocalInfile))),
+                Event::Ok { packet } => {
+                    let packet = from + packet.start..from + packet.end;
+                    let shrunk = self.note_ok(&mut bytes[packet.clone()], command);
+                    if shrunk > 0 {
+                        bytes.copy_within(packet.end..*end, packet.end - shrunk);
+                        at -= shrunk;
+                        *end -= shrunk;
+                    }
+                }
+                Event::Err { packet } => {
+                    let err =
+                        ErrPacket::parse(&bytes[from + packet.start + HEADER_BYTES..from + packet.end])?;
+                    let first = reply.tracker.outcome().packets == 1 && !reply.begun;
+                    if first && reply.resendable && is_read_only(&err) {
+                        return Ok((0, Some(Relay::ReadOnly(ClientError::passed_on(&err)))));
+                    }
+                }
+                Event::Prepared { packet, statement, params } => {
+                    let sql = self.inbox.bytes().get(HEADER_BYTES + 1..command.bytes);
+                    let sql = sql.filter(|_| command.whole);
+                    let generation = self.generation;
+                    let id = self.state.statements.add(sql, command.scan, params, statement, generation);
+                    let id_at = from + packet.start + HEADER_BYTES + 1;
+                    bytes[id_at..id_at + 4].copy_from_slice(&id.to_le_bytes());
+                }
+            }
+        }
+    }
+
+    /// Learns from an OK packet, and takes out of it what the client did not ask for; by how many bytes it shrank.
+    fn note_ok(&mut self, packet: &mut [u8], command: &Command) -> usize {
+        let (head, payload) = packet.split_at_mut(HEADER_BYTES);
+        if let Ok(ok) = OkPacket::parse(payload) {
+            let sql = self.inbox.bytes().get(HEADER_BYTES + 1..command.bytes);
+            let sql = sql.filter(|_| command.whole && command.code == command::QUERY);
+            match command.statement.and_then(|id| self.state.statements.get(id)) {
+                Some(statement) => {
+                    let scan = statement.scan;
+                    self.state.note_ok(&ok, &scan, None);
+                }
+                None => self.state.note_ok(&ok, &command.scan, sql),
+            }
+        }
+        if self.capabilities.has(Capabilities::SESSION_TRACK) {
+            return 0;
+        }
+        let len = reply::strip_session_state(payload);
+        let shrunk = payload.len() - len;
+        if shrunk > 0
+            && let Some(header) = Header::read(head)
+        {
+            head.copy_from_slice(&Header { len, ..header }.to_bytes());
+        }
+        shrunk
+    }
+
+    /// The reply is complete: what it leaves behind.
+    async fn after(&mut self, command: &mut Command, outcome: Outcome) -> Result<Exchange, End> {
+        let statement = command.statement.and_then(|id| self.state.statements.get(id));
+        let scan = statement.as_ref().map_or(command.scan, |s| s.scan);
+        if let Some(statement) = statement {
+            statement.cursor = outcome.cursor.then_some(self.generation).or(statement.cursor);
+            if matches!(command.code, command::STMT_EXECUTE | command::STMT_RESET) {
+                statement.long_data = None;
+            }
+        }
+        match (outcome.error, outcome.status) {
+            (None, Some(status)) => {
+                self.in_transaction = status.has(Status::IN_TRANS);
+                self.commit_unsure = false;
+            }
+            // Errors carry no status. A routine may have left a transaction open; a statement that commits first
+            // may have done that much.
+            (Some(_), _) if scan.verb == Verb::Opaque => self.in_transaction = true,
+            (Some(_), _) => self.commit_unsure |= self.in_transaction && (scan.commits || scan.several),
+            (None, None) => {}
+        }
+        if outcome.overlong {
+            self.state.note_unseen();
+        }
+        match command.code {
+            command::QUERY | command::STMT_EXECUTE | command::STMT_BULK_EXECUTE => {
+                self.state.note_statement(&scan)
+            }
+            command::RESET_CONNECTION if outcome.error.is_none() => {
+                self.state.reset();
+                Box::pin(self.track_again()).await;
+            }
+            command::SET_OPTION if outcome.error.is_none() && command.whole => {
+                self.state.option = self.inbox.bytes()[..command.bytes].last_chunk::<2>().copied();
+            }
+            _ => {}
+        }
+        self.take(command);
+        Ok(Exchange::Done)
+    }
+
+    /// A reset connection has forgotten what it was to report.
+    async fn track_again(&mut self) {
+        let mut payload = vec![command::QUERY];
+        payload.extend_from_slice(&self.state.replay(self.is_read_only()));
+        if self.own_command(&payload).await.is_err() {
+            self.leave();
+        }
+    }
+
+    /// The read port's sessions at the writer may not write.
+    pub fn is_read_only(&self) -> bool {
+        self.role == crate::gate::Role::Read && self.backend.as_ref().is_some_and(|b| b.link.writer)
+    }
+}
+
+/// `ER_OPTION_PREVENTS_STATEMENT` because of `--read-only`, or `ER_READ_ONLY_MODE`. The option's name is in the
+/// message in every language.
+fn is_read_only(err: &ErrPacket<'_>) -> bool {
+    err.code == 1836
+        || (err.code == 1290 && err.message.windows(11).any(|w| w == b"--read-only" || w == b"--read_only"))
+}

@@ -1,0 +1,219 @@
+//! The client's side of a login: greeting, TLS if asked for, and the proof of the password. No engine is involved.
+
+use crate::backend::write_packet;
+use crate::client::ClientStream;
+use crate::errors::{self, ClientError};
+use crate::shared::{Shared, Slot};
+use holdfast_wire::greeting::Greeting;
+use holdfast_wire::login::{AuthSwitch, FirstPacket, HandshakeResponse};
+use holdfast_wire::native_password::{self, NONCE_BYTES};
+use holdfast_wire::packet::{HEADER_BYTES, Header};
+use holdfast_wire::{Capabilities, Status};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// Bytes of a login packet: names, and attributes of at most 64 KiB.
+const LOGIN_BYTES_MAX: usize = 72 << 10;
+/// Bytes of a client's connection attributes that are kept to be shown to the next server as well.
+const ATTRIBUTES_BYTES_MAX: usize = 1 << 10;
+/// utf8mb4_general_ci.
+const COLLATION: u8 = 45;
+
+/// What clients are offered. Not there: compression (bytes stream through as they are), metadata caching and
+/// expired-password handling (they tie a client to one server's memory).
+const OFFERED: Capabilities = Capabilities(
+    Capabilities::FOUND_ROWS.0
+        | Capabilities::LONG_FLAG.0
+        | Capabilities::CONNECT_WITH_DB.0
+        | Capabilities::NO_SCHEMA.0
+        | Capabilities::ODBC.0
+        | Capabilities::LOCAL_FILES.0
+        | Capabilities::IGNORE_SPACE.0
+        | Capabilities::PROTOCOL_41.0
+        | Capabilities::INTERACTIVE.0
+        | Capabilities::IGNORE_SIGPIPE.0
+        | Capabilities::TRANSACTIONS.0
+        | Capabilities::RESERVED.0
+        | Capabilities::SECURE_CONNECTION.0
+        | Capabilities::MULTI_STATEMENTS.0
+        | Capabilities::MULTI_RESULTS.0
+        | Capabilities::PS_MULTI_RESULTS.0
+        | Capabilities::PLUGIN_AUTH.0
+        | Capabilities::CONNECT_ATTRS.0
+        | Capabilities::PLUGIN_AUTH_LENENC_DATA.0
+        | Capabilities::SESSION_TRACK.0
+        | Capabilities::DEPRECATE_EOF.0
+        | Capabilities::MARIADB_PROGRESS.0
+        | Capabilities::MARIADB_STMT_BULK.0
+        | Capabilities::MARIADB_EXTENDED_METADATA.0,
+);
+
+/// A client that has proved who it is.
+pub struct LoggedIn {
+    pub stream: ClientStream,
+    pub who: Who,
+    /// What both sides agreed on.
+    pub capabilities: Capabilities,
+    pub schema: Option<Vec<u8>>,
+    /// The number of the packet that ends the login.
+    pub seq: u8,
+}
+
+/// A session's user, as needed to log in again elsewhere.
+#[derive(Debug)]
+pub struct Who {
+    pub user: Vec<u8>,
+    pub host: IpAddr,
+    pub collation: u8,
+    pub attributes: Option<Vec<u8>>,
+    /// The nonce that the client's next proof answers (change of user).
+    pub nonce: [u8; NONCE_BYTES],
+}
+
+/// Why a login ended without a session.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the client broke off")]
+    Io(#[from] io::Error),
+    /// To be told to the client, in the packet of this number.
+    #[error("refused with error {}", .0.code)]
+    Refused(ClientError, u8, Box<ClientStream>),
+}
+
+/// 20 bytes without NUL or '$', from the system's randomness by way of the keys of a hasher.
+fn nonce() -> [u8; NONCE_BYTES] {
+    let mut bytes = [0u8; NONCE_BYTES];
+    for chunk in bytes.chunks_mut(4) {
+        let random = RandomState::new().hash_one(chunk.len()).to_le_bytes();
+        chunk.iter_mut().zip(random).for_each(|(b, r)| *b = b'%' + r % 80);
+    }
+    bytes
+}
+
+async fn read_packet(stream: &mut ClientStream) -> io::Result<Result<(u8, Vec<u8>), ()>> {
+    let mut head = [0; HEADER_BYTES];
+    stream.read_exact(&mut head).await?;
+    let header = Header::read(&head).expect("four bytes were read");
+    if header.len > LOGIN_BYTES_MAX {
+        return Ok(Err(()));
+    }
+    let mut payload = vec![0; header.len];
+    stream.read_exact(&mut payload).await?;
+    Ok(Ok((header.seq, payload)))
+}
+
+/// Logs a client in.
+pub async fn log_in(
+    shared: &Shared,
+    slot: &Arc<Slot>,
+    stream: TcpStream,
+    host: IpAddr,
+) -> Result<LoggedIn, Error> {
+    let nonce = nonce();
+    let tls = shared.tls.clone();
+    let offered = if tls.is_some() { OFFERED.with(Capabilities::SSL) } else { OFFERED };
+    let greeting = Greeting {
+        server_version: shared.server_version().to_vec(),
+        connection_id: slot.id,
+        nonce,
+        capabilities: offered,
+        collation: COLLATION,
+        status: Status::AUTOCOMMIT,
+        auth_plugin: native_password::NAME.to_vec(),
+    };
+    let mut stream = ClientStream::Plain(stream);
+    write_packet(&mut stream, 0, &greeting.build()).await?;
+    let bad = |stream, seq| Error::Refused(errors::bad_handshake(), seq, Box::new(stream));
+    let Ok((mut seq, payload)) = read_packet(&mut stream).await? else { return Err(bad(stream, 1)) };
+    let Ok(mut first) = FirstPacket::parse(&payload) else { return Err(bad(stream, seq.wrapping_add(1))) };
+    if let FirstPacket::TlsRequest(_) = first {
+        stream = match (tls, stream) {
+            (Some(tls), ClientStream::Plain(tcp)) => {
+                ClientStream::Tls(Box::new(tokio_rustls::TlsAcceptor::from(tls).accept(tcp).await?))
+            }
+            (_, stream) => return Err(bad(stream, seq.wrapping_add(1))),
+        };
+        let Ok((next, payload)) = read_packet(&mut stream).await? else { return Err(bad(stream, 2)) };
+        seq = next;
+        let Ok(inner) = FirstPacket::parse(&payload) else { return Err(bad(stream, seq.wrapping_add(1))) };
+        first = inner;
+    }
+    let FirstPacket::Response(response) = first else { return Err(bad(stream, seq.wrapping_add(1))) };
+    authenticate(shared, stream, host, response, nonce, seq.wrapping_add(1)).await
+}
+
+async fn authenticate(
+    shared: &Shared,
+    mut stream: ClientStream,
+    host: IpAddr,
+    r: HandshakeResponse,
+    nonce: [u8; NONCE_BYTES],
+    seq: u8,
+) -> Result<LoggedIn, Error> {
+    let proof = Proof { plugin: r.auth_plugin.as_deref(), auth: r.auth, nonce, seq };
+    let (ok, proof) = prove(shared, &mut stream, &r.user, proof).await?;
+    if !ok {
+        let denied = errors::access_denied(&r.user, host, !proof.auth.is_empty());
+        return Err(Error::Refused(denied, proof.seq, Box::new(stream)));
+    }
+    let who = Who {
+        user: r.user,
+        host,
+        collation: r.collation,
+        attributes: r.attributes.filter(|a| a.len() <= ATTRIBUTES_BYTES_MAX),
+        nonce: proof.nonce,
+    };
+    let capabilities = r.capabilities.both(OFFERED);
+    Ok(LoggedIn { stream, who, capabilities, schema: r.schema, seq: proof.seq })
+}
+
+/// A client's answer to a nonce.
+pub struct Proof<'a> {
+    pub plugin: Option<&'a [u8]>,
+    pub auth: Vec<u8>,
+    pub nonce: [u8; NONCE_BYTES],
+    /// The number of the next packet.
+    pub seq: u8,
+}
+
+/// Checks a proof; a client that used another method is asked again in the one that is known here.
+pub async fn prove<'a>(
+    shared: &Shared,
+    stream: &mut ClientStream,
+    user: &[u8],
+    mut proof: Proof<'a>,
+) -> io::Result<(bool, Proof<'a>)> {
+    let known = shared.users.get(user);
+    let check =
+        |p: &Proof<'_>| known.is_some_and(|u| native_password::check(u.stored.as_ref(), &p.nonce, &p.auth));
+    let fits = proof.plugin.is_none_or(|p| p == native_password::NAME);
+    if fits && (check(&proof) || proof.auth.len() == NONCE_BYTES) {
+        let ok = check(&proof);
+        return Ok((ok, proof));
+    }
+    // Another method, or an answer that is none: clients of MySQL 8 begin with a method of their own.
+    proof.nonce = nonce();
+    let switch = AuthSwitch { plugin: native_password::NAME.to_vec(), data: proof.nonce.to_vec() };
+    write_packet(stream, proof.seq, &switch.build()).await?;
+    let Ok((seq, auth)) = read_packet(stream).await? else { return Ok((false, proof)) };
+    proof.auth = auth;
+    proof.seq = seq.wrapping_add(1);
+    let ok = check(&proof);
+    Ok((ok, proof))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nonce_is_printable_and_new() {
+        let (a, b) = (nonce(), nonce());
+        assert_ne!(a, b);
+        assert!(a.iter().all(|c| (b'%'..=b't').contains(c)));
+    }
+}

@@ -1,0 +1,321 @@
+//! Holding a command, finding it a server, and building a session up again there.
+//!
+//! Guarantees: a wait ends at a deadline counted from its beginning, takes its bytes out of the proxy's budget, and
+//! ends early when the client leaves. A session gets a connection only with all of its replayable state on it.
+
+use crate::backend::{self, Connection};
+use crate::errors::{self, ClientError};
+use crate::gate::{self, Admit, Link, Why};
+use crate::login::{Proof, prove};
+use crate::outgoing::Command;
+use crate::session::{Backend, End, Session};
+use crate::shared::{Gauge, Kept, count};
+use crate::state::State;
+use holdfast_core::Epoch;
+use holdfast_wire::login::ChangeUser;
+use holdfast_wire::packet::HEADER_BYTES;
+use holdfast_wire::{Capabilities, command};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A server that refuses connections or writes is tried again after this long, if nothing else happens.
+const RETRY_MS: u64 = 50;
+/// Bytes that a client may send ahead while its command is held; more waits in its socket.
+const AHEAD_BYTES_MAX: usize = 16 << 10;
+
+/// A command's wait, from its first moment to its end.
+#[derive(Debug)]
+pub struct Hold {
+    bytes: usize,
+    begun: Option<(Instant, Gauge, Option<Kept>)>,
+    /// Readers that refused.
+    avoid: Vec<SocketAddr>,
+}
+
+enum Woken {
+    Look,
+    Deadline,
+    Ahead(usize),
+}
+
+/// A connection could not be set up.
+enum Attach {
+    Backend(backend::Error),
+    /// The engine refused part of the session's state.
+    Replay(ClientError),
+    /// The topology has no such user any more.
+    NoUser,
+}
+
+impl From<backend::Error> for Attach {
+    fn from(error: backend::Error) -> Attach {
+        Attach::Backend(error)
+    }
+}
+
+impl Hold {
+    pub fn new(bytes: usize) -> Hold {
+        Hold { bytes, begun: None, avoid: Vec::new() }
+    }
+}
+
+impl Session {
+    /// Waits and connects until a command may be sent. `Err`: answer this instead.
+    pub async fn admit_slowly(&mut self, hold: &mut Hold) -> Result<Result<(), ClientError>, End> {
+        loop {
+            self.refresh();
+            let (why, refused) = match gate::admit(self.view()) {
+                Admit::Send => return Ok(Ok(())),
+                Admit::Leave => {
+                    self.leave();
+                    match self.loss.take() {
+                        Some(loss) => return Ok(Err(self.tell_loss(loss))),
+                        None => continue,
+                    }
+                }
+                Admit::Hold(why) => (why, None),
+                Admit::ToWriter(writer) => match self.try_attach(writer.addr, true).await? {
+                    Ok(()) => continue,
+                    Err(error) => (Why::Refused, error),
+                },
+                Admit::ToReader => {
+                    let readers = self.routing.as_ref().map(|r| r.readers.clone()).unwrap_or_default();
+                    match self.shared.choose_reader(&readers, &hold.avoid) {
+                        Some(reader) => {
+                            if self.try_attach(reader.addr, false).await?.is_err() {
+                                hold.avoid.push(reader.addr);
+                            }
+                            continue;
+                        }
+                        None => {
+                            // All refused: the writer, if it may be used, else from the start.
+                            hold.avoid.clear();
+                            match self.writer_as_reader().await? {
+                                true => continue,
+                                false => (Why::Refused, None),
+                            }
+                        }
+                    }
+                }
+            };
+            if let Err(error) = self.wait(hold, why, refused).await? {
+                return Ok(Err(error));
+            }
+        }
+    }
+
+    async fn writer_as_reader(&mut self) -> Result<bool, End> {
+        let without_readers = self.routing.as_deref().map(|r| gate::Routing { readers: vec![], ..r.clone() });
+        let view = gate::View { routing: without_readers.as_ref(), ..self.view() };
+        match gate::admit(view) {
+            Admit::ToWriter(writer) => Ok(self.try_attach(writer.addr, true).await?.is_ok()),
+            _ => Ok(false),
+        }
+    }
+
+    /// Connects. `Ok(Err(…))`: another attempt may succeed; if the engine said why not, with its words.
+    async fn try_attach(
+        &mut self,
+        addr: SocketAddr,
+        writer: bool,
+    ) -> Result<Result<(), Option<ClientError>>, End> {
+        // An error during login is its packet 2; during a command, 1.
+        let seq = if self.generation == 0 { self.login_seq } else { 1 };
+        match self.attach(addr, writer).await {
+            Ok(()) => Ok(Ok(())),
+            Err(Attach::Backend(backend::Error::Refused(error))) => {
+                if backend::Error::Refused(error.clone()).is_passing() {
+                    return Ok(Err(Some(error)));
+                }
+                Err(End::Tell(error, seq))
+            }
+            Err(Attach::Backend(error)) if error.is_passing() => Ok(Err(None)),
+            Err(Attach::Backend(error)) => {
+                tracing::warn!(%addr, %error, "cannot open a session on the engine");
+                Err(End::Tell(errors::held_too_long(&self.shared.group, error, 0), seq))
+            }
+            Err(Attach::Replay(error)) => {
+                let what = String::from_utf8_lossy(&error.text).into_owned();
+                Err(End::Tell(errors::state_lost(&self.shared.group, what), seq))
+            }
+            Err(Attach::NoUser) => {
+                Err(End::Tell(errors::access_denied(&self.who.user, self.who.host, true), seq))
+            }
+        }
+    }
+
+    /// Opens a connection and builds the session's state up on it. A new snapshot interrupts it.
+    async fn attach(&mut self, addr: SocketAddr, writer: bool) -> Result<(), Attach> {
+        let epoch = self.routing.as_ref().map_or(Epoch(0), |r| r.epoch);
+        let link = Link { epoch, addr, writer };
+        let connection = {
+            let (slot, shared, seen) = (&self.slot, &self.shared, self.seen);
+            let changed = std::future::poll_fn(|cx| {
+                slot.waker.register(cx.waker());
+                if shared.version() != seen { Poll::Ready(()) } else { Poll::Pending }
+            });
+            tokio::select! {
+                connection = self.set_up(addr, writer) => connection?,
+                () = changed => return Ok(()),
+            }
+        };
+        self.shared.learn_version(&connection.greeting.server_version);
+        let (read, write) = connection.stream.into_split();
+        let capabilities = connection.capabilities;
+        if !self.shared.connect(&self.slot, write, link, connection.greeting.connection_id) {
+            self.slot.disconnect(true);
+            return Ok(());
+        }
+        let _at_reader = (!writer).then(|| self.shared.at_reader(addr));
+        self.backend = Some(Backend { read, link, capabilities, _at_reader });
+        self.generation += 1;
+        if self.generation > 1 {
+            count(&self.shared.counters.rehomed);
+        }
+        Ok(())
+    }
+
+    async fn set_up(&self, addr: SocketAddr, writer: bool) -> Result<Connection, Attach> {
+        let login = self.login().ok_or(Attach::NoUser)?;
+        let mut connection = Connection::open(addr, login).await?;
+        if self.state.was_reset {
+            connection.command(&[command::RESET_CONNECTION]).await?;
+        }
+        let read_only = writer && self.role == gate::Role::Read;
+        match connection.query(&self.state.replay(read_only)).await {
+            Ok(()) => {}
+            Err(backend::Error::Refused(error)) => return Err(Attach::Replay(error)),
+            Err(error) => return Err(error.into()),
+        }
+        if let Some([a, b]) = self.state.option {
+            connection.command(&[command::SET_OPTION, a, b]).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Holds the command until something changes. `refused` is what the engine last said; at the deadline it is
+    /// what the client is told.
+    pub async fn wait(
+        &mut self,
+        hold: &mut Hold,
+        why: Why,
+        refused: Option<ClientError>,
+    ) -> Result<Result<(), ClientError>, End> {
+        let hold_ms = self.shared.limits.hold_ms;
+        if hold.begun.is_none() {
+            count(&self.shared.counters.held_total);
+            let Some(kept) = self.shared.keep(hold.bytes) else {
+                count(&self.shared.counters.errors_held);
+                return Ok(Err(errors::too_much_held(&self.shared.group, why)));
+            };
+            hold.begun = Some((Instant::now(), Gauge::new(&self.shared, |c| &c.held), Some(kept)));
+        }
+        let begun = hold.begun.as_ref().map_or_else(Instant::now, |(at, ..)| *at);
+        let deadline = begun + Duration::from_millis(hold_ms);
+        let retry = matches!(why, Why::Refused | Why::ReadOnly);
+        let tick = Instant::now() + Duration::from_millis(RETRY_MS);
+        let until = if retry { tick.min(deadline) } else { deadline };
+        loop {
+            match self.sleep_until(until).await {
+                Woken::Look => {}
+                Woken::Ahead(0) => return Err(End::Client),
+                Woken::Ahead(_) => continue,
+                Woken::Deadline if until < deadline => {}
+                Woken::Deadline => {
+                    count(&self.shared.counters.errors_held);
+                    let told =
+                        refused.unwrap_or_else(|| errors::held_too_long(&self.shared.group, why, hold_ms));
+                    return Ok(Err(told));
+                }
+            }
+            if self.slot.killed.load(Ordering::Acquire) {
+                return Err(End::Client);
+            }
+            if self.slot.query_killed.swap(false, Ordering::AcqRel) {
+                return Ok(Err(errors::query_killed()));
+            }
+            return Ok(Ok(()));
+        }
+    }
+
+    async fn sleep_until(&mut self, until: Instant) -> Woken {
+        let mut sleep = pin!(tokio::time::sleep_until(until));
+        std::future::poll_fn(|cx| {
+            self.slot.waker.register(cx.waker());
+            let called =
+                self.slot.killed.load(Ordering::Acquire) || self.slot.query_killed.load(Ordering::Acquire);
+            if called || self.shared.version() != self.seen {
+                return Poll::Ready(Woken::Look);
+            }
+            if self.inbox.len() < AHEAD_BYTES_MAX
+                && let Poll::Ready(read) = self.inbox.poll_fill(cx, &mut self.client, false)
+            {
+                return Poll::Ready(Woken::Ahead(read.unwrap_or(0)));
+            }
+            sleep.as_mut().poll(cx).map(|()| Woken::Deadline)
+        })
+        .await
+    }
+
+    /// A read-only engine refused the command: wait until the route changes or the engine opens.
+    pub async fn wait_read_only(
+        &mut self,
+        hold: &mut Hold,
+        error: ClientError,
+    ) -> Result<Result<(), ClientError>, End> {
+        match self.role {
+            gate::Role::ReadWrite => self.wait(hold, Why::ReadOnly, Some(error)).await,
+            gate::Role::Read => Ok(Err(error)),
+        }
+    }
+
+    /// COM_CHANGE_USER: a new login on the old connection. The engine sees a new connection.
+    pub async fn change_user(&mut self, command: Command) -> Result<(), End> {
+        let payload = &self.inbox.bytes()[HEADER_BYTES..command.bytes];
+        let Ok(change) = ChangeUser::parse(payload, self.capabilities) else {
+            return Err(End::Tell(errors::bad_handshake(), 1));
+        };
+        let seq = self.swallow(&command).await?;
+        let nonce = self.who.nonce;
+        let proof = Proof { plugin: change.auth_plugin.as_deref(), auth: change.auth, nonce, seq };
+        let within = Duration::from_millis(self.shared.limits.login_ms);
+        let proved = prove(&self.shared, &mut self.client, &change.user, proof);
+        let (ok, proof) = tokio::time::timeout(within, proved).await.map_err(|_| End::Client)??;
+        if !ok {
+            count(&self.shared.counters.errors_login);
+            let denied = errors::access_denied(&change.user, self.who.host, !proof.auth.is_empty());
+            return Err(End::Tell(denied, proof.seq));
+        }
+        self.who.nonce = proof.nonce;
+        let seq = proof.seq;
+        self.leave();
+        self.loss = None;
+        crate::shared::lock(&self.slot.user).clone_from(&change.user);
+        self.who.user = change.user;
+        if let Some(collation) = change.collation {
+            self.who.collation = u8::try_from(collation).unwrap_or(self.who.collation);
+        }
+        *self.state = State::new(change.schema);
+        self.generation = 0;
+        self.login_seq = seq;
+        let mut hold = Hold::new(0);
+        if let Err(error) = self.admit_slowly(&mut hold).await? {
+            return Err(End::Tell(error, seq));
+        }
+        self.answer_ok(seq).await
+    }
+
+    /// A command that goes to another server than the session's: for KILL.
+    pub async fn elsewhere(&self, addr: SocketAddr, sql: &[u8]) -> Result<(), backend::Error> {
+        let Some(mut login) = self.login() else {
+            return Err(backend::Error::Refused(errors::access_denied(&self.who.user, self.who.host, true)));
+        };
+        login.schema = None;
+        login.capabilities = login.capabilities.without(Capabilities::SESSION_TRACK);
+        Connection::open(addr, login).await?.query(sql).await
+    }
+}

@@ -1,0 +1,288 @@
+//! Listeners, the pump of snapshots, and the handle to both.
+
+use crate::gate::{Role, Routing};
+use crate::login::{self, log_in};
+use crate::session::Session;
+use crate::shared::{Gauge, Shared, Stats, User, count};
+use crate::{Password, errors};
+use holdfast_core::{Epoch, GroupName, RouteSnapshot, UserName, ZoneName, limits};
+use holdfast_wire::native_password;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4_096;
+/// After a failed accept (out of descriptors), before the next.
+const ACCEPT_PAUSE_MS: u64 = 50;
+/// A refused client has this long to take its error before the connection is reset.
+const FAREWELL_MS: u64 = 500;
+/// Bytes of a refused client's that are read and thrown away meanwhile.
+const FAREWELL_BYTES: usize = 64 << 10;
+
+/// A snapshot and when it was received. The control plane sends it again, with a new time, before
+/// `snapshot.valid_for_ms` has passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pub snapshot: RouteSnapshot,
+    pub received: Instant,
+}
+
+/// Bounds of one proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections of each listener.
+    pub connections: usize,
+    /// Bytes of held and of long buffered commands, over all sessions.
+    pub held_bytes: usize,
+    /// How long a command is held, in ms.
+    pub hold_ms: u64,
+    /// How long a client may take to log in, in ms.
+    pub login_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: limits::PROXY_CONNECTIONS,
+            held_bytes: limits::PROXY_HELD_BYTES,
+            hold_ms: limits::HOLD_MS,
+            login_ms: limits::PROXY_LOGIN_MS,
+        }
+    }
+}
+
+/// What a proxy is made from.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub group: GroupName,
+    /// The proxy's own: its readers come first.
+    pub zone: ZoneName,
+    pub rw_listen: SocketAddr,
+    pub ro_listen: Option<SocketAddr>,
+    pub users: Vec<(UserName, Password)>,
+    /// Offered to clients if given.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub routes: watch::Receiver<Option<Arc<Route>>>,
+    pub limits: Limits,
+    /// Told to clients. `None`: what the engine says, and before that `5.5.5-10.11.0-MariaDB`.
+    pub server_version: Option<String>,
+}
+
+/// Why there is no proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot listen on {addr}; is the port taken, or the address not this host's?")]
+    Listen { addr: SocketAddr, source: io::Error },
+}
+
+/// A bound proxy. [`Service::run`] serves until told to stop.
+#[derive(Debug)]
+pub struct Service {
+    shared: Arc<Shared>,
+    listeners: Vec<(TcpListener, Role)>,
+    routes: watch::Receiver<Option<Arc<Route>>>,
+}
+
+/// Watches and closes a proxy.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    rw_addr: SocketAddr,
+    ro_addr: Option<SocketAddr>,
+}
+
+impl Handle {
+    pub fn stats(&self) -> Stats {
+        self.shared.counters.read()
+    }
+    /// Where the read/write port listens.
+    pub fn rw_addr(&self) -> SocketAddr {
+        self.rw_addr
+    }
+    /// Where the read port listens.
+    pub fn ro_addr(&self) -> Option<SocketAddr> {
+        self.ro_addr
+    }
+    /// Cuts every connection to a writer of `epoch` or an older one, and holds writes until a snapshot brings a
+    /// newer epoch. When this returns, no byte passes any more (S2, S3).
+    pub fn close_gate(&self, epoch: Epoch) {
+        self.shared.close(epoch);
+    }
+}
+
+fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
+    let bind = || {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|source| Error::Listen { addr, source })
+}
+
+impl Service {
+    /// Binds the ports. Clients can connect from here on; they are served by [`Service::run`].
+    pub async fn bind(options: Options) -> Result<(Service, Handle), Error> {
+        let mut listeners = vec![(listen(options.rw_listen)?, Role::ReadWrite)];
+        if let Some(addr) = options.ro_listen {
+            listeners.push((listen(addr)?, Role::Read));
+        }
+        let addr = |i: usize, asked| listeners.get(i).and_then(|(l, _)| l.local_addr().ok()).unwrap_or(asked);
+        let rw_addr = addr(0, options.rw_listen);
+        let ro_addr = options.ro_listen.map(|asked| addr(1, asked));
+        let users = options
+            .users
+            .into_iter()
+            .map(|(name, password)| {
+                let stored = native_password::stored(password.expose().as_bytes());
+                (name.as_str().as_bytes().to_vec(), User { password, stored })
+            })
+            .collect();
+        let shared = Arc::new(Shared::new(
+            options.group,
+            options.zone,
+            options.limits,
+            users,
+            options.tls,
+            options.server_version,
+        ));
+        let handle = Handle { shared: shared.clone(), rw_addr, ro_addr };
+        Ok((Service { shared, listeners, routes: options.routes }, handle))
+    }
+
+    /// Serves until `shutdown` completes; then every session is dropped and its connections close.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(pump(self.shared.clone(), self.routes));
+        for (listener, role) in self.listeners {
+            tasks.spawn(accept(self.shared.clone(), listener, role));
+        }
+        shutdown.await;
+        tasks.shutdown().await;
+    }
+}
+
+/// Hands snapshots on. Ends when the control plane's end is dropped; the last snapshot then runs out by itself.
+async fn pump(shared: Arc<Shared>, mut routes: watch::Receiver<Option<Arc<Route>>>) {
+    loop {
+        let route = routes.borrow_and_update().clone();
+        if let Some(route) = route {
+            let s = &route.snapshot;
+            let routing = Routing {
+                epoch: s.epoch,
+                gate: s.gate,
+                writer: s.writer.clone(),
+                readers: s.readers.clone(),
+            };
+            shared.set_route(routing, route.received + Duration::from_millis(s.valid_for_ms));
+        }
+        if routes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener, role: Role) {
+    let mut sessions = JoinSet::new();
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    let _ = stream.set_nodelay(true);
+                    let _ = socket2::SockRef::from(&stream).set_keepalive(true);
+                    let place = Place::take(&open, shared.limits.connections);
+                    sessions.spawn(serve(shared.clone(), stream, peer, role, place));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a client; is the limit of open files too low?");
+                    tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+                }
+            },
+            Some(_) = sessions.join_next() => {}
+        }
+    }
+}
+
+/// One of a listener's places for clients.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>, limit: usize) -> Option<Place> {
+        open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1))
+            .is_ok()
+            .then(|| Place(open.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, role: Role, place: Option<Place>) {
+    let Some(_place) = place else {
+        count(&shared.counters.errors_connections);
+        farewell(stream, &errors::too_many_connections(shared.limits.connections).packet(0)).await;
+        return;
+    };
+    count(&shared.counters.connections_total);
+    let _gauge = Gauge::new(&shared, |c| &c.connections);
+    let slot = shared.register();
+    let _registered = Registered { shared: shared.clone(), slot: slot.clone() };
+    let within = Duration::from_millis(shared.limits.login_ms);
+    // The login is over before the session begins: boxed, its memory is given back.
+    let login = Box::pin(log_in(&shared, &slot, stream, peer.ip()));
+    match tokio::time::timeout(within, login).await {
+        Ok(Ok(logged_in)) => Session::new(shared.clone(), slot, role, logged_in).run().await,
+        Ok(Err(login::Error::Refused(error, seq, stream))) => {
+            count(&shared.counters.errors_login);
+            tracing::debug!(%peer, code = error.code, "login refused");
+            farewell(*stream, &error.packet(seq)).await;
+        }
+        Ok(Err(login::Error::Io(error))) => tracing::debug!(%peer, %error, "client left during login"),
+        Err(_) => {
+            count(&shared.counters.errors_login);
+            tracing::debug!(%peer, "login took too long");
+        }
+    }
+}
+
+struct Registered {
+    shared: Arc<Shared>,
+    slot: Arc<crate::shared::Slot>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.shared.unregister(&self.slot);
+    }
+}
+
+/// Sends a last packet and gives the client a moment to read it: closing at once while its bytes are unread would
+/// reset the connection and destroy the error on its way.
+pub async fn farewell<S: AsyncReadExt + AsyncWriteExt + Unpin>(mut stream: S, packet: &[u8]) {
+    let goodbye = async {
+        stream.write_all(packet).await?;
+        stream.shutdown().await?;
+        let mut thrown_away = 0;
+        let mut bytes = [0; 512];
+        while thrown_away < FAREWELL_BYTES {
+            match stream.read(&mut bytes).await? {
+                0 => break,
+                n => thrown_away += n,
+            }
+        }
+        io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(FAREWELL_MS), goodbye).await;
+}
