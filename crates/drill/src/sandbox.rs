@@ -185,7 +185,7 @@ impl Sandbox {
 
     /// Pid of a node's engine, from the file the engine writes.
     pub fn engine_pid(&self, node: &str) -> Result<u32, Error> {
-        let path = self.options.dir.join(node).join(SERVICE).join("run").join("engine.pid");
+        let path = self.options.dir.join(node).join(SERVICE).join("run").join("db.pid");
         let text = std::fs::read_to_string(&path).map_err(|e| file("read", &path, e))?;
         text.trim().parse().map_err(|_| Error::Missing(format!("pid in {}", path.display())))
     }

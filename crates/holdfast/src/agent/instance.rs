@@ -1,0 +1,469 @@
+//! One instance: its engine, and the state machine that says what to do with it.
+//!
+//! Two loops share it. [`Instance::drive`] observes and carries out one verb at a time; a verb may take long.
+//! [`Instance::keep_lease`] does nothing but close the instance when its right to write ends, whatever the other
+//! loop is stuck in (S2, S3).
+
+use crate::clock::Clock;
+use holdfast_core::member::{Member, Refusal, Verb, VouchRequest};
+use holdfast_core::record::{Assignment, Role, Session};
+use holdfast_core::report::{InstanceReport, Lost, Observed, Process};
+use holdfast_core::topology::Service;
+use holdfast_core::{Epoch, GroupName, Millis, NodeName, limits};
+use holdfast_engine::Engine;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Closes the proxy's gate on this host before the engine is touched (S3).
+pub type CloseGate = Box<dyn Fn(Epoch) + Send + Sync>;
+
+/// See the module.
+pub struct Instance {
+    service: Service,
+    clock: Clock,
+    engine: Arc<dyn Engine>,
+    rejoin: super::rejoin::Rejoin,
+    close_gate: CloseGate,
+    state: Mutex<State>,
+    /// Something happened to this instance: look again.
+    look: Notify,
+    /// Tells the reporter.
+    stir: Arc<Notify>,
+    /// The right to write may have changed.
+    lease_changed: Notify,
+}
+
+struct State {
+    member: Member,
+    seen: Observed,
+    /// Since when the engine has not answered.
+    deaf_since: Option<Millis>,
+    activity: Option<String>,
+    trouble: Option<String>,
+    stopping: bool,
+}
+
+/// What an instance is made of.
+pub struct Options {
+    pub node: NodeName,
+    pub session: Session,
+    pub service: Service,
+    pub clock: Clock,
+    pub engine: Arc<dyn Engine>,
+    pub rejoin: super::rejoin::Rejoin,
+    pub close_gate: CloseGate,
+    pub stir: Arc<Notify>,
+}
+
+impl Instance {
+    pub fn new(o: Options) -> Arc<Instance> {
+        let member = Member::new(o.node, o.service.name.clone(), o.session);
+        let seen = Observed::only(Process::Starting);
+        Arc::new(Instance {
+            rejoin: o.rejoin,
+            service: o.service,
+            clock: o.clock,
+            engine: o.engine,
+            close_gate: o.close_gate,
+            state: Mutex::new(State { member, seen, deaf_since: None, activity: None, trouble: None, stopping: false }),
+            look: Notify::new(),
+            stir: o.stir,
+            lease_changed: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn group(&self) -> &GroupName {
+        &self.service.name
+    }
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    // ---- what comes in ----
+
+    pub fn assign(&self, assignment: Assignment) {
+        let mut state = self.lock();
+        let known = state.member.assignment().is_some_and(|a| a.revision == assignment.revision);
+        match state.member.assign(assignment) {
+            Ok(()) if known => return,
+            Ok(()) => {}
+            // An answer that crossed a newer one on the way.
+            Err(Refusal::OldRevision { .. }) => return,
+            Err(e @ Refusal::OldEpoch { .. }) => {
+                tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "assignment refused");
+                return;
+            }
+        }
+        drop(state);
+        self.look.notify_one();
+        self.lease_changed.notify_one();
+    }
+
+    pub fn renewal(&self) -> Option<Epoch> {
+        let state = self.lock();
+        if state.stopping { None } else { state.member.renewal() }
+    }
+    pub fn has_lease(&self, epoch: Epoch) -> bool {
+        let state = self.lock();
+        state.member.renewal() == Some(epoch) && state.member.write_until().is_some_and(|u| u > self.clock.now())
+    }
+    pub fn renewed(&self, epoch: Epoch, sent: Millis) {
+        self.lock().member.renewed(epoch, sent);
+        self.look.notify_one();
+        self.lease_changed.notify_one();
+    }
+    pub fn vouch(&self, ask: &VouchRequest) -> bool {
+        let now = self.clock.now();
+        self.lock().member.vouch(ask, now)
+    }
+    pub fn wants_vouchers(&self) -> Option<VouchRequest> {
+        self.lock().member.wants_vouchers(self.clock.now())
+    }
+    pub fn vouched_by(&self, node: NodeName, epoch: Epoch, sent: Millis) {
+        self.lock().member.vouched_by(node, epoch, sent);
+        self.lease_changed.notify_one();
+    }
+
+    // ---- what goes out ----
+
+    pub fn report(&self) -> InstanceReport {
+        let state = self.lock();
+        state.member.report(&state.seen, state.activity.clone(), state.trouble.clone(), self.clock.now())
+    }
+
+    /// The position to compare with, for a member that wants to follow this instance in `epoch`: final, because it is
+    /// assigned to lead, receives nothing and has applied everything.
+    pub async fn position(&self, epoch: Epoch) -> Option<holdfast_core::Position> {
+        let fit = {
+            let state = self.lock();
+            let a = state.member.assignment()?;
+            matches!(a.role, Role::Lead { .. }) && a.epoch == epoch && state.seen.drained && !state.seen.receives()
+        };
+        if !fit {
+            return None;
+        }
+        self.observe().await;
+        self.lock().seen.applied.clone()
+    }
+
+    /// The epoch it leads and for how long it may go on, in ms.
+    pub fn lead(&self) -> Option<(Epoch, u64)> {
+        let state = self.lock();
+        let epoch = state.member.leads()?;
+        let until = state.member.write_until()?;
+        Some((epoch, until.since(self.clock.now())))
+    }
+
+    pub fn set_activity(&self, activity: Option<String>) {
+        self.lock().activity = activity;
+        self.stir.notify_one();
+    }
+
+    // ---- the loops ----
+
+    /// Observes and acts until aborted.
+    pub async fn drive(self: Arc<Self>) {
+        let mut exits = self.engine.exits();
+        if let Err(e) = self.engine.start().await {
+            self.trouble(Some(&e));
+        }
+        loop {
+            self.observe().await;
+            let (verb, hurry) = {
+                let state = self.lock();
+                let verb = if state.stopping { None } else { state.member.next(&state.seen, self.clock.now()) };
+                let hurry = match state.member.assignment().map(|a| &a.role) {
+                    Some(Role::Follow { hurry, .. }) => *hurry,
+                    Some(Role::Halt) => state.seen.running() && !state.seen.drained,
+                    _ => false,
+                };
+                (verb, hurry)
+            };
+            if hurry {
+                self.stir.notify_one();
+            }
+            let failed = match verb {
+                None => false,
+                Some(verb) => {
+                    let name = verb_name(&verb);
+                    let outcome = self.carry_out(verb).await;
+                    self.note(name, &outcome);
+                    if outcome.is_ok() {
+                        continue;
+                    }
+                    true
+                }
+            };
+            let tick = if hurry && !failed { HURRY_MS } else { limits::REPORT_EVERY_MS };
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(tick)) => {}
+                () = self.look.notified() => {}
+                _ = exits.changed() => {}
+            }
+        }
+    }
+
+    /// Closes the instance at the end of its right to write.
+    pub async fn keep_lease(self: Arc<Self>) {
+        loop {
+            let until = {
+                let state = self.lock();
+                state.member.leads().map(|epoch| (epoch, state.member.write_until().unwrap_or_default()))
+            };
+            match until {
+                Some((epoch, until)) if self.clock.now() >= until => {
+                    tracing::warn!(group = %self.service.name, epoch = epoch.0, "no right to write any more: closing");
+                    self.fence().await;
+                }
+                Some((_, until)) => {
+                    let end = self.clock.instant(until);
+                    tokio::select! {
+                        () = tokio::time::sleep_until(end) => {}
+                        () = self.lease_changed.notified() => {}
+                    }
+                }
+                None => self.lease_changed.notified().await,
+            }
+        }
+    }
+
+    async fn observe(&self) {
+        let process = self.engine.exits().borrow().clone();
+        let mut seen = match super::observe::process(&process) {
+            Some(over) => Ok(Observed::only(over)),
+            None => self.engine.observe().await.map(|o| super::observe::observed(o, &self.service, self.rejoin.topology())),
+        };
+        let now = self.clock.now();
+        let mut state = self.lock();
+        if let Err(e) = &seen {
+            let since = *state.deaf_since.get_or_insert(now);
+            let mut last = state.seen.clone();
+            if now.since(since) >= limits::UNRESPONSIVE_MS {
+                last.process = Process::Unresponsive;
+                state.trouble = Some(e.to_string());
+            }
+            seen = Ok(last);
+        } else {
+            state.deaf_since = None;
+        }
+        let Ok(seen) = seen else { return };
+        if seen.ended() && state.member.leads().is_some() {
+            state.member.exited();
+        }
+        let news = differs(&state.seen, &seen);
+        state.seen = seen;
+        drop(state);
+        if news {
+            self.stir.notify_one();
+        }
+    }
+
+    fn note<E: std::error::Error>(&self, verb: &'static str, outcome: &Result<(), E>) {
+        match outcome {
+            Ok(()) => {
+                tracing::info!(group = %self.service.name, verb, "done");
+                self.trouble::<E>(None);
+            }
+            Err(e) => self.trouble(Some(e)),
+        }
+        self.stir.notify_one();
+    }
+
+    /// Remembers what went wrong, for people; logged when it changes.
+    fn trouble<E: std::error::Error>(&self, e: Option<&E>) {
+        let says = e.map(|e| super::chain(e));
+        let mut state = self.lock();
+        if state.trouble != says {
+            if let Some(says) = &says {
+                tracing::warn!(group = %self.service.name, "{says}");
+            }
+            state.trouble = says;
+        }
+    }
+
+    async fn carry_out(&self, verb: Verb) -> Result<(), Error> {
+        match verb {
+            Verb::Start => self.engine.start().await?,
+            Verb::Close => self.fence().await,
+            Verb::Yield => {
+                let left = self.engine.drain_clients(Duration::from_millis(limits::SWITCHOVER_DRAIN_MS)).await;
+                if let Ok(left @ 1..) = left {
+                    tracing::warn!(group = %self.service.name, left, "transactions did not finish in time and are cut");
+                }
+                self.fence().await;
+            }
+            Verb::StopReceiving => self.engine.stop_receiving().await?,
+            Verb::Promote { wait_for_ack } => self.engine.promote(wait_for_ack).await?,
+            Verb::CreateAccounts => {
+                self.engine.accounts().await?;
+                self.lock().member.accounts_created();
+            }
+            Verb::Open => self.open().await?,
+            Verb::WaitForAck(on) => self.engine.set_wait_for_ack(on).await?,
+            Verb::Acknowledge(on) => self.engine.set_acknowledges(on).await?,
+            Verb::Compare { primary } => {
+                let epoch = self.lock().member.promised();
+                let theirs = self.rejoin.position_of(&primary, epoch).await?;
+                let mut state = self.lock();
+                let ours = state.seen.received.clone().ok_or(Error::NoPosition)?;
+                state.member.compared(&ours, &theirs);
+            }
+            Verb::Follow { primary, acknowledges } => {
+                let addr = self.rejoin.engine_addr(&primary, &self.service)?;
+                self.engine.follow(addr, acknowledges).await?;
+            }
+            Verb::SaveDivergence { theirs } => {
+                let saved = self.engine.save_divergence(&theirs).await?;
+                let mut state = self.lock();
+                let lost = lost(saved, state.member.promised());
+                state.member.saved(lost);
+            }
+            Verb::Reclone { primary } => {
+                let done = self.rejoin.reclone(&primary, |progress| self.set_activity(Some(progress))).await;
+                self.set_activity(None);
+                let saved = done?;
+                let mut state = self.lock();
+                let lost = lost(saved, state.member.promised());
+                state.member.recloned(lost);
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens for writes, unless too little of the lease is left to be sure that it is still held when the engine obeys.
+    async fn open(&self) -> Result<(), Error> {
+        {
+            let mut state = self.lock();
+            let now = self.clock.now();
+            let epoch = match state.member.next(&state.seen, now) {
+                Some(Verb::Open) => state.member.promised(),
+                _ => return Ok(()),
+            };
+            if state.member.write_until().is_none_or(|until| until.since(now) < OPEN_BOUND_MS * 2) {
+                return Err(Error::LeaseTooShort);
+            }
+            state.member.opening(epoch);
+        }
+        self.lease_changed.notify_one();
+        let opened = tokio::time::timeout(Duration::from_millis(OPEN_BOUND_MS), self.engine.open()).await;
+        match opened {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(e)) => {
+                self.fence().await;
+                Err(e.into())
+            }
+            Err(_) => {
+                // It may obey at any later time: not acceptable.
+                self.kill().await;
+                Err(Error::OpenTimedOut)
+            }
+        }
+    }
+
+    /// S3: gate, clients, read-only, and past the bound SIGKILL.
+    async fn fence(&self) {
+        let epoch = self.lock().member.leads();
+        if let Some(epoch) = epoch {
+            (self.close_gate)(epoch);
+        }
+        let bound = Duration::from_millis(limits::FENCE_MS);
+        match tokio::time::timeout(bound, self.engine.close(bound)).await {
+            Ok(Ok(_)) => self.lock().member.closed(),
+            Ok(Err(e)) => {
+                let says = super::chain(&e);
+                tracing::warn!(group = %self.service.name, "closing in order failed ({says}): killing the engine");
+                self.kill().await;
+            }
+            Err(_) => {
+                tracing::warn!(group = %self.service.name, "closing in order took too long: killing the engine");
+                self.kill().await;
+            }
+        }
+        self.observe().await;
+        self.stir.notify_one();
+    }
+
+    async fn kill(&self) {
+        match self.engine.kill().await {
+            Ok(()) => self.lock().member.closed(),
+            // It cannot be said to be closed; the fence comes again.
+            Err(e) => self.trouble(Some(&e)),
+        }
+    }
+
+    /// End of the agent: close, then shut the engine down.
+    pub async fn stop(&self, bound: Duration) {
+        self.lock().stopping = true;
+        if self.lock().member.leads().is_some() {
+            self.fence().await;
+        }
+        if let Err(e) = self.engine.stop(bound).await {
+            tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "the engine did not stop in order");
+            self.kill().await;
+        }
+        self.observe().await;
+    }
+}
+
+fn lost(saved: Option<holdfast_engine::Saved>, epoch: Epoch) -> Option<Lost> {
+    saved.map(|s| Lost { transactions: s.transactions, file: s.path.display().to_string(), epoch })
+}
+
+/// How often to look while a handover or a takeover waits for this instance.
+const HURRY_MS: u64 = 15;
+/// How long the engine may take to obey [`Verb::Open`].
+const OPEN_BOUND_MS: u64 = 300;
+
+/// Why a verb could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the engine")]
+    Engine(#[from] holdfast_engine::Error),
+    #[error("rejoining")]
+    Rejoin(#[from] super::rejoin::Error),
+    #[error("the instance does not say what it has received")]
+    NoPosition,
+    #[error("too little of the lease is left to open; the next renewal will do")]
+    LeaseTooShort,
+    #[error("the engine did not open within {OPEN_BOUND_MS} ms and was killed, since it might have later")]
+    OpenTimedOut,
+}
+
+/// True if the controller should hear of it before the next tick. Positions alone change all the time.
+fn differs(a: &Observed, b: &Observed) -> bool {
+    a.process != b.process
+        || a.writable != b.writable
+        || a.drained != b.drained
+        || a.acknowledges != b.acknowledges
+        || a.waits_for_ack != b.waits_for_ack
+        || a.ackers != b.ackers
+        || a.upstream.as_ref().map(|u| (&u.node, &u.stream, &u.apply_error))
+            != b.upstream.as_ref().map(|u| (&u.node, &u.stream, &u.apply_error))
+        || (!b.receives() && a.received != b.received)
+}
+
+fn verb_name(verb: &Verb) -> &'static str {
+    match verb {
+        Verb::Start => "start",
+        Verb::Close => "close",
+        Verb::Yield => "yield",
+        Verb::StopReceiving => "stop receiving",
+        Verb::Promote { .. } => "promote",
+        Verb::CreateAccounts => "create accounts",
+        Verb::Open => "open",
+        Verb::WaitForAck(_) => "wait for ack",
+        Verb::Compare { .. } => "compare",
+        Verb::Follow { .. } => "follow",
+        Verb::Acknowledge(_) => "acknowledge",
+        Verb::SaveDivergence { .. } => "save divergence",
+        Verb::Reclone { .. } => "reclone",
+    }
+}

@@ -1,0 +1,34 @@
+//! The OpenAPI document of what people and scripts use, generated from the handlers.
+
+use super::people::{
+    Accepted, Explanation, FailoverRequest, Finding, History, LostStatus, MemberStatus, NodeStatus, PlanStatus,
+    ReinitRequest, ServiceStatus, Status, StepStatus, SwitchoverRequest,
+};
+use super::server;
+use crate::http::Problem;
+use utoipa::OpenApi;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Holdfast", description = "The API behind the CLI. Viewer or operator tokens go in `Authorization: Bearer`."),
+    paths(
+        server::status,
+        server::history,
+        server::explain,
+        server::switchover,
+        server::failover,
+        server::pause,
+        server::resume,
+        server::reinit
+    ),
+    components(schemas(
+        Accepted, Explanation, FailoverRequest, Finding, History, LostStatus, MemberStatus, NodeStatus, PlanStatus,
+        Problem, ReinitRequest, ServiceStatus, Status, StepStatus, SwitchoverRequest
+    ))
+)]
+struct Document;
+
+/// The document.
+pub fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}

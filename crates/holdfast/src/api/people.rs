@@ -1,0 +1,171 @@
+//! What people and scripts see. Stable: fields are added, never renamed.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// The deployment's name.
+    pub name: String,
+    /// Node whose store member leads and whose controller decides.
+    pub controller: String,
+    pub nodes: Vec<NodeStatus>,
+    pub services: Vec<ServiceStatus>,
+}
+
+/// A host, as its agent reports.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NodeStatus {
+    pub node: String,
+    pub region: String,
+    pub zone: String,
+    pub address: String,
+    pub voter: bool,
+    /// Milliseconds since its last report; absent if it never reported to this controller.
+    pub heard_ms_ago: Option<u64>,
+}
+
+/// A service with its group.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ServiceStatus {
+    pub service: String,
+    pub engine: String,
+    pub strategy: String,
+    pub durability: String,
+    /// `held`, `degraded` or `restoring` (under `sync`).
+    pub assurance: String,
+    /// `automatic` or `paused`.
+    pub mode: String,
+    pub epoch: u64,
+    pub primary: Option<String>,
+    pub sync_set: Vec<String>,
+    /// `healthy`, or the code of the first diagnosis that applies.
+    pub state: String,
+    /// What the diagnosis means and what is being waited for.
+    pub findings: Vec<Finding>,
+    pub port: u16,
+    pub read_port: u16,
+    pub members: Vec<MemberStatus>,
+}
+
+/// One thing to know about a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    pub code: String,
+    /// `notice`, `warning` or `critical`.
+    pub severity: String,
+    pub says: String,
+    pub hint: Option<String>,
+}
+
+/// An instance of a service.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct MemberStatus {
+    pub node: String,
+    pub zone: String,
+    pub address: String,
+    /// `primary`, `replica`, `sync replica`, or what it is otherwise doing.
+    pub role: String,
+    /// `running`, `starting`, `exited`, `unresponsive`, `refuses`, `silent`, `unknown`.
+    pub state: String,
+    pub writable: bool,
+    pub position: Option<String>,
+    pub lag_ms: Option<u64>,
+    pub connections: u32,
+    /// A long job and its progress.
+    pub activity: Option<String>,
+    /// Why it does not fit its role.
+    pub trouble: Option<String>,
+    pub unsafe_settings: Vec<String>,
+    pub lost: Option<LostStatus>,
+    pub version: String,
+}
+
+/// Writes that only a returning member had, saved before its data was replaced.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LostStatus {
+    pub transactions: u64,
+    pub file: String,
+    pub epoch: u64,
+}
+
+/// A plan in `GET /v1/services/{service}/history`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PlanStatus {
+    pub id: u64,
+    pub parent: u64,
+    pub epoch: u64,
+    pub kind: String,
+    pub because: String,
+    /// Transactions known to be lost by it: a lower bound.
+    pub known_loss: Option<u64>,
+    /// Wall clock of the controller, ms since 1970.
+    pub at_unix_ms: u64,
+    /// Node whose controller made it.
+    pub by: String,
+    /// Until every step was done; absent while it runs or if a later plan replaced it before.
+    pub took_ms: Option<u64>,
+    pub steps: Vec<StepStatus>,
+}
+
+/// What one member did under a plan.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct StepStatus {
+    pub node: String,
+    pub does: String,
+    /// Milliseconds from the plan's commit until the member reported it done.
+    pub done_ms: Option<u64>,
+}
+
+/// `GET /v1/services/{service}/history`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct History {
+    pub service: String,
+    /// Newest last.
+    pub plans: Vec<PlanStatus>,
+}
+
+/// `GET /v1/services/{service}/explain`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Explanation {
+    pub service: String,
+    /// `healthy`, `act` or `wait`.
+    pub verdict: String,
+    /// Every row of the diagnosis table that applies, first the one that decides.
+    pub findings: Vec<Finding>,
+    /// What is about to be done, under `act`.
+    pub plan: Option<PlanStatus>,
+}
+
+/// `POST /v1/services/{service}/switchover`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct SwitchoverRequest {
+    /// The next primary; the fittest replica if absent.
+    pub to: Option<String>,
+}
+
+/// `POST /v1/services/{service}/failover`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct FailoverRequest {
+    pub to: Option<String>,
+    /// Promote even if acknowledged writes may be lost.
+    #[serde(default)]
+    pub accept_loss: bool,
+}
+
+/// `POST /v1/services/{service}/reinit`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ReinitRequest {
+    /// The member whose data is to be rebuilt from the primary.
+    pub node: String,
+}
+
+/// Answer to a wish: it is stored. Follow it in the history.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Accepted {
+    /// The group's last plan when the wish was stored; the plans it leads to have higher numbers.
+    pub after_plan: u64,
+    pub epoch: u64,
+    pub says: String,
+}

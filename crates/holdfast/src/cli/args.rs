@@ -1,0 +1,165 @@
+//! What can be typed.
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// High availability for stateful backends, from a cold backup to multi-active, in one binary and one topology file.
+#[derive(Parser)]
+#[command(name = "holdfast", version, about, after_help = super::exit::HELP)]
+pub struct Cli {
+    /// Topology file [default: ./holdfast.toml, else /etc/holdfast/holdfast.toml]
+    #[arg(long, short, global = true, env = "HOLDFAST_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// File with a viewer or operator token, where the API asks for one [default: TLS directory's operator.token]
+    #[arg(long, global = true, env = "HOLDFAST_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run this host's part: agent, store member, controller, proxies
+    Run {
+        /// This host's name in the topology file
+        #[arg(long, env = "HOLDFAST_NODE")]
+        node: String,
+    },
+    /// Run a sandbox on loopback: real engines, data in one directory, clean stop with Ctrl-C
+    Dev(DevArgs),
+    /// Show nodes, services and members
+    Status {
+        /// Show it again every second until Ctrl-C
+        #[arg(long, short)]
+        watch: bool,
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Hand a service's primary over to another member, without loss and without client errors
+    Switchover {
+        service: Option<String>,
+        /// The next primary [default: the fittest replica]
+        #[arg(long)]
+        to: Option<String>,
+    },
+    /// Take over from a primary that is not known to be dead
+    Failover {
+        service: Option<String>,
+        #[arg(long)]
+        to: Option<String>,
+        /// Promote even if acknowledged writes may be lost
+        #[arg(long)]
+        accept_loss: bool,
+    },
+    /// Switch automatic failover of a service off
+    Pause { service: Option<String> },
+    /// Switch automatic failover of a service on again
+    Resume { service: Option<String> },
+    /// Show every plan with its steps and milliseconds
+    History {
+        service: Option<String>,
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Say why the controller acts or waits
+    Explain {
+        service: Option<String>,
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Rebuild a member's data from the primary
+    Reinit {
+        node: String,
+        service: Option<String>,
+    },
+    /// Check or describe the topology file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Make the certificate authority, the nodes' certificates and the tokens
+    Init {
+        /// Where [default: the topology's tls.dir]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Also replace certificates that end within 30 days
+        #[arg(long)]
+        renew: bool,
+    },
+    /// Prove it: break real processes and count what a client lost
+    #[command(subcommand)]
+    Drill(DrillCommand),
+    /// Print shell completions
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// Report every mistake in the topology file, with line and hint
+    Check { file: Option<PathBuf> },
+    /// Print the JSON schema of the topology file
+    Schema,
+}
+
+#[derive(Args, Clone)]
+pub struct DevArgs {
+    /// Where everything goes; kept between runs
+    #[arg(long, default_value = "holdfast-dev")]
+    pub dir: PathBuf,
+    /// Members of the service: 127.0.0.11, .12, …
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub nodes: u8,
+    #[arg(long, value_enum, default_value_t = Durability::Sync)]
+    pub durability: Durability,
+    /// The proxies' read/write port; the read port is the next one
+    #[arg(long, default_value_t = 3306)]
+    pub port: u16,
+}
+
+#[derive(Subcommand)]
+pub enum DrillCommand {
+    /// Run one drill on a sandbox of its own
+    Run {
+        #[arg(value_enum)]
+        drill: Drill,
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        #[arg(long, value_enum, default_value_t = Durability::Sync)]
+        durability: Durability,
+        /// Clients that write at the same time
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+        writers: u8,
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+        /// Where the sandbox goes [default: a temporary directory, removed afterwards]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// List the drills and what each promises
+    List,
+    /// What `make demo` shows: a killed engine, then a switchover
+    Demo,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drill {
+    /// SIGKILL to the primary's engine
+    KillEngine,
+    /// A planned switchover under load
+    Switchover,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    Sync,
+    Async,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Output {
+    Table,
+    Json,
+}
+
+/// Prints completions for a shell.
+pub fn completions(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut std::io::stdout());
+}

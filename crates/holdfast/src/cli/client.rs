@@ -1,0 +1,112 @@
+//! The CLI's way to the API: any node of the topology will do, the controller's is found from there.
+
+use super::exit::Failure;
+use crate::api::people::{Explanation, History, ServiceStatus, Status};
+use crate::clock::unix_s;
+use crate::http::{Client, ClientOptions, Error, Target};
+use crate::pki;
+use holdfast_core::secret::Password;
+use holdfast_core::topology::Topology;
+use miette::{IntoDiagnostic, Report, WrapErr, miette};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::Path;
+use std::time::Duration;
+
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub struct Api {
+    client: Client,
+    topology: Topology,
+}
+
+impl Api {
+    pub fn open(config: Option<&Path>, token_file: Option<&Path>) -> Result<Api, Failure> {
+        let (config, _) = super::load(config)?;
+        let mut options = ClientOptions::default();
+        if let Some(dir) = &config.topology.tls_dir {
+            options.tls = Some(pki::authority_tls(dir, unix_s()).map_err(Report::new)?);
+            let file = token_file.map_or_else(|| dir.join("operator.token"), Path::to_path_buf);
+            options.token = Some(token(&file)?);
+        }
+        Ok(Api { client: Client::new(options), topology: config.topology })
+    }
+
+    async fn ask<A, F>(&self, ask: impl Fn(Target) -> F) -> Result<A, Failure>
+    where
+        F: Future<Output = Result<A, Error>>,
+    {
+        let voters: Vec<_> = self.topology.nodes.iter().filter(|n| n.voter).collect();
+        let target = |n: &holdfast_core::topology::Node| Target { node: n.name.clone(), addr: self.topology.api_addr(n) };
+        let mut failures = Vec::new();
+        let mut next = 0;
+        // Each voter once, and once more whom one of them named.
+        for _ in 0..voters.len() * 2 {
+            let Some(voter) = voters.get(next % voters.len().max(1)) else { break };
+            match ask(target(voter)).await {
+                Ok(answer) => return Ok(answer),
+                Err(e) if e.is_not_leader() => {
+                    let hinted = e.leader().and_then(|id| voters.iter().position(|v| u64::from(v.id) == id));
+                    next = hinted.filter(|h| *h != next % voters.len()).unwrap_or(next + 1);
+                    failures.push(e.to_string());
+                }
+                Err(e) if e.is_refusal() => return Err(refused(&e)),
+                Err(e) => {
+                    next += 1;
+                    failures.push(crate::agent::chain(&e));
+                }
+            }
+        }
+        failures.sort();
+        failures.dedup();
+        let help = "start `holdfast run` on a majority of the voters, and look at their logs";
+        Err(Failure::unreachable(miette!(help = help, "no controller answers:\n  {}", failures.join("\n  "))))
+    }
+
+    async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
+        self.ask(|target| async move { self.client.get(&target, path, ANSWER).await }).await
+    }
+    pub async fn post<Q: Serialize + Sync, A: DeserializeOwned>(&self, path: &str, body: &Q) -> Result<A, Failure> {
+        self.ask(|target| async move { self.client.post(&target, path, body, ANSWER).await }).await
+    }
+
+    pub async fn status(&self) -> Result<Status, Failure> {
+        self.get("/v1/status").await
+    }
+    pub async fn history(&self, service: &str) -> Result<History, Failure> {
+        self.get(&format!("/v1/services/{service}/history")).await
+    }
+    pub async fn explain(&self, service: &str) -> Result<Explanation, Failure> {
+        self.get(&format!("/v1/services/{service}/explain")).await
+    }
+
+    /// The named service, or the only one there is.
+    pub async fn service(&self, name: Option<&str>) -> Result<ServiceStatus, Failure> {
+        let services = self.status().await?.services;
+        let names: Vec<String> = services.iter().map(|s| s.service.clone()).collect();
+        let help = format!("services: {}", names.join(", "));
+        let mut fitting = services.into_iter().filter(|s| name.is_none_or(|n| s.service == n));
+        match (fitting.next(), fitting.next(), name) {
+            (Some(one), None, _) => Ok(one),
+            (Some(_), Some(_), _) => Err(Failure::refused(miette!(help = help, "there are several services; name one"))),
+            (None, _, Some(n)) => Err(Failure::refused(miette!(help = help, "there is no service {n:?}"))),
+            (None, _, None) => Err(Failure::refused(miette!("the controller knows no service yet; try again in a moment"))),
+        }
+    }
+}
+
+fn refused(e: &Error) -> Failure {
+    let problem = e.problem();
+    let says = problem.map_or_else(|| e.to_string(), ToString::to_string);
+    match problem.and_then(|p| p.hint.clone()) {
+        Some(hint) => Failure::refused(miette!(help = hint, "{says}")),
+        None => Failure::refused(miette!("{says}")),
+    }
+}
+
+fn token(path: &Path) -> Result<Password, Report> {
+    let text = std::fs::read_to_string(path).into_diagnostic();
+    let text = text.wrap_err_with(|| format!("the token file {}; name another with --token-file", path.display()))?;
+    Ok(Password::new(text.trim()))
+}

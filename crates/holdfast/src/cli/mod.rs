@@ -1,0 +1,89 @@
+//! The command line: arguments in, tables and exit codes out. What it knows of the deployment it asks the API.
+
+pub mod args;
+mod client;
+mod drill;
+mod exit;
+mod output;
+mod wishes;
+
+pub use args::{Cli, Command, DevArgs};
+pub use exit::{Exit, Failure};
+
+use crate::config::{self, Config};
+use client::Api;
+use std::path::{Path, PathBuf};
+
+/// Carries out a parsed command line.
+pub async fn execute(cli: Cli) -> Result<Exit, Failure> {
+    match cli.command {
+        Command::Run { node } => crate::run::run(&load(cli.config.as_deref())?.0, &node).await.map_err(Failure::from),
+        Command::Dev(args) => crate::dev::dev(args).await.map_err(Failure::from),
+        Command::Status { watch, output } => {
+            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
+            output::status(&api, watch, output).await
+        }
+        Command::History { service, output } => {
+            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
+            output::history(&api, service.as_deref(), output).await
+        }
+        Command::Explain { service, output } => {
+            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
+            output::explain(&api, service.as_deref(), output).await
+        }
+        Command::Switchover { service, to } => {
+            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
+            wishes::switchover(&api, service.as_deref(), to).await
+        }
+        Command::Failover { service, to, accept_loss } => {
+            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
+            wishes::failover(&api, service.as_deref(), to, accept_loss).await
+        }
+        Command::Pause { service } => {
+            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
+            wishes::simple(&api, service.as_deref(), "pause", &()).await
+        }
+        Command::Resume { service } => {
+            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
+            wishes::simple(&api, service.as_deref(), "resume", &()).await
+        }
+        Command::Reinit { node, service } => {
+            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
+            wishes::reinit(&api, service.as_deref(), node).await
+        }
+        Command::Config(args::ConfigCommand::Check { file }) => {
+            let path = file.or(cli.config).unwrap_or_else(default_config);
+            let (config, path) = load(Some(&path))?;
+            let (nodes, services) = (config.topology.nodes.len(), config.topology.services.len());
+            print!("{}", config.warnings.render(false, exit::TEXT_COLUMNS));
+            println!("{}: no mistakes. {nodes} nodes, {services} services.", path.display());
+            Ok(Exit::Ok)
+        }
+        Command::Config(args::ConfigCommand::Schema) => {
+            println!("{}", config::document::json_schema());
+            Ok(Exit::Ok)
+        }
+        Command::Init { dir, renew } => {
+            let (config, _) = load(cli.config.as_deref())?;
+            output::init(&config, dir, renew)
+        }
+        Command::Drill(args) => drill::drill(args).await,
+        Command::Completions { shell } => {
+            args::completions(shell);
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// `./holdfast.toml` if it exists, else `/etc/holdfast/holdfast.toml`.
+fn default_config() -> PathBuf {
+    let here = PathBuf::from("holdfast.toml");
+    if here.exists() { here } else { PathBuf::from("/etc/holdfast/holdfast.toml") }
+}
+
+fn load(path: Option<&Path>) -> Result<(Config, PathBuf), Failure> {
+    let path = path.map_or_else(default_config, Path::to_path_buf);
+    let config = config::load(&path).map_err(|report| Failure::config(&report))?;
+    // Only `config check` shows warnings by itself: a script's every command would repeat them.
+    Ok((config, path))
+}

@@ -1,0 +1,214 @@
+//! Tables for people, JSON for scripts: the same values.
+
+use super::args::Output;
+use super::client::Api;
+use super::exit::{Exit, Failure};
+use crate::api::people::{Finding, ServiceStatus, Status};
+use crate::config::Config;
+use miette::{Report, miette};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+fn json(value: &impl Serialize) {
+    println!("{}", serde_json::to_string_pretty(value).expect("plain data"));
+}
+
+/// Left-aligned columns, as wide as their widest cell.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut width: Vec<usize> = head.iter().map(|h| h.chars().count()).collect();
+    for row in rows {
+        for (w, cell) in width.iter_mut().zip(row) {
+            *w = (*w).max(cell.chars().count());
+        }
+    }
+    let line = |cells: Vec<&str>| {
+        let padded: Vec<String> = cells.iter().zip(&width).map(|(c, w)| format!("{c:<w$}")).collect();
+        format!("  {}\n", padded.join("  ").trim_end())
+    };
+    let mut out = line(head.to_vec());
+    for row in rows {
+        out.push_str(&line(row.iter().map(String::as_str).collect()));
+    }
+    out
+}
+
+pub async fn status(api: &Api, watch: bool, output: Output) -> Result<Exit, Failure> {
+    loop {
+        let status = api.status().await;
+        if !watch {
+            let status = status?;
+            match output {
+                Output::Json => json(&status),
+                Output::Table => print!("{}", status_text(&status)),
+            }
+            let findings: Vec<Finding> = status.services.into_iter().flat_map(|s| s.findings).collect();
+            return Ok(Exit::of(&findings));
+        }
+        match (status, output) {
+            (Ok(status), Output::Json) => println!("{}", serde_json::to_string(&status).expect("plain data")),
+            (Ok(status), Output::Table) => print!("\x1b[2J\x1b[H{}", status_text(&status)),
+            (Err(e), _) => eprintln!("{}", e.text()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
+        }
+    }
+}
+
+fn status_text(status: &Status) -> String {
+    let mut out = format!("{}: controller on {}\n", status.name, status.controller);
+    let silent = status.nodes.iter().filter(|n| n.heard_ms_ago.is_none_or(|ms| ms > 1_000));
+    for node in silent {
+        let since = node.heard_ms_ago.map_or("never reported".to_string(), |ms| format!("silent for {:.1} s", ms as f64 / 1e3));
+        out.push_str(&format!("  ! node {} ({}): {since}\n", node.node, node.address));
+    }
+    for service in &status.services {
+        out.push('\n');
+        out.push_str(&service_text(service));
+    }
+    out
+}
+
+fn service_text(s: &ServiceStatus) -> String {
+    let durability = if s.durability == "sync" { format!("sync ({})", s.assurance) } else { s.durability.clone() };
+    let mut out = format!(
+        "{}  {} {}  durability {durability}  epoch {}  {}  ports {} (read/write) {} (read)\n",
+        s.service, s.engine, s.strategy, s.epoch, s.state, s.port, s.read_port
+    );
+    out.push_str(&members_table(s));
+    if s.mode == "paused" {
+        out.push_str("  Paused: no automatic failover. `holdfast resume` switches it on.\n");
+    }
+    for f in &s.findings {
+        let mark = if f.severity == "notice" { "-" } else { "!" };
+        out.push_str(&format!("  {mark} {}: {}\n", f.code, f.says));
+        if let Some(hint) = &f.hint {
+            out.push_str(&format!("      {hint}\n"));
+        }
+    }
+    out
+}
+
+fn members_table(s: &ServiceStatus) -> String {
+    let rows: Vec<Vec<String>> = s
+        .members
+        .iter()
+        .map(|m| {
+            let lag = m.lag_ms.map_or("-".into(), |ms| format!("{ms} ms"));
+            let position = m.position.clone().unwrap_or_else(|| "-".into());
+            let note = m.activity.clone().or_else(|| m.trouble.clone()).unwrap_or_default();
+            vec![m.node.clone(), m.zone.clone(), m.address.clone(), m.role.clone(), m.state.clone(), lag, m.connections.to_string(), position, note]
+        })
+        .collect();
+    table(&["MEMBER", "ZONE", "ADDRESS", "ROLE", "STATE", "LAG", "CONN", "POSITION", ""], &rows)
+}
+
+pub fn members(title: &str, s: &ServiceStatus) {
+    print!("{title}:\n{}", members_table(s));
+}
+
+pub async fn history(api: &Api, service: Option<&str>, output: Output) -> Result<Exit, Failure> {
+    let service = api.service(service).await?.service;
+    let history = api.history(&service).await?;
+    if output == Output::Json {
+        json(&history);
+        return Ok(Exit::Ok);
+    }
+    for p in &history.plans {
+        let took = p.took_ms.map_or(String::new(), |ms| format!("  {ms} ms"));
+        println!("{:>4}  epoch {}  {:<10} {}{took}", p.id, p.epoch, p.kind, utc(p.at_unix_ms));
+        println!("      {}", p.because);
+        if let Some(loss) = p.known_loss {
+            println!("      known loss: at least {loss} transactions");
+        }
+        for s in &p.steps {
+            let done = s.done_ms.map_or("not reported".to_string(), |ms| format!("{ms} ms"));
+            println!("      {}: {} ({done})", s.node, s.does);
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// `2026-11-23 20:55:01.123Z` (civil-from-days by Howard Hinnant's published algorithm).
+fn utc(unix_ms: u64) -> String {
+    let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
+    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}.{:03}Z", ms % 1_000)
+}
+
+pub async fn explain(api: &Api, service: Option<&str>, output: Output) -> Result<Exit, Failure> {
+    let service = api.service(service).await?.service;
+    let explanation = api.explain(&service).await?;
+    if output == Output::Json {
+        json(&explanation);
+    } else {
+        println!("{}: {}", explanation.service, explanation.verdict);
+        for f in &explanation.findings {
+            println!("  {} [{}]: {}", f.code, f.severity, f.says);
+            if let Some(hint) = &f.hint {
+                println!("      {hint}");
+            }
+        }
+        if let Some(plan) = &explanation.plan {
+            println!("  next: {} because {}", plan.kind, plan.because);
+            for s in &plan.steps {
+                println!("      {}: {}", s.node, s.does);
+            }
+        }
+        if explanation.findings.is_empty() {
+            println!("  nothing to do: every member is what it should be");
+        }
+    }
+    Ok(Exit::of(&explanation.findings))
+}
+
+pub fn init(config: &Config, dir: Option<PathBuf>, renew: bool) -> Result<Exit, Failure> {
+    let dir = dir.or_else(|| config.topology.tls_dir.clone());
+    let help = "add `[tls]` with `dir = \"/etc/holdfast/tls\"` to the topology file, or pass --dir";
+    let dir = dir.ok_or_else(|| Failure::refused(miette!(help = help, "the topology names no TLS directory")))?;
+    let made = crate::pki::init(&dir, &config.topology, crate::clock::unix_s(), renew).map_err(Report::new)?;
+    for path in &made.created {
+        println!("made  {}", path.display());
+    }
+    for path in &made.kept {
+        println!("kept  {}", path.display());
+    }
+    for (path, why) in &made.stale {
+        println!("STALE {}: {why}; `holdfast init --renew` replaces it", path.display());
+    }
+    println!("Copy ca.pem, NODE.pem, NODE.key and the two .sha256 files to each node; keep ca.key off them.");
+    Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    #[test]
+    fn dates_are_civil() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00.000Z");
+        assert_eq!(utc(951_782_400_123), "2000-02-29 00:00:00.123Z");
+        assert_eq!(utc(1_795_467_600_000), "2026-11-23 21:00:00.000Z");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [vec!["a".into(), "127.0.0.11:3306".into()], vec!["long-name".into(), "-".into()]];
+        expect![[r#"
+              NODE       ADDRESS
+              a          127.0.0.11:3306
+              long-name  -
+        "#]]
+        .assert_eq(&table(&["NODE", "ADDRESS"], &rows));
+    }
+}

@@ -1,0 +1,73 @@
+//! `holdfast dev`: a sandbox on loopback until Ctrl-C.
+
+use crate::cli::DevArgs;
+use crate::cli::args::Durability;
+use holdfast_drill::drills::account;
+use holdfast_drill::sandbox::{Options, Sandbox};
+use miette::{IntoDiagnostic, Report, WrapErr};
+use std::time::Duration;
+
+/// The word of the topology file.
+pub fn durability(d: Durability) -> &'static str {
+    match d {
+        Durability::Sync => "sync",
+        Durability::Async => "async",
+    }
+}
+
+/// Runs until Ctrl-C or SIGTERM.
+pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
+    let exe = std::env::current_exe().into_diagnostic().wrap_err("could not find this program's own file")?;
+    let mode = durability(args.durability);
+    let options = Options {
+        exe,
+        dir: args.dir,
+        net: Some(0),
+        nodes: args.nodes,
+        durability: if args.nodes == 1 { "async".into() } else { mode.into() },
+        port: args.port,
+        service_lines: String::new(),
+    };
+    let mut sandbox = Sandbox::start(options).await.into_diagnostic().wrap_err("could not start the sandbox")?;
+    println!("Starting {} MariaDB servers under {} …", args.nodes, sandbox.dir().display());
+    let outcome = tokio::select! {
+        healthy = sandbox.wait_healthy(Duration::from_secs(120)) => healthy.into_diagnostic().map(|_| ()),
+        () = crate::run::asked_to_stop() => return stop(sandbox).await,
+    };
+    if let Err(e) = outcome {
+        let logs = format!("the logs are {}/*.log", sandbox.dir().display());
+        stop(sandbox).await?;
+        return Err(e.wrap_err(logs));
+    }
+    banner(&sandbox);
+    loop {
+        tokio::select! {
+            () = crate::run::asked_to_stop() => return stop(sandbox).await,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                if let Err(e) = sandbox.check_running() {
+                    eprintln!("{e}");
+                }
+            }
+        }
+    }
+}
+
+fn banner(sandbox: &Sandbox) {
+    let account = account();
+    println!("Healthy. Connect through any proxy:\n");
+    for proxy in sandbox.proxies() {
+        println!("  mariadb -h {} -P {} -u {} -p{} {}", proxy.ip(), proxy.port(), account.user, account.password, account.database);
+    }
+    println!("\nIn another terminal:\n");
+    let config = sandbox.config();
+    for command in ["status --watch", "switchover", "explain", "history"] {
+        println!("  holdfast --config {} {command}", config.display());
+    }
+    println!("\nCtrl-C stops everything; the data stays in {}.", sandbox.dir().display());
+}
+
+async fn stop(sandbox: Sandbox) -> Result<crate::cli::Exit, Report> {
+    println!("Stopping …");
+    sandbox.stop().await.into_diagnostic()?;
+    Ok(crate::cli::Exit::Ok)
+}

@@ -1,0 +1,272 @@
+//! `holdfast run`: puts together what this host is for, from the topology file, and takes it apart again in order.
+
+use crate::agent::link::ControllerLink;
+use crate::agent::rejoin::Rejoin;
+use crate::agent::{self, Agent, Instance};
+use crate::api::server::{self, Host};
+use crate::clock::{Clock, unix_s};
+use crate::cli::Exit;
+use crate::config::{Config, secrets};
+use crate::controller::Office;
+use crate::http::{Access, Client, ClientOptions, Server, ServerOptions};
+use crate::pki;
+use crate::routes::{Receivers, RouteKeeper};
+use crate::transport::HttpTransport;
+use holdfast_core::record::Session;
+use holdfast_core::topology::{Node, PasswordSource, Service, Topology};
+use holdfast_core::{GroupName, NodeName, UserName};
+use holdfast_engine::Engine;
+use holdfast_engine::mysql::{Account, MySqlEngine, Spec, UserAccount};
+use holdfast_store::{Embedded, Store};
+use miette::{IntoDiagnostic, Report, WrapErr, miette};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+/// How long engines may take to shut down in order.
+const STOP: Duration = Duration::from_secs(10);
+
+/// Runs this host until SIGTERM or Ctrl-C.
+pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
+    let topology = &config.topology;
+    let node = NodeName::new(name).ok().and_then(|n| topology.node(&n)).cloned();
+    let names: Vec<String> = topology.nodes.iter().map(|n| n.name.to_string()).collect();
+    let node = node.ok_or_else(|| miette!(help = format!("nodes: {}", names.join(", ")), "the topology has no node {name:?}"))?;
+    crate::logging::start();
+    raise_open_files();
+    let tls = pki::host_tls(topology, &node.name, unix_s()).map_err(Report::new)?;
+    if let Some(left) = tls.as_ref().map(|t| t.days_left(unix_s())).filter(|left| *left < pki::WARN_DAYS) {
+        tracing::warn!("this host's certificate ends in {left} days; `holdfast init --renew` makes new ones");
+    }
+    let clock = Clock::start();
+    let client = Client::new(ClientOptions { tls: tls.as_ref().map(|t| t.client.clone()), token: None });
+    let link = Arc::new(ControllerLink::new(client.clone(), topology.clone()));
+
+    let server = ServerOptions { addr: topology.api_addr(&node), tls: tls.as_ref().map(|t| t.server.clone()) };
+    let api = Server::bind(server).await.into_diagnostic()?;
+
+    let mut tasks = JoinSet::new();
+    let store = open_store(topology, &node, client).await?;
+    let office = watch::Sender::new(None);
+    if let Some(store) = &store {
+        tasks.spawn(keep_office(node.name.clone(), topology.clone(), store.clone(), clock, office.clone()));
+    }
+
+    let (keeper, routes) = RouteKeeper::new(link.clone(), topology.services.iter().map(|s| s.name.clone()));
+    tasks.spawn(keeper.run());
+    let proxies = start_proxies(topology, &node, &routes, tls.as_ref(), &mut tasks).await?;
+    let agent = make_agent(topology, &node, clock, &link, &proxies)?;
+    tasks.spawn(agent.clone().run());
+
+    let host = Host {
+        node: node.name.clone(),
+        topology: Arc::new(topology.clone()),
+        office: office.subscribe(),
+        store: store.clone(),
+        agent: agent.clone(),
+        proxies: Arc::new(proxies),
+        access: Access::new(topology, tls.as_ref().map(|t| t.tokens.clone())),
+    };
+    tasks.spawn(api.run(server::router(host), std::future::pending()));
+    tracing::info!(node = %node.name, api = %topology.api_addr(&node), "running");
+
+    asked_to_stop().await;
+    tracing::info!("stopping");
+    agent.stop(STOP).await;
+    if let Some(Err(e)) = match &store {
+        Some(store) => Some(store.shutdown().await),
+        None => None,
+    } {
+        tracing::warn!(error = &e as &dyn std::error::Error, "the store did not close in order");
+    }
+    tasks.shutdown().await;
+    Ok(Exit::Ok)
+}
+
+/// Resolves at SIGTERM or Ctrl-C.
+pub async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut term) => {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+/// Thousands of clients need two descriptors each; the soft limit is often 1024.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(e) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(error = &e as &dyn std::error::Error, "could not raise the limit of open files");
+        }
+    }
+}
+
+async fn open_store(topology: &Topology, node: &Node, client: Client) -> Result<Option<Arc<Embedded>>, Report> {
+    if !node.voter {
+        return Ok(None);
+    }
+    let voters: BTreeMap<u64, String> = topology
+        .nodes
+        .iter()
+        .filter(|n| n.voter)
+        .map(|n| (u64::from(n.id), topology.api_addr(n).to_string()))
+        .collect();
+    let options = holdfast_store::embedded::Options::new(node.data_dir.join("store"), u64::from(node.id), &topology.name, voters);
+    let transport = Arc::new(HttpTransport::new(client, topology));
+    let store = Embedded::open(options, transport).await.into_diagnostic().wrap_err("the store")?;
+    Ok(Some(Arc::new(store)))
+}
+
+/// Opens an office while this node's store leads, closes it when it no longer does.
+async fn keep_office(
+    node: NodeName,
+    topology: Topology,
+    store: Arc<Embedded>,
+    clock: Clock,
+    office: watch::Sender<Option<Arc<Office>>>,
+) {
+    let mut leadership = store.leadership();
+    let mut term: Option<(u64, JoinSet<()>)> = None;
+    loop {
+        let now = leadership.borrow_and_update().clone();
+        let in_office = term.as_ref().map(|(t, _)| *t);
+        if now.is_me && in_office != Some(now.term) {
+            term = None;
+            match Office::open(node.clone(), topology.clone(), store.clone(), clock) {
+                Ok(opened) => {
+                    tracing::info!(term = now.term, "this node's controller takes office");
+                    let mut tasks = JoinSet::new();
+                    tasks.spawn(opened.clone().run());
+                    office.send_replace(Some(opened));
+                    term = Some((now.term, tasks));
+                }
+                Err(e) => tracing::error!(error = &e as &dyn std::error::Error, "the controller cannot take office"),
+            }
+        } else if !now.is_me && in_office.is_some() {
+            tracing::info!("this node's controller leaves office");
+            office.send_replace(None);
+            term = None;
+        }
+        if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn start_proxies(
+    topology: &Topology,
+    node: &Node,
+    routes: &Receivers,
+    tls: Option<&pki::HostTls>,
+    tasks: &mut JoinSet<()>,
+) -> Result<Vec<(GroupName, holdfast_proxy::Handle)>, Report> {
+    let mut proxies = Vec::new();
+    for service in &topology.services {
+        let Some(receiver) = routes.get(&service.name) else { continue };
+        let mut users = Vec::new();
+        for user in &service.users {
+            let password = secrets::resolve(&user.password).into_diagnostic();
+            users.push((user.name.clone(), password.wrap_err_with(|| format!("the password of {}", user.name))?));
+        }
+        let options = holdfast_proxy::Options {
+            group: service.name.clone(),
+            zone: node.zone.clone(),
+            rw_listen: SocketAddr::new(node.address, service.port),
+            ro_listen: Some(SocketAddr::new(node.address, service.read_port)),
+            users,
+            tls: tls.map(|t| t.proxy.clone()),
+            routes: receiver.clone(),
+            limits: holdfast_proxy::Limits::default(),
+            server_version: None,
+        };
+        let (proxy, handle) = holdfast_proxy::Service::bind(options)
+            .await
+            .into_diagnostic()
+            .wrap_err_with(|| format!("the proxy of {}", service.name))?;
+        tasks.spawn(proxy.run(std::future::pending()));
+        proxies.push((service.name.clone(), handle));
+    }
+    Ok(proxies)
+}
+
+fn make_agent(
+    topology: &Topology,
+    node: &Node,
+    clock: Clock,
+    link: &Arc<ControllerLink>,
+    proxies: &[(GroupName, holdfast_proxy::Handle)],
+) -> Result<Arc<Agent>, Report> {
+    let session = new_session()?;
+    let stir = Arc::new(Notify::new());
+    let mut instances = Vec::new();
+    for service in topology.services.iter().filter(|s| s.members.contains(&node.name)) {
+        let engine = make_engine(topology, node, service)?;
+        let gate = proxies.iter().find(|(g, _)| *g == service.name).map(|(_, h)| h.clone());
+        instances.push(Instance::new(agent::instance::Options {
+            node: node.name.clone(),
+            session,
+            service: service.clone(),
+            clock,
+            rejoin: Rejoin::new(service.name.clone(), topology.clone(), engine.clone(), link.clone()),
+            engine,
+            close_gate: Box::new(move |epoch| {
+                if let Some(gate) = &gate {
+                    gate.close_gate(epoch);
+                }
+            }),
+            stir: stir.clone(),
+        }));
+    }
+    let topology = topology.clone();
+    Ok(Agent::new(agent::Options { node: node.name.clone(), session, topology, clock, link: link.clone(), instances, stir }))
+}
+
+/// A number that no other life of this agent had: from the kernel's random source.
+fn new_session() -> Result<Session, Report> {
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes))
+        .into_diagnostic()
+        .wrap_err("no random number for this agent's session")?;
+    Ok(Session(u64::from_le_bytes(bytes) >> 1))
+}
+
+fn make_engine(topology: &Topology, node: &Node, service: &Service) -> Result<Arc<dyn Engine>, Report> {
+    let account = |name: &UserName, password: &PasswordSource| -> Result<Account, Report> {
+        let password = secrets::resolve(password).into_diagnostic();
+        let password = password.wrap_err_with(|| format!("the password of {name}"))?;
+        Ok(Account { user: name.clone(), password: password.expose().to_string() })
+    };
+    let mut users = Vec::new();
+    for user in &service.users {
+        users.push(UserAccount { account: account(&user.name, &user.password)?, grants: user.grants.clone() });
+    }
+    let spec = Spec {
+        group: service.name.clone(),
+        node: node.name.clone(),
+        server_id: node.id,
+        data_dir: node.data_dir.join(service.name.as_str()),
+        listen: SocketAddr::new(node.address, service.engine_port),
+        management: service.management.clone(),
+        durability: service.durability,
+        engine_options: service.engine_options.clone(),
+        replication: account(&service.replication.name, &service.replication.password)?,
+        users,
+        peers: topology.nodes.iter().map(|n| (n.id, n.name.clone())).collect(),
+    };
+    let engine = MySqlEngine::new(spec).into_diagnostic().wrap_err_with(|| format!("the engine of {}", service.name))?;
+    Ok(Arc::new(engine))
+}
