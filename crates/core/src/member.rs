@@ -349,12 +349,10 @@ impl Member {
         acknowledges: bool,
         reclone: bool,
     ) -> Option<Verb> {
-        if reclone && self.rebuilt_for != Some(self.session) {
-            return Some(Verb::Reclone { primary: primary.clone() });
-        }
+        let rebuild = reclone && self.rebuilt_for != Some(self.session);
         let upstream = seen.upstream.as_ref().filter(|u| u.node.as_ref() == Some(primary));
         // A broken stream is the engine's to retry, or a sign that the primary is gone: it is reported, not mended.
-        if upstream.is_some_and(|u| u.stream != Stream::Off && u.apply_error.is_none()) {
+        if !rebuild && upstream.is_some_and(|u| u.stream != Stream::Off && u.apply_error.is_none()) {
             return (seen.acknowledges != acknowledges).then_some(Verb::Acknowledge(acknowledges));
         }
         if seen.receives() {
@@ -367,8 +365,14 @@ impl Member {
             History::Fits { theirs } if seen.unjudged > 0 => {
                 Some(Verb::SaveDivergence { theirs: theirs.clone() })
             }
-            History::Fits { .. } if applying_failed(seen) => Some(Verb::Reclone { primary: primary.clone() }),
-            History::Fits { .. } => Some(Verb::Follow { primary: primary.clone(), acknowledges }),
+            // Also a wished-for rebuild is compared first: what only this instance has is saved (S10).
+            History::Fits { .. } if rebuild || applying_failed(seen) => {
+                Some(Verb::Reclone { primary: primary.clone() })
+            }
+            // Starting the replication threads purges the relay log (S7).
+            History::Fits { .. } => {
+                seen.drained.then(|| Verb::Follow { primary: primary.clone(), acknowledges })
+            }
             History::Diverges { theirs } => Some(Verb::SaveDivergence { theirs: theirs.clone() }),
             History::Saved => Some(Verb::Reclone { primary: primary.clone() }),
         }

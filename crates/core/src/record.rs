@@ -241,7 +241,8 @@ impl GroupRecord {
 
     fn follow(&self, primary: &Incumbent, node: &NodeName, hurry: bool) -> Role {
         let acknowledges = matches!(self.ackers.get(node), Some(Acker::Joining | Acker::Member));
-        let reclone = self.reinit.contains_key(node);
+        // What a recorded acker received may be all there is of an acknowledged write: it leaves the set first.
+        let reclone = self.reinit.contains_key(node) && !self.ackers.contains_key(node);
         Role::Follow { primary: primary.node.clone(), acknowledges, hurry, reclone }
     }
 }
