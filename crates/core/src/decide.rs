@@ -89,10 +89,12 @@ pub static TABLE: &[Diagnosis] = &[
         acker_gone,
         "a node has left the sync set and is out of reach of acknowledging"
     ),
+    row!(Warning, "acker-unrecorded", acker_unrecorded, "a node outside the recorded set acknowledges"),
     row!(Warning, "acker-lost", acker_lost, "a member of the sync set does not follow"),
     row!(Warning, "degraded", degraded, "writes do not wait for a replica"),
     row!(Notice, "acker-ready", acker_ready, "a joining replica is synchronous and caught up"),
     row!(Notice, "sync-set-small", sync_set_small, "fewer replicas acknowledge than wanted"),
+    row!(Notice, "sync-set-large", sync_set_large, "more replicas acknowledge than wanted"),
     row!(Notice, "reinit-done", reinit_done, "a member was rebuilt as asked"),
 ];
 
@@ -235,13 +237,20 @@ fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
     if !w.sync() {
         return record;
     }
-    // A handover's incumbent is alive and well: it is as good an acker as any once it follows.
-    let able = replicas_by_fitness(w, node).filter(|(_, r)| r.running() && r.seen.received.is_some());
+    // A handover's incumbent is alive and well: it is as good an acker as any once it follows. Who has what the new
+    // primary lacks must be rebuilt first: as an acker, its unacknowledged tail would stand for an acknowledged one.
+    let fits = |r: &InstanceReport| matches!((&r.seen.received, &report.seen.received), (Some(has), Some(floor)) if floor.contains(has));
+    let able = replicas_by_fitness(w, node).filter(|(_, r)| r.running() && fits(r));
     record.ackers = able.take(w.service.sync_replicas).map(|(n, _)| (n.clone(), Acker::Joining)).collect();
     record.assurance = match (record.ackers.is_empty(), w.service.when_no_sync_replica) {
         (true, WhenNoSyncReplica::Degrade) => Assurance::Degraded,
         (false, _) | (true, WhenNoSyncReplica::Block) => Assurance::Held,
     };
+    // Who did not halt, or is connected to the new primary already, may acknowledge without being told to (S5).
+    let loose = w.record.ackers.keys().filter(|n| !w.last(n).is_some_and(|r| r.halted_for(w.record.epoch)));
+    for n in loose.chain(&report.seen.ackers).filter(|n| *n != node) {
+        record.ackers.entry(n.clone()).or_insert(Acker::Leaving);
+    }
     record
 }
 
@@ -480,6 +489,17 @@ fn acker_gone(w: &World) -> Option<Verdict> {
     act(w, record, PlanKind::SyncSet, format!("{node} can no longer acknowledge"))
 }
 
+/// Whoever could acknowledge is recorded, wanted or not (S5): an agent that was stopped for long goes on with what it
+/// was told before, and its engine reconnects by itself.
+fn acker_unrecorded(w: &World) -> Option<Verdict> {
+    let (_, primary) = leading_fresh(w)?;
+    let denies = |n: &NodeName| w.fresh(n).is_some_and(|r| !r.seen.acknowledges);
+    let node = primary.seen.ackers.iter().find(|n| !w.record.ackers.contains_key(*n) && !denies(n))?;
+    let mut record = w.record.clone();
+    record.ackers.insert(node.clone(), Acker::Leaving);
+    act(w, record, PlanKind::SyncSet, format!("{node} acknowledges without being in the sync set"))
+}
+
 fn acker_well(w: &World, p: &Incumbent, node: &NodeName) -> bool {
     w.fresh(node).is_some_and(|r| r.follows(&p.node)) && !w.record.reinit.contains_key(node)
 }
@@ -598,4 +618,24 @@ fn sync_set_small(w: &World) -> Option<Verdict> {
     let node = returning.or_else(|| spare_replica(w, p))?;
     record.ackers.insert(node.clone(), Acker::Joining);
     act(w, record, PlanKind::SyncSet, format!("{node} follows and can acknowledge"))
+}
+
+/// A stand-in is let go once it is not needed: a takeover must hear from every recorded acker (S4).
+fn sync_set_large(w: &World) -> Option<Verdict> {
+    let (p, _) = leading_fresh(w).filter(|_| w.record.assurance == Assurance::Held)?;
+    let active = |n: &NodeName| w.record.ackers.get(n).is_some_and(|a| *a != Acker::Leaving);
+    let count = w.record.ackers.keys().filter(|n| active(n)).count();
+    let stay = w.ackers_in(Acker::Member).filter(|n| w.caught_up(n, &p.node)).count();
+    if count <= w.service.sync_replicas || stay <= w.service.sync_replicas {
+        return None;
+    }
+    let least = replicas_by_fitness(w, &p.node).map(|(n, _)| n).filter(|n| active(n)).last()?;
+    let mut record = w.record.clone();
+    record.ackers.insert(least.clone(), Acker::Leaving);
+    act(
+        w,
+        record,
+        PlanKind::SyncSet,
+        format!("{} replicas are enough without {least}", w.service.sync_replicas),
+    )
 }
