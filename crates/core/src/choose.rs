@@ -157,7 +157,14 @@ fn held_evidence(w: &World) -> Result<Vec<Position>, Vec<Blocker>> {
     let mut blockers = Vec::new();
     for acker in w.record.ackers.keys() {
         match w.halted_position(acker).filter(|_| w.last(acker).is_some_and(|r| r.seen.drained)) {
-            Some(p) => must_have.push(p.clone()),
+            Some(p) if w.last(acker).is_some_and(|r| r.intact) => must_have.push(p.clone()),
+            Some(_) => blockers.push(
+                Blocker::new(
+                    "acker-forgot",
+                    format!("{acker} restarted and may have forgotten writes that it acknowledged and had not applied"),
+                )
+                .hint(format!("bring the old primary back; {ACCEPT_LOSS}")),
+            ),
             None => blockers.push(
                 Blocker::new(
                     "acker-unknown",
@@ -192,7 +199,8 @@ fn fit<'w>(w: &'w World, claim: &Claim, node: &NodeName) -> Result<&'w Position,
         // A silent incumbent is what takeovers are for.
         _ => return Err(None),
     };
-    if w.record.reinit.contains_key(node) || !report.running() {
+    let doubted = w.record.reinit.contains_key(node) && !w.record.ackers.contains_key(node);
+    if doubted || !report.running() {
         return Err(None);
     }
     let Some(position) = w.halted_position(node) else {

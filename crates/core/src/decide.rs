@@ -472,7 +472,7 @@ fn leading_fresh<'w>(w: &'w World) -> Option<(&'w Incumbent, &'w InstanceReport)
 /// A leaving node is forgotten only when it cannot acknowledge any more **and** what it acknowledged is elsewhere:
 /// on a remaining acker, or nowhere promised (degraded).
 fn acker_gone(w: &World) -> Option<Verdict> {
-    let (p, _) = leading_fresh(w)?;
+    let (p, primary) = leading_fresh(w)?;
     let out = |n: &NodeName| {
         let itself = w.fresh(n).is_some_and(|r| !r.seen.acknowledges && r.promised >= w.record.epoch);
         let away = w.absent_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::ACKER_GIVES_UP_AFTER_MS);
@@ -481,10 +481,14 @@ fn acker_gone(w: &World) -> Option<Verdict> {
     };
     let node = w.ackers_in(Acker::Leaving).find(|n| out(n))?;
     let covered = w.ackers_in(Acker::Member).any(|m| w.caught_up(m, &p.node));
-    if !covered && w.record.assurance == Assurance::Held {
-        return None;
-    }
     let mut record = w.record.clone();
+    if !covered && w.record.assurance == Assurance::Held {
+        if w.record.ackers.iter().any(|(n, a)| *a != Acker::Leaving && acker_well(w, p, n)) {
+            return None; // it will cover soon
+        }
+        // Nobody is left but the primary: whoever comes next must have all that the primary has by now.
+        record.floor = primary.seen.applied.clone();
+    }
     record.ackers.remove(node);
     act(w, record, PlanKind::SyncSet, format!("{node} can no longer acknowledge"))
 }
@@ -526,6 +530,9 @@ fn acker_lost(w: &World) -> Option<Verdict> {
             record.ackers.insert(node.clone(), Acker::Leaving);
             return act(w, record, PlanKind::SyncSet, format!("{node} does not follow"));
         }
+        if let Some(verdict) = last_acker_lost(w, p, node).filter(|_| spare.is_none()) {
+            return Some(verdict);
+        }
     }
     if spare.is_none() && may_degrade(w) {
         record.ackers = record.ackers.keys().map(|n| (n.clone(), Acker::Leaving)).collect();
@@ -534,6 +541,37 @@ fn acker_lost(w: &World) -> Option<Verdict> {
         return act(w, record, PlanKind::Degrade, because);
     }
     None
+}
+
+/// A lost acker that nobody stands in for leaves if nothing is promised, or if it is to be rebuilt.
+fn last_acker_lost(w: &World, p: &Incumbent, node: &NodeName) -> Option<Verdict> {
+    let mut record = w.record.clone();
+    record.ackers.insert(node.clone(), Acker::Leaving);
+    if w.record.assurance == Assurance::Degraded {
+        return act(w, record, PlanKind::SyncSet, format!("{node} does not follow"));
+    }
+    if !w.record.reinit.contains_key(node) || w.record.ackers.iter().any(|(n, _)| acker_well(w, p, n)) {
+        return None;
+    }
+    let follows = w.fresh(node).is_some_and(|r| r.follows(&p.node));
+    match w.service.when_no_sync_replica {
+        WhenNoSyncReplica::Degrade => {
+            record.assurance = Assurance::Degraded;
+            let because = format!("{node} is to be rebuilt and nobody else can acknowledge (S5)");
+            act(w, record, PlanKind::Degrade, because)
+        }
+        WhenNoSyncReplica::Block if follows => {
+            let mut record = w.record.clone();
+            record.reinit.remove(node);
+            let because = format!(
+                "rebuild of {node} refused: it is the only replica that acknowledges, writes would stop"
+            );
+            act(w, record, PlanKind::Wish, because)
+        }
+        WhenNoSyncReplica::Block => {
+            act(w, record, PlanKind::SyncSet, format!("{node} is to be rebuilt and does not follow"))
+        }
+    }
 }
 
 /// Every recorded acker has been out of the primary's sight, or silent, for long enough. (A lost host's connection

@@ -94,6 +94,8 @@ pub struct Member {
     history_of: Option<(Epoch, NodeName)>,
     rebuilt_for: Option<Session>,
     lost: Option<Lost>,
+    /// Once this is received, so is everything that was ever acknowledged; `None`: not known since the process began.
+    owes: Option<Position>,
 }
 
 /// A primary asks a member directly whether it may go on while the store is away (S14).
@@ -122,6 +124,7 @@ impl Member {
             history_of: None,
             rebuilt_for: None,
             lost: None,
+            owes: None,
         }
     }
 
@@ -150,6 +153,9 @@ impl Member {
             return Err(Refusal::OldRevision { offered: a.revision, held: held.revision });
         }
         self.promised = a.epoch;
+        if !matches!(a.role, Role::Follow { reclone: true, .. }) {
+            self.rebuilt_for = None; // the wish is settled; the next one is another
+        }
         let of = followed(&a);
         if self.history_of != of {
             self.history = History::Unknown;
@@ -198,6 +204,7 @@ impl Member {
     pub fn exited(&mut self) {
         self.give_up();
         self.history = History::Unknown;
+        self.owes = None;
     }
 
     /// [`Verb::Close`] or [`Verb::Yield`] is done (or the process was killed).
@@ -215,6 +222,8 @@ impl Member {
     /// [`Verb::Open`] is about to be carried out: from here on the instance may be taking writes.
     pub fn opening(&mut self, epoch: Epoch) {
         self.leads = Some(epoch);
+        // It was chosen because nothing that was acknowledged is missing here (S6).
+        self.owes = self.owes.take().or_else(|| Some(Position::mariadb("").expect("empty is a position")));
     }
 
     pub fn accounts_created(&mut self) {
@@ -224,6 +233,7 @@ impl Member {
     /// Answer to [`Verb::Compare`]: both positions, `theirs` taken from the primary after `ours` stopped growing.
     pub fn compared(&mut self, ours: &Position, theirs: &Position) {
         let theirs = theirs.clone();
+        self.owes = Some(theirs.clone());
         self.history =
             if theirs.contains(ours) { History::Fits { theirs } } else { History::Diverges { theirs } };
     }
@@ -413,6 +423,7 @@ impl Member {
             activity,
             trouble,
             lost: self.lost.clone(),
+            intact: self.owes.as_ref().is_some_and(|o| seen.received.as_ref().is_some_and(|r| r.contains(o))),
             rebuilt_for: self.rebuilt_for,
         }
     }

@@ -132,6 +132,10 @@ pub struct InstanceReport {
     /// The last failure that keeps it from fitting its assignment, for people.
     pub trouble: Option<String>,
     pub lost: Option<Lost>,
+    /// `received` contains everything this instance ever acknowledged. Not so after its process ended: what was
+    /// received and not applied is gone then, until it has caught up with its primary.
+    #[serde(default)]
+    pub intact: bool,
     /// The session for whose `reinit` wish this instance was rebuilt, if it was.
     pub rebuilt_for: Option<Session>,
 }

@@ -91,8 +91,8 @@ pub struct Engine {
     pub dumps: BTreeMap<usize, Dump>,
     /// Transactions applied per tick.
     pub apply_rate: usize,
-    /// Highest sequence ever written here, also if it was cut off later.
-    pub written: u64,
+    /// A tail was cut off: its numbers were given out once.
+    pub was_cut: bool,
 }
 
 impl Engine {
@@ -114,7 +114,7 @@ impl Engine {
             acknowledges: false,
             dumps: BTreeMap::new(),
             apply_rate: usize::MAX,
-            written: 0,
+            was_cut: false,
         }
     }
 
@@ -159,7 +159,6 @@ impl Engine {
     pub fn write(&mut self, write: usize) -> Tx {
         let last = self.log.last().map_or(0, |t| t.sequence);
         let tx = Tx { server: self.server, sequence: last + 1, write };
-        self.written = self.written.max(tx.sequence);
         self.append(tx);
         if !self.waits {
             self.committed = self.log.len();
@@ -214,6 +213,7 @@ impl Engine {
         self.dumps.clear();
         self.stop_receiving();
         let tail = if cut { self.log.split_off(self.committed) } else { Vec::new() };
+        self.was_cut |= !tail.is_empty();
         self.committed = self.log.len();
         self.relay.clear();
         self.reindex();

@@ -57,6 +57,8 @@ pub enum Sabotage {
     LeaseEndIgnored,
     /// Semi-sync: a replica acknowledges what it has not received.
     AcknowledgedUnread,
+    /// A primary gives out transaction numbers again that it gave out before its unacknowledged tail was cut off.
+    NumbersReused,
     /// Protocol: an assignment is taken while a verb of the one before is under way, so that a promise is reported
     /// before it is true.
     PromisedEarly,

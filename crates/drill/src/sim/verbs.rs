@@ -96,7 +96,12 @@ impl Sim {
             }
             Verb::StopReceiving => self.hosts[node].engine.stop_receiving(),
             Verb::Promote { wait_for_ack } => {
+                let reused = self.sabotaged(Sabotage::NumbersReused);
                 let engine = &mut self.hosts[node].engine;
+                if engine.was_cut && !reused {
+                    // A number that was cut off may live on elsewhere: never give it out again.
+                    (engine.server, engine.was_cut) = (engine.server + 100, false);
+                }
                 engine.purge_relay();
                 engine.receiver = None;
                 engine.acknowledges = false;

@@ -48,5 +48,15 @@ pub fn what_is_missing(sim: &Sim) -> String {
     let says: Vec<String> = (0..sim.hosts.len())
         .filter_map(|n| sim.hosts[n].office.as_ref().map(|o| format!("{} says {}", sim.names[n], o.says)))
         .collect();
-    format!("{}; {record}; {}", missing(sim).unwrap_or_default(), says.join("; "))
+    let engines: Vec<String> = sim
+        .members
+        .iter()
+        .map(|n| {
+            let seen = sim.agent_sees(*n);
+            let busy = sim.hosts[*n].agent.as_ref().and_then(|a| a.busy.as_ref().map(|(_, v)| v.clone()));
+            let at = seen.received.map(|p| p.to_string()).unwrap_or_default();
+            format!("{} {:?} at {at} drained {} upstream {:?} busy {busy:?}", sim.names[*n], seen.process, seen.drained, seen.upstream)
+        })
+        .collect();
+    format!("{}; {record}; {}; {}", missing(sim).unwrap_or_default(), says.join("; "), engines.join("; "))
 }
