@@ -172,6 +172,7 @@ impl Instance {
     /// Observes and acts until aborted.
     pub async fn drive(self: Arc<Self>) {
         let mut exits = self.engine.exits();
+        let mut last: Option<Verb> = None;
         if let Err(e) = self.engine.start().await {
             self.trouble(Some(&e));
         }
@@ -190,19 +191,26 @@ impl Instance {
             if hurry {
                 self.stir.notify_one();
             }
+            // A verb that succeeds and is wanted again at once has not had its effect yet.
+            let again = verb.is_some() && verb == last;
+            last = verb.clone();
             let failed = match verb {
                 None => false,
                 Some(verb) => {
                     let name = verb_name(&verb);
                     let outcome = self.carry_out(verb).await;
-                    self.note(name, &outcome);
-                    if outcome.is_ok() {
+                    self.note(name, again, &outcome);
+                    if outcome.is_ok() && !again {
                         continue;
                     }
                     true
                 }
             };
-            let tick = if hurry && !failed { HURRY_MS } else { limits::REPORT_EVERY_MS };
+            let tick = match (failed, hurry) {
+                (true, _) => RETRY_MS,
+                (false, true) => HURRY_MS,
+                (false, false) => limits::REPORT_EVERY_MS,
+            };
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(tick)) => {}
                 () = self.look.notified() => {}
@@ -266,8 +274,9 @@ impl Instance {
         }
     }
 
-    fn note<E: std::error::Error>(&self, verb: &'static str, outcome: &Result<(), E>) {
+    fn note<E: std::error::Error>(&self, verb: &'static str, again: bool, outcome: &Result<(), E>) {
         match outcome {
+            Ok(()) if again => {}
             Ok(()) => {
                 tracing::info!(group = %self.service.name, verb, "done");
                 self.trouble::<E>(None);
@@ -419,6 +428,8 @@ fn lost(saved: Option<holdfast_engine::Saved>, epoch: Epoch) -> Option<Lost> {
 
 /// How often to look while a handover or a takeover waits for this instance.
 const HURRY_MS: u64 = 15;
+/// How soon to try a failed verb again. Most wait for another host that is about to be ready.
+const RETRY_MS: u64 = 40;
 /// How long the engine may take to obey [`Verb::Open`].
 const OPEN_BOUND_MS: u64 = 300;
 

@@ -51,8 +51,8 @@ fn upstream(u: holdfast_engine::Upstream, service: &Service, topology: &Topology
         (ThreadState::Connecting { last_error }, _) => {
             Stream::Broken { why: last_error.clone().unwrap_or_else(|| "connecting".into()) }
         }
-        (ThreadState::Failed { code, text }, _) => Stream::Broken { why: format!("{code}: {text}") },
-        (ThreadState::Stopped, _) => Stream::Off,
+        // A thread that gave up (`--master-retry-count`) receives nothing more by itself, exactly like a stopped one.
+        (ThreadState::Stopped | ThreadState::Failed { .. }, _) => Stream::Off,
     };
     let apply_error = match u.sql {
         ThreadState::Failed { code, text } => Some(format!("{code}: {text}")),
