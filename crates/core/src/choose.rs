@@ -92,6 +92,7 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
         return Err(blockers);
     }
     pool.retain(|(_, p)| must_have.iter().all(|m| p.contains(m)));
+    pool.sort_by_key(|(n, _)| w.record.reinit.contains_key(*n));
     if let ClaimKind::Takeover { to: Some(to) } = &claim.kind
         && (claim.accept_loss
             || pool.iter().any(|(n, p)| *n == to && pool.iter().all(|(_, q)| p.contains(q))))
@@ -199,8 +200,9 @@ fn fit<'w>(w: &'w World, claim: &Claim, node: &NodeName) -> Result<&'w Position,
         // A silent incumbent is what takeovers are for.
         _ => return Err(None),
     };
-    let doubted = w.record.reinit.contains_key(node) && !w.record.ackers.contains_key(node);
-    if doubted || !report.running() {
+    // To be rebuilt: only for what nobody else may have.
+    let needed = w.record.ackers.contains_key(node) || claim.from.as_ref().is_some_and(|f| f.node == *node);
+    if w.record.reinit.contains_key(node) && !needed || !report.running() {
         return Err(None);
     }
     let Some(position) = w.halted_position(node) else {

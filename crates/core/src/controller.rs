@@ -66,7 +66,7 @@ impl Controller {
         let Some(epoch) = self.groups.get(group).map(|g| g.record.epoch) else { return Vec::new() };
         let quit = |h: &Heard| {
             let own = h.instances.iter().find(|r| r.group == *group);
-            own.is_some_and(|r| !r.seen.acknowledges && r.promised >= epoch)
+            own.is_some_and(|r| r.quit_acknowledging() && r.promised >= epoch)
         };
         self.heard.iter().filter(|(_, h)| quit(h)).map(|(n, _)| n.clone()).collect()
     }

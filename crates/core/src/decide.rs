@@ -474,7 +474,7 @@ fn leading_fresh<'w>(w: &'w World) -> Option<(&'w Incumbent, &'w InstanceReport)
 fn acker_gone(w: &World) -> Option<Verdict> {
     let (p, primary) = leading_fresh(w)?;
     let out = |n: &NodeName| {
-        let itself = w.fresh(n).is_some_and(|r| !r.seen.acknowledges && r.promised >= w.record.epoch);
+        let itself = w.fresh(n).is_some_and(|r| r.quit_acknowledging() && r.promised >= w.record.epoch);
         let away = w.absent_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::ACKER_GIVES_UP_AFTER_MS);
         let unseen = w.absent_since.contains_key(n);
         (itself && unseen) || away
@@ -497,7 +497,7 @@ fn acker_gone(w: &World) -> Option<Verdict> {
 /// was told before, and its engine reconnects by itself.
 fn acker_unrecorded(w: &World) -> Option<Verdict> {
     let (_, primary) = leading_fresh(w)?;
-    let denies = |n: &NodeName| w.fresh(n).is_some_and(|r| !r.seen.acknowledges);
+    let denies = |n: &NodeName| w.fresh(n).is_some_and(InstanceReport::quit_acknowledging);
     let node = primary.seen.ackers.iter().find(|n| !w.record.ackers.contains_key(*n) && !denies(n))?;
     let mut record = w.record.clone();
     record.ackers.insert(node.clone(), Acker::Leaving);

@@ -155,6 +155,10 @@ impl InstanceReport {
     pub fn running(&self) -> bool {
         self.seen.running()
     }
+    /// Says that it does not acknowledge. An engine that does not answer says nothing (S11).
+    pub fn quit_acknowledging(&self) -> bool {
+        self.running() && !self.seen.acknowledges
+    }
     /// Replicating from `primary` without a fault.
     pub fn follows(&self, primary: &NodeName) -> bool {
         self.running()
