@@ -92,6 +92,9 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
         return Err(blockers);
     }
     pool.retain(|(_, p)| must_have.iter().all(|m| p.contains(m)));
+    // A data directory that was lost is not a history to go on with, under any durability.
+    let emptied = |p: &Position| p.is_empty() && w.record.floor.as_ref().is_some_and(|f| !f.is_empty());
+    pool.retain(|(_, p)| claim.accept_loss || !emptied(p));
     pool.sort_by_key(|(n, _)| w.record.reinit.contains_key(*n));
     if let ClaimKind::Takeover { to: Some(to) } = &claim.kind
         && (claim.accept_loss

@@ -26,6 +26,7 @@ struct Group {
     record_since: Millis,
     lease_renewed: Millis,
     absent_since: BTreeMap<NodeName, Millis>,
+    unwell_since: BTreeMap<NodeName, Millis>,
     /// Reports of the primary in a row in which an acker no longer acknowledged.
     absent_reports: BTreeMap<NodeName, u32>,
     cool_down_until: Option<Millis>,
@@ -56,6 +57,7 @@ impl Controller {
             let own_word: Vec<NodeName> = self.quit_acknowledging(&r.group);
             if let Some(group) = self.groups.get_mut(&r.group) {
                 group.sight_ackers(node, r, &own_word, now);
+                group.sight_follower(node, r, now);
             }
         }
         self.heard.insert(node.clone(), Heard { at: now, session, instances });
@@ -63,10 +65,10 @@ impl Controller {
 
     /// Nodes that said last that they do not acknowledge, and promised not to without a new assignment.
     fn quit_acknowledging(&self, group: &GroupName) -> Vec<NodeName> {
-        let Some(epoch) = self.groups.get(group).map(|g| g.record.epoch) else { return Vec::new() };
+        let Some(revision) = self.groups.get(group).map(|g| g.revision) else { return Vec::new() };
         let quit = |h: &Heard| {
             let own = h.instances.iter().find(|r| r.group == *group);
-            own.is_some_and(|r| r.quit_acknowledging() && r.promised >= epoch)
+            own.is_some_and(|r| r.quit_acknowledging(revision))
         };
         self.heard.iter().filter(|(_, h)| quit(h)).map(|(n, _)| n.clone()).collect()
     }
@@ -81,6 +83,7 @@ impl Controller {
             lease_renewed: since,
             absent_since: BTreeMap::new(),
             absent_reports: BTreeMap::new(),
+            unwell_since: BTreeMap::new(),
             cool_down_until: record.last_takeover.map(|_| now.plus(limits::COOL_DOWN_MS)),
         });
         if revision <= group.revision {
@@ -93,11 +96,14 @@ impl Controller {
         if new_primary && record.primary().is_some() {
             group.absent_since.clear();
             group.absent_reports.clear();
+            group.unwell_since.clear();
             // The grant that came with the record counts as a renewal: the new holder may count from then on.
             group.lease_renewed = now;
         }
-        group.absent_since.retain(|n, _| record.ackers.contains_key(n));
-        group.absent_reports.retain(|n, _| record.ackers.contains_key(n));
+        // Whose part changed is counted anew: what it did under the part before may not have been seen yet.
+        let same = |n: &NodeName| record.ackers.get(n).is_some_and(|a| group.record.ackers.get(n) == Some(a));
+        group.absent_since.retain(|n, _| same(n));
+        group.absent_reports.retain(|n, _| same(n));
         group.record = record;
         group.revision = revision;
         group.record_since = now;
@@ -135,11 +141,13 @@ impl Controller {
             topology: &self.topology,
             service,
             record: &group.record,
+            revision: group.revision,
             now,
             record_since: group.record_since,
             lease_renewed: group.lease_renewed,
             members,
             absent_since: group.absent_since.clone(),
+            unwell_since: group.unwell_since.clone(),
             cool_down_until: group.cool_down_until,
             groups_failing: self.groups.values().filter(|g| self.fails(g, now)).count(),
             groups: self.groups.len(),
@@ -223,6 +231,15 @@ impl Controller {
 }
 
 impl Group {
+    /// Keeps since when a member does not follow: a new connection takes a moment, and is no reason to act.
+    fn sight_follower(&mut self, node: &NodeName, r: &InstanceReport, now: Millis) {
+        if self.record.primary().is_none_or(|p| r.follows(&p.node)) {
+            self.unwell_since.remove(node);
+        } else {
+            self.unwell_since.entry(node.clone()).or_insert(now);
+        }
+    }
+
     /// Keeps, for each recorded acker, since when it does not acknowledge: the primary does not see it, or it says so
     /// itself. Counted from the primary's *second* such report, because the first may have been taken before the
     /// acker stopped; what the primary had by then includes all that was ever acknowledged by it.

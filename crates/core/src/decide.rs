@@ -474,7 +474,7 @@ fn leading_fresh<'w>(w: &'w World) -> Option<(&'w Incumbent, &'w InstanceReport)
 fn acker_gone(w: &World) -> Option<Verdict> {
     let (p, primary) = leading_fresh(w)?;
     let out = |n: &NodeName| {
-        let itself = w.fresh(n).is_some_and(|r| r.quit_acknowledging() && r.promised >= w.record.epoch);
+        let itself = w.fresh(n).is_some_and(|r| r.quit_acknowledging(w.revision));
         let away = w.absent_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::ACKER_GIVES_UP_AFTER_MS);
         let unseen = w.absent_since.contains_key(n);
         (itself && unseen) || away
@@ -497,7 +497,7 @@ fn acker_gone(w: &World) -> Option<Verdict> {
 /// was told before, and its engine reconnects by itself.
 fn acker_unrecorded(w: &World) -> Option<Verdict> {
     let (_, primary) = leading_fresh(w)?;
-    let denies = |n: &NodeName| w.fresh(n).is_some_and(InstanceReport::quit_acknowledging);
+    let denies = |n: &NodeName| w.fresh(n).is_some_and(|r| r.quit_acknowledging(w.revision));
     let node = primary.seen.ackers.iter().find(|n| !w.record.ackers.contains_key(*n) && !denies(n))?;
     let mut record = w.record.clone();
     record.ackers.insert(node.clone(), Acker::Leaving);
@@ -508,11 +508,18 @@ fn acker_well(w: &World, p: &Incumbent, node: &NodeName) -> bool {
     w.fresh(node).is_some_and(|r| r.follows(&p.node)) && !w.record.reinit.contains_key(node)
 }
 
+/// Not only while it connects anew.
+fn acker_lost_for_good(w: &World, p: &Incumbent, node: &NodeName) -> bool {
+    let unwell = || w.unwell_since.get(node).is_some_and(|t| w.now.since(*t) >= limits::SILENT_AFTER_MS);
+    !acker_well(w, p, node) && (w.fresh(node).is_none() || w.record.reinit.contains_key(node) || unwell())
+}
+
 /// Takes an acker out that does not follow, once another can stand in; with none, degrades if the policy says so.
 fn acker_lost(w: &World) -> Option<Verdict> {
     let (p, _) = leading_fresh(w)?;
     let active = |a: &Acker| *a != Acker::Leaving;
-    let lost = w.record.ackers.iter().find(|(n, a)| active(a) && !acker_well(w, p, n)).map(|(n, _)| n);
+    let lost =
+        w.record.ackers.iter().find(|(n, a)| active(a) && acker_lost_for_good(w, p, n)).map(|(n, _)| n);
     let well = w.record.ackers.iter().filter(|(n, a)| active(a) && acker_well(w, p, n)).count();
     let spare = spare_replica(w, p);
     let mut record = w.record.clone();
@@ -618,7 +625,8 @@ fn degraded(w: &World) -> Option<Verdict> {
             )
         }
         Assurance::Restoring => {
-            if !primary.seen.waits_for_ack {
+            // An older assignment, still on its way, could make it stop waiting after that.
+            if !primary.seen.waits_for_ack || primary.held < w.revision {
                 return None;
             }
             let node = w.ackers_in(Acker::Joining).find(ready)?.clone();

@@ -417,6 +417,7 @@ impl Member {
             group: self.group.clone(),
             session: self.session,
             promised: self.promised,
+            held: self.assignment.as_ref().map_or(0, |a| a.revision),
             settled,
             leads: self.leads,
             seen: seen.clone(),

@@ -122,6 +122,9 @@ pub struct InstanceReport {
     pub session: Session,
     /// The agent acts on no assignment of an epoch before this one (a promise; only grows in one session).
     pub promised: Epoch,
+    /// Revision of the assignment that the agent acts on; nothing older is acted on any more. 0 if none.
+    #[serde(default)]
+    pub held: u64,
     /// Revision of the assignment that this instance fits by now; 0 if none.
     pub settled: u64,
     /// The epoch this instance is open for writes in.
@@ -155,9 +158,10 @@ impl InstanceReport {
     pub fn running(&self) -> bool {
         self.seen.running()
     }
-    /// Says that it does not acknowledge. An engine that does not answer says nothing (S11).
-    pub fn quit_acknowledging(&self) -> bool {
-        self.running() && !self.seen.acknowledges
+    /// Says that it does not acknowledge and, acting on `revision` of the record, will not. An engine that does not
+    /// answer says nothing (S11).
+    pub fn quit_acknowledging(&self, revision: u64) -> bool {
+        self.running() && !self.seen.acknowledges && self.held >= revision
     }
     /// Replicating from `primary` without a fault.
     pub fn follows(&self, primary: &NodeName) -> bool {

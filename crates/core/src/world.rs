@@ -12,6 +12,8 @@ pub struct World<'a> {
     pub topology: &'a Topology,
     pub service: &'a Service,
     pub record: &'a GroupRecord,
+    /// The record's, in the store.
+    pub revision: u64,
     pub now: Millis,
     /// Since when this controller knows the record as it stands.
     pub record_since: Millis,
@@ -21,6 +23,8 @@ pub struct World<'a> {
     pub members: BTreeMap<NodeName, Seen<InstanceReport>>,
     /// For each recorded acker that the primary does not see connected: since when.
     pub absent_since: BTreeMap<NodeName, Millis>,
+    /// For each member that reports and does not follow the primary: since when.
+    pub unwell_since: BTreeMap<NodeName, Millis>,
     /// Until when another automatic takeover is not wanted (S12).
     pub cool_down_until: Option<Millis>,
     /// Groups whose primary is missing right now, this one included, and all groups (S12).
