@@ -225,14 +225,6 @@ impl Engine {
         self.life += 1;
     }
 
-    pub fn wipe(&mut self) {
-        self.log.clear();
-        self.relay.clear();
-        self.committed = 0;
-        self.receiver = None;
-        self.reindex();
-    }
-
     pub fn copy_from(&mut self, log: &[Tx]) {
         self.log = log.to_vec();
         self.committed = self.log.len();

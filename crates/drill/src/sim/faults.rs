@@ -197,10 +197,6 @@ impl Sim {
     fn process_down(&mut self, node: usize) {
         tell!(self, "{}'s process ends", self.names[node]);
         self.engine_down(node, "its agent ended", true);
-        let rebuilding = self.hosts[node]
-            .agent
-            .as_ref()
-            .is_some_and(|a| matches!(a.busy, Some((_, holdfast_core::member::Verb::Reclone { .. }))));
         let host = &mut self.hosts[node];
         host.power = Power::Down;
         host.agent = None;
@@ -209,10 +205,6 @@ impl Sim {
         host.proxy = Default::default();
         if self.store.leader == Some(node) {
             self.store.leader = None;
-        }
-        let host = &mut self.hosts[node];
-        if rebuilding {
-            host.engine.wipe();
         }
     }
 

@@ -30,10 +30,6 @@ impl Sim {
                     self.send(node, to, Message::CompareAsk { from: node, verb: id, epoch });
                 }
             }
-            Verb::Reclone { .. } => {
-                self.engine_down(node, "stopped to be rebuilt", false);
-                self.hosts[node].engine.wipe();
-            }
             _ => {}
         }
         if let Some(agent) = &mut self.hosts[node].agent {
@@ -90,18 +86,19 @@ impl Sim {
             Verb::Compare { .. } => return self.verb_failed(node),
             _ if !on => return self.verb_failed(node),
             Verb::Open => {
-                self.hosts[node].engine.writable = true;
-                tell!(self, "{} is open", self.names[node]);
-                invariants::opened(self, node);
-            }
-            Verb::StopReceiving => self.hosts[node].engine.stop_receiving(),
-            Verb::Promote { wait_for_ack } => {
                 let reused = self.sabotaged(Sabotage::NumbersReused);
                 let engine = &mut self.hosts[node].engine;
                 if engine.was_cut && !reused {
                     // A number that was cut off may live on elsewhere: never give it out again.
                     (engine.server, engine.was_cut) = (engine.server + 100, false);
                 }
+                engine.writable = true;
+                tell!(self, "{} is open", self.names[node]);
+                invariants::opened(self, node);
+            }
+            Verb::StopReceiving => self.hosts[node].engine.stop_receiving(),
+            Verb::Promote { wait_for_ack } => {
+                let engine = &mut self.hosts[node].engine;
                 engine.purge_relay();
                 engine.receiver = None;
                 engine.acknowledges = false;
@@ -219,13 +216,8 @@ impl Sim {
         let Some(agent) = &self.hosts[node].agent else { return };
         if matches!(agent.busy, Some((_, Verb::Reclone { .. }))) {
             tell!(self, "{} gives its rebuild up", self.names[node]);
-            self.reclone_failed(node);
+            self.verb_failed(node);
         }
-    }
-
-    /// What is left is an empty data directory.
-    fn reclone_failed(&mut self, node: usize) {
-        self.verb_failed(node);
     }
 
     fn recloned(&mut self, node: usize, primary: &NodeName) {
@@ -235,14 +227,22 @@ impl Sim {
             && source.agent.as_ref().is_some_and(|a| a.member.leads().is_some())
             && self.net.both(super::net::Plane::Data, node, donor);
         if !in_order {
-            return self.reclone_failed(node);
+            return self.verb_failed(node);
         }
         let log: Vec<engine::Tx> = source.engine.log[..source.engine.committed].to_vec();
+        let host = &mut self.hosts[node];
+        let cut = std::mem::take(&mut host.cut);
+        let own = host.engine.log.iter().chain(&host.engine.relay).chain(&cut);
+        let lost: Vec<engine::Tx> = own.filter(|tx| !log.contains(tx)).copied().collect();
+        let lost = self.save(node, &lost);
+        // The copy is put in place at the end; until then the old data stays.
+        self.engine_down(node, "stopped to be rebuilt", false);
         let engine = &mut self.hosts[node].engine;
         engine.copy_from(&log);
         engine.start();
         if let Some(agent) = &mut self.hosts[node].agent {
-            agent.member.recloned(None);
+            agent.member.exited();
+            agent.member.recloned(lost);
         }
         self.verb_over(node);
     }

@@ -55,7 +55,10 @@ pub fn what_is_missing(sim: &Sim) -> String {
             let seen = sim.agent_sees(*n);
             let busy = sim.hosts[*n].agent.as_ref().and_then(|a| a.busy.as_ref().map(|(_, v)| v.clone()));
             let at = seen.received.map(|p| p.to_string()).unwrap_or_default();
-            format!("{} {:?} at {at} drained {} upstream {:?} busy {busy:?}", sim.names[*n], seen.process, seen.drained, seen.upstream)
+            format!(
+                "{} {:?} at {at} drained {} upstream {:?} busy {busy:?}",
+                sim.names[*n], seen.process, seen.drained, seen.upstream
+            )
         })
         .collect();
     format!("{}; {record}; {}; {}", missing(sim).unwrap_or_default(), says.join("; "), engines.join("; "))
