@@ -84,7 +84,8 @@ pub enum ThreadState {
         last_error: Option<String>,
     },
     Stopped,
-    /// Stopped by an error, in the engine's words.
+    /// Not running, and the last thing it met was an error, in the engine's words. Also a thread that was told to stop
+    /// while it tried to reconnect.
     Failed {
         code: u32,
         text: String,

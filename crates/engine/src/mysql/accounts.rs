@@ -19,6 +19,20 @@ impl MySqlEngine {
         if seen.upstream.is_some() {
             return Err(Error::Precondition("it is a replica; accounts come through replication".into()));
         }
+        // Without accounts no replica can connect, so none could acknowledge their making; and while it is closed no
+        // client can receive an answer (S3).
+        let pause = seen.waits_for_ack && !seen.writable;
+        if pause {
+            self.wait_for_ack(false).await?;
+        }
+        let made = self.create_all().await;
+        if pause {
+            self.wait_for_ack(true).await?;
+        }
+        made
+    }
+
+    async fn create_all(&self) -> Result<(), Error> {
         let replication = [String::from("REPLICATION SLAVE ON *.*")];
         self.create_account(&self.spec.replication, &replication, false).await?;
         for user in &self.spec.users {
@@ -96,7 +110,8 @@ impl MySqlEngine {
 
     /// Through the binary log, so that it replicates.
     async fn logged(&self, doing: &'static str, sql: &str) -> Result<(), Error> {
-        let sql = format!("SET SESSION sql_log_bin=1; {sql}; SET SESSION sql_log_bin=0");
+        let id = self.spec.server_id;
+        let sql = format!("SET SESSION sql_log_bin=1, server_id={id}; {sql}; SET SESSION sql_log_bin=0");
         let done = self.act(doing, sql).await;
         if done.is_err() {
             // The statement list ended before its last part.

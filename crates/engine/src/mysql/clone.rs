@@ -50,6 +50,7 @@ impl MySqlEngine {
         backup
             .args(["--no-defaults", "--backup", "--stream=xbstream", "--parallel=2"])
             .arg(format!("--target-dir={}", scratch.display()))
+            .arg(format!("--tmpdir={}", self.at.tmp.display()))
             .arg(format!("--socket={}", self.at.socket.display()))
             .arg(format!("--user={}", self.me))
             .stderr(log);
@@ -197,6 +198,7 @@ impl MySqlEngine {
         let output = Command::new(flavour::BACKUP)
             .args(["--no-defaults", "--prepare"])
             .arg(format!("--target-dir={}", dir.display()))
+            .arg(format!("--tmpdir={}", self.at.tmp.display()))
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()

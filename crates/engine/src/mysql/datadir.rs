@@ -37,7 +37,7 @@ pub(super) fn claim(spec: &Spec, at: &Layout) -> Result<File, Error> {
         }
         Err(e) => return Err(io("reading", &mark)(e)),
     }
-    for dir in [&at.root, &at.run, &at.saved, &at.log] {
+    for dir in [&at.root, &at.run, &at.saved, &at.log, &at.tmp] {
         fs::create_dir_all(dir).map_err(io("creating", dir))?;
     }
     let lock_path = at.run.join("lock");
@@ -47,7 +47,7 @@ pub(super) fn claim(spec: &Spec, at: &Layout) -> Result<File, Error> {
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| foreign("another holdfast process on this host is using it".into()))?;
     if let Some(owner) = run_as(spec)? {
-        for dir in [&at.root, &at.run, &at.log] {
+        for dir in [&at.root, &at.run, &at.log, &at.tmp] {
             std::os::unix::fs::chown(dir, Some(owner.uid), Some(owner.gid)).map_err(io("giving away", dir))?;
         }
     }
@@ -71,6 +71,7 @@ pub(super) fn initialise(spec: &Spec, at: &Layout, me: &str) -> Result<(), Error
         .arg(format!("--user={}", owner.as_ref().map_or(me, |o| &o.name)))
         .args(["--auth-root-authentication-method=socket", "--skip-test-db"])
         .arg(format!("--auth-root-socket-user={me}"))
+        .env("TMPDIR", &at.tmp)
         .stdin(Stdio::null())
         .output()
         .map_err(io("running", Path::new(flavour::INSTALL)))?;

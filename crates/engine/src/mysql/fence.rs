@@ -42,7 +42,7 @@ impl MySqlEngine {
     }
 
     /// Cuts all clients but those whose commit waits for an acknowledgement: cutting these would commit them.
-    async fn cut_clients(&self, within: Duration) -> Result<(), Error> {
+    pub(super) async fn cut_clients(&self, within: Duration) -> Result<(), Error> {
         let until = Instant::now() + within;
         let left = || until.saturating_duration_since(Instant::now()).max(SLICE_MIN);
         let fence = &self.sessions.fence;
@@ -68,9 +68,12 @@ impl MySqlEngine {
     }
 
     pub(super) async fn unfence(&self) -> Result<(), Error> {
-        let tables = self.act("looking before opening", "SHOW ALL SLAVES STATUS").await?;
+        let tables = self.act("looking before opening", "SHOW ALL SLAVES STATUS; SELECT @@global.server_id AS server_id").await?;
         if tables.first().is_some_and(|t| !t.rows.is_empty()) {
             return Err(Error::Precondition("it still is a replica: promote it first".into()));
+        }
+        if !tables.get(1).is_some_and(|t| t.number(0, "server_id") == Some(self.spec.server_id)) {
+            return Err(Error::Precondition("it was not promoted since it started or replicated".into()));
         }
         self.act("opening", "SET GLOBAL read_only=0").await?;
         Ok(())

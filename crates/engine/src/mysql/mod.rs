@@ -93,6 +93,8 @@ pub(crate) struct Layout {
     pub(crate) saved: PathBuf,
     pub(crate) run: PathBuf,
     pub(crate) log: PathBuf,
+    /// Its own: a starting server deletes temporary tables that it finds, another's too.
+    pub(crate) tmp: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) pid_file: PathBuf,
     pub(crate) error_log: PathBuf,
@@ -122,6 +124,7 @@ impl Layout {
             data,
             socket,
             saved: root.join("saved"),
+            tmp: root.join("tmp"),
             pid_file: run.join("db.pid"),
             error_log: log.join("error.log"),
             run,
@@ -198,8 +201,12 @@ impl MySqlEngine {
         let at = Layout::new(&spec)?;
         let me = datadir::user_name_of(rustix::process::getuid().as_raw())?;
         flavour::mariadb::arguments(&spec, &at, &me, flavour::mariadb::Recovery::CommitTail)?;
-        if spec.server_id == 0 {
-            return Err(Error::BadSpec("server id 0 cannot replicate; give the node a number from 1".into()));
+        if spec.server_id == 0 || spec.server_id & flavour::mariadb::FOLLOWER_BIT != 0 {
+            return Err(Error::BadSpec(format!(
+                "server id {} is out of range; give the node a number from 1 to {}",
+                spec.server_id,
+                flavour::mariadb::FOLLOWER_BIT - 1
+            )));
         }
         Ok(MySqlEngine {
             sessions: sql::Sessions::new(&at.socket, &me),

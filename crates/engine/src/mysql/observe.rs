@@ -64,13 +64,13 @@ fn read(
     if drained {
         state.residue = None;
     }
-    let ackers = ackers(look);
+    let (ackers, foreign) = ackers(look, peers);
     let status = |name| look.status.get(name).copied().unwrap_or("0");
     let number = |name| status(name).parse::<u32>().unwrap_or(0);
-    let certain = ackers.certain();
+    let certain: BTreeSet<u32> = ackers.certain().difference(&foreign).copied().collect();
     Ok(Observation {
         version: g.cell(0, "version").unwrap_or_default().to_owned(),
-        server_id: g.number(0, "server_id").unwrap_or(0),
+        server_id: g.number(0, "server_id").unwrap_or(0) & !flavour::FOLLOWER_BIT,
         writable: !g.on(0, "read_only"),
         drained,
         upstream: upstream(look, state, now, drained),
@@ -78,7 +78,7 @@ fn read(
         waits_for_ack: g.on(0, "waits") && status("Rpl_semi_sync_master_status") == "ON",
         ack_waiters: number("Rpl_semi_sync_master_wait_sessions"),
         ackers_connected: certain.iter().filter_map(|id| peers.get(id).cloned()).collect(),
-        foreign_replicas: ackers.connected.iter().filter(|id| !peers.contains_key(id)).copied().collect(),
+        foreign_replicas: foreign,
         client_connections: number("Threads_connected")
             .saturating_sub(own_connections)
             .saturating_sub(ackers.connected.len() as u32),
@@ -96,11 +96,22 @@ pub(super) fn position(text: Option<&str>) -> Result<MariaDbPosition, Error> {
     text.unwrap_or_default().parse().map_err(|e| Error::Log(format!("{e}")))
 }
 
-fn ackers(look: &Look<'_>) -> Ackers {
-    let connected: BTreeSet<u32> =
-        (0..look.hosts.rows.len()).filter_map(|r| look.hosts.number(r, "Server_id")).collect();
+/// Members replicate under an id of their own kind; whoever does not is a stranger, whatever its number.
+fn ackers(look: &Look<'_>, peers: &BTreeMap<u32, NodeName>) -> (Ackers, BTreeSet<u32>) {
+    let ids = (0..look.hosts.rows.len()).filter_map(|r| look.hosts.number::<u32>(r, "Server_id"));
+    let member = |id: u32| {
+        let node = id & !flavour::FOLLOWER_BIT;
+        (id != node && peers.contains_key(&node)).then_some(node)
+    };
+    let (mut connected, mut foreign) = (BTreeSet::new(), BTreeSet::new());
+    for id in ids {
+        connected.insert(member(id).unwrap_or(id));
+        if member(id).is_none() {
+            foreign.insert(id);
+        }
+    }
     let count = look.status.get("Rpl_semi_sync_master_clients").and_then(|n| n.parse().ok()).unwrap_or(0);
-    Ackers { connected, count }
+    (Ackers { connected, count }, foreign)
 }
 
 fn upstream(look: &Look<'_>, state: &mut State, now: Instant, drained: bool) -> Option<Upstream> {

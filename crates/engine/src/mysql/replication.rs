@@ -5,7 +5,7 @@
 //! Does not know: whether the primary's history fits; the caller compares positions first (S10).
 
 use super::sql::{Table, quote};
-use super::{FOLLOW_DRAIN_MS, MySqlEngine, Residue, datadir, flavour::mariadb as flavour, observe};
+use super::{FOLLOW_DRAIN_MS, MySqlEngine, Residue, STATEMENT, datadir, flavour::mariadb as flavour, observe};
 use crate::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl MySqlEngine {
             _ => "MASTER_HOST='127.0.0.1', ".into(),
         };
         let sql = format!(
-            "STOP SLAVE; CHANGE MASTER TO {host}MASTER_USE_GTID=no, RELAY_LOG_FILE={}, RELAY_LOG_POS={}; \
+            "STOP SLAVE; SET GLOBAL rpl_semi_sync_master_enabled=0; CHANGE MASTER TO {host}MASTER_USE_GTID=no, RELAY_LOG_FILE={}, RELAY_LOG_POS={}; \
              START SLAVE SQL_THREAD",
             quote(&file),
             residue.offset
@@ -73,10 +73,14 @@ impl MySqlEngine {
         // Flushed, so that a crash finds everything committed in the engine: a truncating start would cut it off.
         let sql = format!(
             "STOP ALL SLAVES; RESET SLAVE ALL; SET GLOBAL rpl_semi_sync_slave_enabled=0; \
-             SET GLOBAL rpl_semi_sync_master_enabled={}; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS",
-            u8::from(sync)
+             SET GLOBAL rpl_semi_sync_master_enabled={}; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS; \
+             SET GLOBAL server_id={id}; SET SESSION server_id={id}",
+            u8::from(sync),
+            id = self.spec.server_id,
         );
         self.act("promoting", sql).await?;
+        // A session keeps the server id that it began with, and would write under the follower's.
+        self.cut_clients(STATEMENT).await?;
         if sync {
             datadir::set_commits_alone(&self.at, false)?;
         }
@@ -128,23 +132,25 @@ impl MySqlEngine {
             self.acknowledge(acknowledges).await?;
             return self.start_threads(&r).await;
         }
-        let demote = self.check_demotion().await?;
+        let from = self.check_demotion().await?;
         if !r.rows.is_empty() {
             self.act("stopping the receiving thread", "STOP SLAVE IO_THREAD").await?;
             self.drain_briefly().await?;
         }
         // Safe to turn off: nothing is writable and no commit waits.
         let sql = format!(
-            "STOP ALL SLAVES; SET GLOBAL rpl_semi_sync_master_enabled=0; SET GLOBAL rpl_semi_sync_slave_enabled={}; \
+            "STOP ALL SLAVES; {}SET GLOBAL rpl_semi_sync_master_enabled=0; SET GLOBAL rpl_semi_sync_slave_enabled={}; \
              CHANGE MASTER TO MASTER_HOST={}, MASTER_PORT={}, MASTER_USER={}, MASTER_PASSWORD={}, \
-             MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD={}, MASTER_USE_GTID=slave_pos{}; START SLAVE",
+             MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD={}, MASTER_USE_GTID=slave_pos; \
+             SET GLOBAL server_id={}; START SLAVE",
+            from.map(|pos| format!("SET GLOBAL gtid_slave_pos={}; ", quote(&pos))).unwrap_or_default(),
             u8::from(acknowledges),
             quote(&primary.ip().to_string()),
             primary.port(),
             quote(&user),
             quote(&self.spec.replication.password),
             flavour::HEARTBEAT_S,
-            if demote { ", MASTER_DEMOTE_TO_SLAVE=1" } else { "" },
+            flavour::follower_id(self.spec.server_id),
         );
         self.act("following", sql).await?;
         // Whatever is still missing is asked for again.
@@ -152,9 +158,9 @@ impl MySqlEngine {
         Ok(())
     }
 
-    /// True if our own last writes must become part of the replication position. Refuses where commits could still be
-    /// answered.
-    async fn check_demotion(&self) -> Result<bool, Error> {
+    /// Where to replicate from, if our own last writes are not in the replication position yet. Refuses where commits
+    /// could still be answered. (`MASTER_DEMOTE_TO_SLAVE` would only look for writes under the present server id.)
+    async fn check_demotion(&self) -> Result<Option<String>, Error> {
         let sql = "SELECT @@global.read_only AS read_only, @@global.gtid_slave_pos AS slave_pos, \
                    @@global.gtid_binlog_pos AS binlog_pos; SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_wait_sessions'";
         let tables = self.act("looking before following", sql).await?;
@@ -169,9 +175,11 @@ impl MySqlEngine {
         }
         let binlog = observe::position(globals.cell(0, "binlog_pos"))?;
         let applied = observe::position(globals.cell(0, "slave_pos"))?;
-        Ok(binlog.iter().any(|(domain, _, n)| {
-            applied.iter().filter(|(d, ..)| *d == domain).map(|(_, _, m)| m).max().unwrap_or(0) < n
-        }))
+        let mut all = binlog;
+        applied.iter().for_each(|(d, s, n)| all.add(d, s, n));
+        let last: Vec<String> = all.last_per_domain().map(|(d, s, n)| format!("{d}-{s}-{n}")).collect();
+        let now: Vec<String> = applied.iter().map(|(d, s, n)| format!("{d}-{s}-{n}")).collect();
+        Ok((last != now).then(|| last.join(",")))
     }
 
     /// Gives the applying thread a moment to use what was received: repointing discards the rest.

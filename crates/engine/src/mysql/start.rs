@@ -213,11 +213,12 @@ impl MySqlEngine {
             let found = format!("the server behind {} keeps its data in {}", self.at.socket.display(), datadir.display());
             return Err(Error::NotOurs { path: self.at.data.clone(), found });
         }
-        if cell("server_id") != self.spec.server_id.to_string() {
+        let id = self.spec.server_id;
+        if ![id, flavour::follower_id(id)].map(|n| n.to_string()).contains(&cell("server_id")) {
             return Err(Error::BadSpec(format!(
                 "the attached server has server_id {}, the topology says {}; set server_id in its configuration",
                 cell("server_id"),
-                self.spec.server_id
+                id
             )));
         }
         let index = |base: String| datadir.join(format!("{base}.index"));

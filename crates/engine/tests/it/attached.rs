@@ -23,12 +23,13 @@ impl Foreign {
         let made = std::process::Command::new("mariadb-install-db")
             .args(["--no-defaults", "--auth-root-authentication-method=socket", "--user=root", "--skip-test-db"])
             .arg(format!("--datadir={}", data.display()))
+            .env("TMPDIR", &dir)
             .output()
             .unwrap();
         assert!(made.status.success());
         let d = dir.display();
         let start = format!(
-            "#!/bin/sh\nsetsid mariadbd --no-defaults --user=root --datadir={d}/data --socket={d}/s --pid-file={d}/pid \
+            "#!/bin/sh\nsetsid mariadbd --no-defaults --user=root --tmpdir={d} --datadir={d}/data --socket={d}/s --pid-file={d}/pid \
              --bind-address=127.0.0.1 --port={} --server-id={id} --log-bin=mylog --log-slave-updates \
              --binlog-format=ROW --gtid-strict-mode=1 --sync-binlog=1 --innodb-buffer-pool-size=16M \
              --log-error={d}/log --skip-slave-start </dev/null >/dev/null 2>&1 &\n",

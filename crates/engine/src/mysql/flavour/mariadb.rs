@@ -31,7 +31,7 @@ const OWNED: &[&str] = &[
     "master-retry-count", "networking", "no-defaults", "pid-file", "port", "print-defaults",
     "read-only", "relay-log", "relay-log-index", "relay-log-info-file", "relay-log-purge", "relay-log-recovery",
     "report-host", "report-port", "server-id", "slave-net-timeout", "slave-start", "socket", "sync-binlog",
-    "sync-relay-log", "tc-heuristic-recover", "user", "wsrep-on",
+    "sync-relay-log", "tmpdir", "tc-heuristic-recover", "user", "wsrep-on",
 ];
 const OWNED_FAMILIES: &[&str] = &["gtid-", "rpl-semi-sync-", "replicate-", "wsrep-", "grant-tables"];
 const PREFIXES: &[&str] = &["loose-", "skip-", "disable-", "enable-", "maximum-"];
@@ -55,11 +55,12 @@ pub(crate) fn arguments(spec: &Spec, at: &Layout, user: &str, recovery: Recovery
     add("user", user);
     add("socket", &path(&at.socket));
     add("pid-file", &path(&at.pid_file));
+    add("tmpdir", &path(&at.tmp));
     add("log-error", &path(&at.error_log));
     add("bind-address", &spec.listen.ip().to_string());
     add("port", &spec.listen.port().to_string());
     add("report-host", &spec.node.to_string());
-    add("server-id", &spec.server_id.to_string());
+    add("server-id", &follower_id(spec.server_id).to_string());
     // Defaults that the user may override.
     add("skip-name-resolve", "1");
     add("max-connections", "4096");
@@ -89,7 +90,8 @@ pub(crate) fn arguments(spec: &Spec, at: &Layout, user: &str, recovery: Recovery
     add("rpl-semi-sync-master-wait-point", "AFTER_SYNC");
     add("rpl-semi-sync-master-timeout", &ACK_TIMEOUT_MS.to_string());
     add("rpl-semi-sync-master-wait-no-slave", "1");
-    add("rpl-semi-sync-master-enabled", if sync { "1" } else { "0" });
+    // Until it is promoted: a replica that waited for acknowledgements would never apply anything.
+    add("rpl-semi-sync-master-enabled", "0");
     add("slave-net-timeout", "4");
     add("master-retry-count", &limits::REPLICA_RETRIES.to_string());
     let roll_back = recovery == Recovery::RollBackTail;
@@ -105,6 +107,14 @@ pub(crate) fn arguments(spec: &Spec, at: &Layout, user: &str, recovery: Recovery
 pub(crate) fn data_argument(at: &Layout) -> String {
     format!("--datadir={}", at.data.display())
 }
+
+/// A replica skips events that carry its own server id, as if it had them. It need not have them: its tail may have
+/// been rolled back, or it was cloned from a donor that lagged. So an instance replicates under another id than the
+/// one it writes under, and no event is ever its own.
+pub(crate) const fn follower_id(server_id: u32) -> u32 {
+    server_id | FOLLOWER_BIT
+}
+pub(crate) const FOLLOWER_BIT: u32 = 1 << 31;
 
 /// Checks and normalises the name of an engine option of the user's own.
 fn option_name(name: &str) -> Result<String, Error> {
