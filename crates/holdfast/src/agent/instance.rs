@@ -41,6 +41,8 @@ struct State {
     deaf_since: Option<Millis>,
     activity: Option<String>,
     trouble: Option<String>,
+    /// The epoch for which the engine was made fit to be opened.
+    promoted: Option<Epoch>,
     stopping: bool,
 }
 
@@ -66,7 +68,7 @@ impl Instance {
             clock: o.clock,
             engine: o.engine,
             close_gate: o.close_gate,
-            state: Mutex::new(State { member, seen, deaf_since: None, activity: None, trouble: None, stopping: false }),
+            state: Mutex::new(State { member, seen, deaf_since: None, activity: None, trouble: None, promoted: None, stopping: false }),
             look: Notify::new(),
             stir: o.stir,
             lease_changed: Notify::new(),
@@ -310,7 +312,7 @@ impl Instance {
                 self.fence().await;
             }
             Verb::StopReceiving => self.engine.stop_receiving().await?,
-            Verb::Promote { wait_for_ack } => self.engine.promote(wait_for_ack).await?,
+            Verb::Promote { wait_for_ack } => self.promote(wait_for_ack).await?,
             Verb::CreateAccounts => {
                 self.engine.accounts().await?;
                 self.lock().member.accounts_created();
@@ -347,8 +349,24 @@ impl Instance {
         Ok(())
     }
 
+    async fn promote(&self, wait_for_ack: bool) -> Result<(), Error> {
+        let epoch = self.lock().member.promised();
+        self.engine.promote(wait_for_ack).await?;
+        self.lock().promoted = Some(epoch);
+        Ok(())
+    }
+
     /// Opens for writes, unless too little of the lease is left to be sure that it is still held when the engine obeys.
     async fn open(&self) -> Result<(), Error> {
+        let unfit = {
+            let state = self.lock();
+            let fit = state.promoted == Some(state.member.promised());
+            // An engine that looks fit (no upstream, waits as wanted) may have been started like that.
+            if fit { None } else { Some(state.seen.waits_for_ack) }
+        };
+        if let Some(wait_for_ack) = unfit {
+            self.promote(wait_for_ack).await?;
+        }
         {
             let mut state = self.lock();
             let now = self.clock.now();
