@@ -77,7 +77,7 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     if let (ClaimKind::Handover { to }, Some(from)) = (&claim.kind, &claim.from) {
         return handover(w, from, to);
     }
-    let must_have = evidence(w, claim)?;
+    let evidence = evidence(w, claim)?;
     let mut pool: Vec<(&NodeName, &Position)> = Vec::new();
     let mut blockers = Vec::new();
     for node in &w.service.members {
@@ -91,7 +91,7 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     if !blockers.is_empty() && (pool.is_empty() || !claim.accept_loss) {
         return Err(blockers);
     }
-    pool.retain(|(_, p)| must_have.iter().all(|m| p.contains(m)));
+    pool.retain(|(_, p)| evidence.iter().any(|must_have| must_have.iter().all(|m| p.contains(m))));
     // A data directory that was lost is not a history to go on with, under any durability.
     let emptied = |p: &Position| p.is_empty() && w.record.floor.as_ref().is_some_and(|f| !f.is_empty());
     pool.retain(|(_, p)| claim.accept_loss || !emptied(p));
@@ -102,7 +102,13 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     {
         pool.retain(|(n, _)| *n == to);
     }
-    let (node, position) = most_advanced(w, &pool)?;
+    let (node, position) = most_advanced(w, &pool).or_else(|diverged| {
+        // Under `sync` each of the pool has all that was acknowledged; what they have beyond that was answered to
+        // nobody. The incumbent's own history is then the one to go on with.
+        let own = |(n, _): &&(&NodeName, &Position)| claim.from.as_ref().is_some_and(|f| f.node == **n);
+        let sound = w.sync() && !claim.accept_loss;
+        pool.iter().filter(|_| sound).find(own).copied().ok_or(diverged)
+    })?;
     let known_loss = claim.known.as_ref().map(|k| k.transactions_missing_in(position)).filter(|n| *n > 0);
     let because = format!("{node} has everything the others have (at {position})");
     Ok(Choice { node: node.clone(), because, known_loss })
@@ -128,18 +134,20 @@ fn handover(w: &World, from: &Incumbent, to: &NodeName) -> Result<Choice, Vec<Bl
     }
 }
 
-/// Positions that the new primary must contain, because they may be all that holds an acknowledged write.
-fn evidence(w: &World, claim: &Claim) -> Result<Vec<Position>, Vec<Blocker>> {
-    if claim.accept_loss || claim.from.is_none() || !w.sync() {
-        return Ok(Vec::new());
-    }
-    // The incumbent itself has every write it ever acknowledged; if it can be asked, the ackers need not be.
-    let from = claim.from.as_ref().expect("checked above");
-    if let Some(position) = w.halted_position(&from.node)
+/// Sets of positions of which the new primary must contain one whole, because they may be all that holds an
+/// acknowledged write. Each set is proof enough by itself.
+fn evidence(w: &World, claim: &Claim) -> Result<Vec<Vec<Position>>, Vec<Blocker>> {
+    let Some(from) = claim.from.as_ref().filter(|_| !claim.accept_loss && w.sync()) else {
+        return Ok(vec![Vec::new()]);
+    };
+    // The incumbent itself has every write it ever acknowledged; if it can be asked, the ackers need not be. Nor do
+    // they then stand in the way with tails of their own that were never acknowledged.
+    let whole = |p: &&Position| w.record.floor.as_ref().is_none_or(|f| p.contains(f));
+    if let Some(position) = w.halted_position(&from.node).filter(whole)
         && w.fresh(&from.node).is_some_and(|r| r.running() && r.seen.drained)
     {
         let held = if w.record.assurance == Assurance::Held { held_evidence(w).ok() } else { None };
-        return Ok(held.unwrap_or_else(|| vec![position.clone()]));
+        return Ok(held.into_iter().chain([vec![position.clone()]]).collect());
     }
     if w.record.assurance != Assurance::Held {
         return Err(vec![
@@ -153,11 +161,11 @@ fn evidence(w: &World, claim: &Claim) -> Result<Vec<Position>, Vec<Blocker>> {
             .hint(format!("bring {} back; {ACCEPT_LOSS}", from.node)),
         ]);
     }
-    held_evidence(w)
+    Ok(vec![held_evidence(w)?])
 }
 
 fn held_evidence(w: &World) -> Result<Vec<Position>, Vec<Blocker>> {
-    let mut must_have: Vec<Position> = w.record.floor.iter().cloned().collect();
+    let mut must_have: Vec<Position> = w.record.floor.iter().chain(&w.record.left_behind).cloned().collect();
     let mut blockers = Vec::new();
     for acker in w.record.ackers.keys() {
         match w.halted_position(acker).filter(|_| w.last(acker).is_some_and(|r| r.seen.drained)) {
@@ -204,7 +212,10 @@ fn fit<'w>(w: &'w World, claim: &Claim, node: &NodeName) -> Result<&'w Position,
         _ => return Err(None),
     };
     // To be rebuilt: only for what nobody else may have.
-    let needed = w.record.ackers.contains_key(node) || claim.from.as_ref().is_some_and(|f| f.node == *node);
+    let named =
+        claim.accept_loss && matches!(&claim.kind, ClaimKind::Takeover { to: Some(to) } if to == node);
+    let needed =
+        named || w.record.ackers.contains_key(node) || claim.from.as_ref().is_some_and(|f| f.node == *node);
     if w.record.reinit.contains_key(node) && !needed || !report.running() {
         return Err(None);
     }

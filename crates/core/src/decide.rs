@@ -230,6 +230,7 @@ fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
         primary: Incumbent { node: node.clone(), session: report.session, epoch: record.epoch },
     };
     record.floor = report.seen.received.clone();
+    record.left_behind = None;
     record.reinit.remove(node);
     if matches!(claim.kind, ClaimKind::Takeover { .. }) {
         record.last_takeover = Some(record.epoch);
@@ -487,7 +488,7 @@ fn acker_gone(w: &World) -> Option<Verdict> {
             return None; // it will cover soon
         }
         // Nobody is left but the primary: whoever comes next must have all that the primary has by now.
-        record.floor = primary.seen.applied.clone();
+        record.left_behind = primary.seen.applied.clone();
     }
     record.ackers.remove(node);
     act(w, record, PlanKind::SyncSet, format!("{node} can no longer acknowledge"))

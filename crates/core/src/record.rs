@@ -110,6 +110,10 @@ pub struct GroupRecord {
     /// What the primary had when it was promoted. An acker is only promoted if it has that too: writes from before
     /// were acknowledged by the ackers of that time.
     pub floor: Option<Position>,
+    /// What the primary had when the last acker left that nobody stood in for, unacknowledged writes included: an acker
+    /// that came later is only promoted if it has that too.
+    #[serde(default)]
+    pub left_behind: Option<Position>,
     pub mode: Mode,
     pub wish: Option<Wish>,
     /// Members whose data an operator wants rebuilt from a donor, each with the session that shall do it.
@@ -174,6 +178,7 @@ impl GroupRecord {
                 Durability::Async => Assurance::Held,
             },
             floor: None,
+            left_behind: None,
             mode: Mode::Automatic,
             wish: None,
             reinit: BTreeMap::new(),
