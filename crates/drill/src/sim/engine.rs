@@ -91,8 +91,6 @@ pub struct Engine {
     pub dumps: BTreeMap<usize, Dump>,
     /// Transactions applied per tick.
     pub apply_rate: usize,
-    /// A tail was cut off: its numbers were given out once.
-    pub was_cut: bool,
 }
 
 impl Engine {
@@ -114,7 +112,6 @@ impl Engine {
             acknowledges: false,
             dumps: BTreeMap::new(),
             apply_rate: usize::MAX,
-            was_cut: false,
         }
     }
 
@@ -213,7 +210,6 @@ impl Engine {
         self.dumps.clear();
         self.stop_receiving();
         let tail = if cut { self.log.split_off(self.committed) } else { Vec::new() };
-        self.was_cut |= !tail.is_empty();
         self.committed = self.log.len();
         self.relay.clear();
         self.reindex();

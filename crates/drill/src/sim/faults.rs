@@ -179,6 +179,7 @@ impl Sim {
     fn process_resumed(&mut self, node: usize) {
         if self.hosts[node].power == Power::Paused {
             self.hosts[node].power = Power::Up;
+            self.hosts[node].resumed_at = self.now;
             for event in std::mem::take(&mut self.hosts[node].stalled) {
                 self.after(0, event);
             }

@@ -57,7 +57,8 @@ pub enum Sabotage {
     LeaseEndIgnored,
     /// Semi-sync: a replica acknowledges what it has not received.
     AcknowledgedUnread,
-    /// A primary gives out transaction numbers again that it gave out before its unacknowledged tail was cut off.
+    /// A server keeps its id over epochs, so that it gives out numbers again which it gave out before a tail of its own
+    /// was cut off or cloned away.
     NumbersReused,
     /// Protocol: an assignment is taken while a verb of the one before is under way, so that a promise is reported
     /// before it is true.
@@ -146,6 +147,7 @@ struct Host {
     life: u64,
     /// Events of a paused process.
     stalled: Vec<Event>,
+    resumed_at: u64,
     agent: Option<agent::Agent>,
     engine: engine::Engine,
     /// Cut off at the engine's last crash, to be saved at its next start.

@@ -72,6 +72,7 @@ fn host(rng: &mut Rng, number: usize) -> Host {
         power: Power::Down,
         life: 0,
         stalled: Vec::new(),
+        resumed_at: 0,
         agent: None,
         engine: engine::Engine::new(number as u32 + 1),
         cut: Vec::new(),

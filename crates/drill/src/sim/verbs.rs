@@ -86,11 +86,13 @@ impl Sim {
             Verb::Compare { .. } => return self.verb_failed(node),
             _ if !on => return self.verb_failed(node),
             Verb::Open => {
+                let epoch = agent.member.promised().0;
                 let reused = self.sabotaged(Sabotage::NumbersReused);
                 let engine = &mut self.hosts[node].engine;
-                if engine.was_cut && !reused {
-                    // A number that was cut off may live on elsewhere: never give it out again.
-                    (engine.server, engine.was_cut) = (engine.server + 100, false);
+                if !reused {
+                    // A number that was cut off or cloned away here may live on elsewhere: a server id of its own for
+                    // each epoch, so that none is given out twice.
+                    engine.server = node as u32 + 1 + 100 * epoch as u32;
                 }
                 engine.writable = true;
                 tell!(self, "{} is open", self.names[node]);
@@ -125,6 +127,9 @@ impl Sim {
         let engine = &mut self.hosts[node].engine;
         if !engine.on() {
             engine.start();
+        }
+        if let Some(agent) = &mut self.hosts[node].agent {
+            agent.member.exited(); // also where the pidfd's word comes late, as after a SIGSTOP
         }
     }
 

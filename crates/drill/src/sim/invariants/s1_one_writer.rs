@@ -4,15 +4,18 @@
 
 use super::Violation;
 use crate::sim::{Power, Sim};
+use holdfast_core::limits;
 use holdfast_core::record::Stage;
 
 pub fn opened(sim: &mut Sim, node: usize) {
     if sim.sync() {
         return;
     }
+    // Resumed, it closes at once, which takes it up to `FENCE_MS`.
     let other = (0..sim.hosts.len()).find(|n| {
         let h = &sim.hosts[*n];
-        *n != node && h.engine.writable && h.engine.on() && h.power == Power::Up
+        let stopped = h.power != Power::Up || sim.now < h.resumed_at + limits::FENCE_MS;
+        *n != node && h.engine.writable && h.engine.on() && !stopped
     });
     if let Some(other) = other {
         let says = format!("{} opens while {} is open", sim.names[node], sim.names[other]);
