@@ -50,13 +50,38 @@ pub struct Options {
     pub dir: PathBuf,
     /// Hosts are 127.0.`net`.11, .12, …; `None` looks for a free one.
     pub net: Option<u8>,
+    /// Members of the service.
     pub nodes: u8,
+    /// Hosts without an instance. If there are any, only they vote.
+    pub witnesses: u8,
+    /// Certificates between the hosts, tokens for people.
+    pub tls: bool,
     /// `sync` or `async`.
     pub durability: String,
     /// The proxies' read/write port; read port, engine port and API port follow.
     pub port: u16,
     /// More lines for the service's table in the topology file.
     pub service_lines: String,
+}
+
+impl Options {
+    /// `nodes` members that vote themselves, sync, no certificates, on a network of their own.
+    pub fn new(exe: impl Into<PathBuf>, dir: impl Into<PathBuf>, nodes: u8) -> Options {
+        Options {
+            exe: exe.into(),
+            dir: dir.into(),
+            net: None,
+            nodes,
+            witnesses: 0,
+            tls: false,
+            durability: "sync".into(),
+            port: 3306,
+            service_lines: String::new(),
+        }
+    }
+    fn hosts(&self) -> u8 {
+        self.nodes + self.witnesses
+    }
 }
 
 /// See the module.
@@ -78,7 +103,7 @@ pub const DATABASE: &str = "shop";
 /// Only ever listens on loopback.
 pub const PASSWORD: &str = "sandbox";
 
-const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const STOP: Duration = Duration::from_secs(15);
 
 impl Sandbox {
@@ -91,17 +116,20 @@ impl Sandbox {
             Some(net) => net,
             None => free_network(&options)?,
         };
-        for node in 0..options.nodes {
+        for node in 0..options.hosts() {
             for port in [options.port, options.port + 1, options.port + 2, API_PORT] {
                 let addr = SocketAddr::new(address(net, node), port);
                 TcpListener::bind(addr).map_err(|_| Error::InUse { addr })?;
             }
         }
-        let nodes = NAMES.iter().take(options.nodes.into()).map(|n| Node { name: (*n).to_string(), process: None });
+        let nodes = NAMES.iter().take(options.hosts().into()).map(|n| Node { name: (*n).to_string(), process: None });
         let mut sandbox = Sandbox { net, nodes: nodes.collect(), options };
         sandbox.write("holdfast.toml", &sandbox.topology())?;
         sandbox.write("app.password", PASSWORD)?;
         sandbox.write("replication.password", "sandbox-replication")?;
+        if sandbox.options.tls {
+            sandbox.holdfast(&["init"]).await?;
+        }
         for at in 0..sandbox.nodes.len() {
             sandbox.start_node(at)?;
         }
@@ -119,16 +147,20 @@ impl Sandbox {
         let Options { dir, durability, port, service_lines, .. } = &self.options;
         let dir = dir.display();
         let mut text = format!("# Written by the sandbox; every host of it reads this file.\nname = \"sandbox\"\napi_port = {API_PORT}\n");
-        // An even number of voters adds no safety: the last node of an even sandbox does not vote.
-        let voters = if self.nodes.len() % 2 == 0 { self.nodes.len() - 1 } else { self.nodes.len() };
+        if self.options.tls {
+            text += &format!("\n[tls]\ndir = \"{dir}/tls\"\n");
+        }
+        let members = usize::from(self.options.nodes);
         for (at, node) in self.nodes.iter().enumerate() {
-            let (name, address, vote) = (&node.name, address(self.net, at as u8), at < voters);
+            // An even number of voters adds no safety: the last node of an even sandbox does not vote.
+            let vote = if self.options.witnesses > 0 { at >= members } else { at < members - (members + 1) % 2 };
+            let (name, address) = (&node.name, address(self.net, at as u8));
             text += &format!(
                 "\n[[node]]\nname = \"{name}\"\nid = {}\naddress = \"{address}\"\nzone = \"zone-{name}\"\nvoter = {vote}\ndata_dir = \"{dir}/{name}\"\n",
                 at + 1
             );
         }
-        let members: Vec<String> = self.nodes.iter().map(|n| format!("\"{}\"", n.name)).collect();
+        let members: Vec<String> = self.nodes.iter().take(members).map(|n| format!("\"{}\"", n.name)).collect();
         let (read_port, engine_port) = (port + 1, port + 2);
         text += &format!(
             "\n[[service]]\nname = \"{SERVICE}\"\nengine = \"mariadb\"\ndurability = \"{durability}\"\nmembers = [{}]\nport = {port}\nread_port = {read_port}\nengine_port = {engine_port}\n{service_lines}\n\
@@ -324,8 +356,8 @@ fn address(net: u8, node: u8) -> IpAddr {
 fn free_network(options: &Options) -> Result<u8, Error> {
     let first = std::process::id() % 250;
     let free = |net: u8| {
-        (0..options.nodes).all(|n| TcpListener::bind(SocketAddr::new(address(net, n), API_PORT)).is_ok())
-            && (0..options.nodes).all(|n| TcpListener::bind(SocketAddr::new(address(net, n), options.port)).is_ok())
+        (0..options.hosts()).all(|n| TcpListener::bind(SocketAddr::new(address(net, n), API_PORT)).is_ok())
+            && (0..options.hosts()).all(|n| TcpListener::bind(SocketAddr::new(address(net, n), options.port)).is_ok())
     };
     (0..250).map(|i| ((first + i) % 250 + 1) as u8).find(|net| free(*net)).ok_or(Error::NoNetwork)
 }

@@ -20,13 +20,10 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
     let exe = std::env::current_exe().into_diagnostic().wrap_err("could not find this program's own file")?;
     let mode = durability(args.durability);
     let options = Options {
-        exe,
-        dir: args.dir,
         net: Some(0),
-        nodes: args.nodes,
         durability: if args.nodes == 1 { "async".into() } else { mode.into() },
         port: args.port,
-        service_lines: String::new(),
+        ..Options::new(exe, args.dir, args.nodes)
     };
     let mut sandbox = Sandbox::start(options).await.into_diagnostic().wrap_err("could not start the sandbox")?;
     println!("Starting {} MariaDB servers under {} …", args.nodes, sandbox.dir().display());

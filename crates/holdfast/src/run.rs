@@ -17,6 +17,7 @@ use holdfast_core::topology::{Node, PasswordSource, Service, Topology};
 use holdfast_core::{GroupName, NodeName, UserName};
 use holdfast_engine::Engine;
 use holdfast_engine::mysql::{Account, MySqlEngine, Spec, UserAccount};
+use holdfast_store::embedded::{Formation, Refused};
 use holdfast_store::{Embedded, Store};
 use miette::{IntoDiagnostic, Report, WrapErr, miette};
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     let names: Vec<String> = topology.nodes.iter().map(|n| n.name.to_string()).collect();
     let node = node.ok_or_else(|| miette!(help = format!("nodes: {}", names.join(", ")), "the topology has no node {name:?}"))?;
     crate::logging::start();
+    die_with_parent();
     raise_open_files();
     let tls = pki::host_tls(topology, &node.name, unix_s()).map_err(Report::new)?;
     if let Some(left) = tls.as_ref().map(|t| t.days_left(unix_s())).filter(|left| *left < pki::WARN_DAYS) {
@@ -73,7 +75,10 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     tasks.spawn(api.run(server::router(host), std::future::pending()));
     tracing::info!(node = %node.name, api = %topology.api_addr(&node), "running");
 
-    asked_to_stop().await;
+    let refused = tokio::select! {
+        () = asked_to_stop() => None,
+        why = watch_store(store.clone()) => Some(why),
+    };
     tracing::info!("stopping");
     agent.stop(STOP).await;
     if let Some(Err(e)) = match &store {
@@ -83,7 +88,39 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
         tracing::warn!(error = &e as &dyn std::error::Error, "the store did not close in order");
     }
     tasks.shutdown().await;
-    Ok(Exit::Ok)
+    match refused {
+        None => Ok(Exit::Ok),
+        Some(why) => Err(miette!("the store keeps this node out: {why}")),
+    }
+}
+
+/// Says what the store waits for, and resolves if it will never take this node in. A store that stops later (a full
+/// disk) ends only itself: the agent and the proxies go on with the other voters.
+async fn watch_store(store: Option<Arc<Embedded>>) -> Refused {
+    let Some(store) = store else { return std::future::pending().await };
+    let mut formation = store.formation();
+    let mut leadership = store.leadership();
+    let mut stopped = false;
+    loop {
+        let now = formation.borrow_and_update().clone();
+        match now {
+            Formation::Refused(why) => return why,
+            Formation::Waiting(why) => tracing::info!("waiting for the store: {why}"),
+            Formation::Formed => {}
+        }
+        let reason = leadership.borrow_and_update().stopped.clone();
+        if let Some(reason) = reason.filter(|_| !stopped) {
+            stopped = true;
+            tracing::error!("this node's store has stopped: {reason}; it votes no more until it is restarted");
+        }
+        let over = tokio::select! {
+            changed = formation.changed() => changed.is_err(),
+            changed = leadership.changed() => changed.is_err(),
+        };
+        if over {
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Resolves at SIGTERM or Ctrl-C.
@@ -98,6 +135,16 @@ pub async fn asked_to_stop() {
         }
         Err(_) => {
             let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+/// In a sandbox: if whoever started this process is killed, it must not live on unseen.
+fn die_with_parent() {
+    if std::env::var_os("HOLDFAST_DIES_WITH_PARENT").is_some() {
+        let term = rustix::process::Signal::TERM;
+        if let Err(e) = rustix::process::set_parent_process_death_signal(Some(term)) {
+            tracing::warn!(error = &e as &dyn std::error::Error, "would live on if the sandbox were killed");
         }
     }
 }

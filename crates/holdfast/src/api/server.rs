@@ -6,13 +6,14 @@ use super::{health, metrics};
 use crate::agent::Agent;
 use crate::controller::{Error as ControllerError, Office};
 use crate::http::{Access, Problem, Role};
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use holdfast_core::member::VouchRequest;
 use holdfast_core::record::{Mode, Session, Wish};
 use holdfast_core::{Epoch, GroupName, NodeName};
+use holdfast_store::embedded::MESSAGE_BYTES;
 use holdfast_store::{Embedded, Store};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +50,7 @@ pub fn router(host: Host) -> Router {
         .route("/v1/host/assignments", get(assignments))
         .route("/v1/host/routes", get(routes))
         .route("/v1/host/vouch", post(vouch))
-        .route("/v1/host/raft/{kind}", post(raft))
+        .route("/v1/host/raft/{kind}", post(raft).layer(DefaultBodyLimit::max(MESSAGE_BYTES)))
         .route("/v1/host/instance/{group}/position", get(position))
         .route("/v1/host/instance/{group}/lead", get(lead))
         .route("/v1/host/instance/{group}/clone", get(clone_stream))

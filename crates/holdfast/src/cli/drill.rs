@@ -64,15 +64,8 @@ async fn on_sandbox(
     let keep = dir.is_some();
     let dir = dir.unwrap_or_else(|| std::env::temp_dir().join(format!("holdfast-drill-{}", std::process::id())));
     let durability = crate::dev::durability(durability);
-    let options = Options {
-        exe: std::env::current_exe().into_diagnostic().wrap_err("could not find this program's own file")?,
-        dir: dir.clone(),
-        net: None,
-        nodes: 3,
-        durability: durability.to_string(),
-        port: 3306,
-        service_lines: String::new(),
-    };
+    let exe = std::env::current_exe().into_diagnostic().wrap_err("could not find this program's own file")?;
+    let options = Options { durability: durability.to_string(), ..Options::new(exe, &dir, 3) };
     let mut sandbox = Sandbox::start(options).await.map_err(|e| failed(e, "starting the sandbox"))?;
     let outcome = tokio::select! {
         outcome = rounds(&mut sandbox, durability, talk, plan, writers) => outcome,

@@ -1,0 +1,220 @@
+//! Whole deployments: real processes of the real binary, real MariaDB, on loopback networks of their own. What a
+//! client may lose is asserted; how long it takes is measured elsewhere (`holdfast drill`), never here.
+
+use holdfast_drill::drills::{self, Drill, Round, account};
+use holdfast_drill::ledger::{self, Writers};
+use holdfast_drill::sandbox::{Options, Sandbox, signal};
+use mysql_async::prelude::Queryable;
+use rustix::process::Signal;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const BOUND: Duration = Duration::from_secs(120);
+
+/// A sandbox whose directory goes with it.
+struct Stage {
+    sandbox: Sandbox,
+    dir: tempfile::TempDir,
+}
+
+async fn stage(nodes: u8, change: impl FnOnce(&mut Options)) -> Stage {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), nodes);
+    change(&mut options);
+    let mut sandbox = Sandbox::start(options).await.unwrap();
+    sandbox.wait_healthy(BOUND).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(dir.path())));
+    Stage { sandbox, dir }
+}
+
+impl Stage {
+    async fn healthy(&mut self) -> Value {
+        let dir = self.dir.path().to_path_buf();
+        self.sandbox.wait_healthy(BOUND).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(&dir)))
+    }
+    async fn end(self) {
+        self.sandbox.stop().await.unwrap();
+    }
+}
+
+/// The ends of the nodes' logs, for a failure's message.
+fn logs(dir: &std::path::Path) -> String {
+    let mut out = String::new();
+    for entry in std::fs::read_dir(dir.join("s")).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|e| e == "log") {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            out += &format!("--- {}\n{}\n", path.display(), lines[lines.len().saturating_sub(25)..].join("\n"));
+        }
+    }
+    out
+}
+
+fn no_loss(round: &Round) {
+    assert_eq!(round.lost, 0, "{round:?}");
+    assert!(round.acked > 0, "{round:?}");
+}
+
+async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + BOUND;
+    while !holds().await {
+        assert!(Instant::now() < end, "{what} did not come true");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sync_loses_nothing_when_the_primary_is_killed_or_switched() {
+    let mut stage = stage(3, |_| {}).await;
+    for number in 1..=2 {
+        no_loss(&drills::round(&mut stage.sandbox, Drill::KillEngine, "sync", number, 4).await.unwrap());
+    }
+    for number in 3..=4 {
+        let round = drills::round(&mut stage.sandbox, Drill::Switchover, "sync", number, 4).await.unwrap();
+        no_loss(&round);
+        assert_eq!(round.client_errors, 0, "{round:?}");
+    }
+    let history = stage.sandbox.history().await.unwrap();
+    for kind in ["bootstrap", "claim", "promote", "switchover", "sync-set"] {
+        assert!(history.iter().any(|p| p["kind"] == kind), "{kind} in {history:?}");
+    }
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn async_reports_what_it_lost() {
+    let mut stage = stage(2, |o| o.durability = "async".into()).await;
+    for number in 1..=2 {
+        let round = drills::round(&mut stage.sandbox, Drill::KillEngine, "async", number, 8).await.unwrap();
+        let broken: Vec<&String> = round.broken.iter().filter(|b| !b.starts_with("outage")).collect();
+        assert!(broken.is_empty(), "{round:?}");
+    }
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_dies_and_comes_back() {
+    let mut stage = stage(3, |_| {}).await;
+    let proxies = stage.sandbox.proxies();
+    ledger::prepare(proxies[0], &account()).await.unwrap();
+    let from = stage.sandbox.primary().await.unwrap();
+    let others: Vec<_> =
+        stage.sandbox.node_names().zip(&proxies).filter(|(n, _)| *n != from).map(|(_, p)| *p).collect();
+    let load = Writers::start(&others, &account(), 1, 4);
+    wait_for("a write", async || load.acked() > 20).await;
+    stage.sandbox.kill_node(&from).await.unwrap();
+    let acked = load.acked();
+    wait_for("a write after the host died", async || load.acked() > acked + 20).await;
+    stage.sandbox.restart_node(&from).unwrap();
+    let service = stage.healthy().await;
+    assert_ne!(service["primary"], from.as_str());
+    let ledger = load.finish().await;
+    for node in ["a", "b", "c"] {
+        // Every member, the returned one too, has every acknowledged write.
+        let engine = stage.sandbox.engine(node).unwrap();
+        wait_for("a replica to catch up", async || {
+            let present = ledger::present(engine, &account(), 1).await.unwrap_or_default();
+            ledger.acked.iter().all(|(id, _)| present.contains(id))
+        })
+        .await;
+    }
+    stage.end().await;
+}
+
+/// S14: the store is gone, the primary goes on while every other member vouches for it, and not a lease longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_store_the_primary_goes_on_only_while_all_members_vouch() {
+    let mut stage = stage(2, |o| o.witnesses = 3).await;
+    let proxies = stage.sandbox.proxies();
+    ledger::prepare(proxies[0], &account()).await.unwrap();
+    let primary = stage.sandbox.primary().await.unwrap();
+    let replica = if primary == "a" { "b" } else { "a" };
+    let at = if primary == "a" { 0 } else { 1 };
+    let load = Writers::start(&proxies[at..=at], &account(), 1, 2);
+    wait_for("a write", async || load.acked() > 0).await;
+    for witness in ["c", "d", "e"] {
+        stage.sandbox.kill_node(witness).await.unwrap();
+    }
+    // Three leases later it still writes.
+    tokio::time::sleep(Duration::from_millis(3 * holdfast_core::limits::LEASE_MS)).await;
+    let acked = load.acked();
+    wait_for("a write without a store", async || load.acked() > acked + 5).await;
+
+    signal(stage.sandbox.pid(replica).unwrap(), Signal::STOP);
+    let closed = async || {
+        let mut conn = match ledger::connect(stage.sandbox.engine(&primary).unwrap(), &account()).await {
+            Ok(conn) => conn,
+            Err(_) => return true,
+        };
+        let read_only: Option<u8> = conn.query_first("SELECT @@global.read_only").await.unwrap_or(Some(1));
+        read_only == Some(1)
+    };
+    wait_for("the primary to close when a member no longer vouches", closed).await;
+    signal(stage.sandbox.pid(replica).unwrap(), Signal::CONT);
+    for witness in ["c", "d", "e"] {
+        stage.sandbox.restart_node(witness).unwrap();
+    }
+    stage.healthy().await;
+    let ledger = load.finish().await;
+    let now = stage.sandbox.primary().await.unwrap();
+    let present = ledger::present(stage.sandbox.engine(&now).unwrap(), &account(), 1).await.unwrap();
+    assert!(ledger.acked.iter().all(|(id, _)| present.contains(id)), "an acknowledged write is gone");
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_is_rebuilt_from_the_primary_on_request() {
+    let mut stage = stage(3, |_| {}).await;
+    let proxies = stage.sandbox.proxies();
+    ledger::prepare(proxies[0], &account()).await.unwrap();
+    let load = Writers::start(&proxies, &account(), 1, 2);
+    wait_for("a write", async || load.acked() > 50).await;
+    stage.sandbox.holdfast(&["reinit", "c"]).await.unwrap();
+    let log = stage.sandbox.dir().join("c.log");
+    wait_for("a rebuild", async || std::fs::read_to_string(&log).unwrap_or_default().contains("reclone")).await;
+    stage.healthy().await;
+    let ledger = load.finish().await;
+    let engine = stage.sandbox.engine("c").unwrap();
+    wait_for("the rebuilt member to have every write", async || {
+        let present = ledger::present(engine, &account(), 1).await.unwrap_or_default();
+        ledger.acked.iter().all(|(id, _)| present.contains(id))
+    })
+    .await;
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_certificates_hosts_know_each_other_and_people_need_tokens() {
+    let mut stage = stage(3, |o| o.tls = true).await;
+    let tls = stage.sandbox.dir().join("tls");
+    let viewer = tls.join("viewer.token");
+    let viewer = viewer.to_str().unwrap();
+    stage.sandbox.holdfast(&["--token-file", viewer, "status"]).await.unwrap();
+    let refused = stage.sandbox.holdfast(&["--token-file", viewer, "switchover"]).await.unwrap_err().to_string();
+    assert!(refused.contains("viewer"), "{refused}");
+    let wrong = stage.dir.path().join("wrong.token");
+    std::fs::write(&wrong, "0".repeat(64)).unwrap();
+    let wrong = stage.sandbox.holdfast(&["--token-file", wrong.to_str().unwrap(), "status"]).await;
+    assert!(wrong.unwrap_err().to_string().contains("token"));
+    let round = drills::round(&mut stage.sandbox, Drill::KillEngine, "sync", 1, 2).await.unwrap();
+    no_loss(&round);
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paused_means_no_automatic_failover() {
+    let mut stage = stage(3, |_| {}).await;
+    stage.sandbox.holdfast(&["pause"]).await.unwrap();
+    let primary = stage.sandbox.primary().await.unwrap();
+    signal(stage.sandbox.engine_pid(&primary).unwrap(), Signal::KILL);
+    wait_for("explain to say why nothing happens", async || {
+        stage.sandbox.holdfast(&["explain"]).await.is_ok_and(|text| text.contains("paused"))
+    })
+    .await;
+    assert_eq!(stage.sandbox.primary().await.unwrap(), primary);
+    stage.sandbox.holdfast(&["resume"]).await.unwrap();
+    let service = stage.healthy().await;
+    assert!(service["epoch"].as_u64().unwrap() >= 2, "{service}");
+    stage.end().await;
+}
