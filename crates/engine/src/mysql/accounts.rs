@@ -39,12 +39,14 @@ impl MySqlEngine {
             self.create_account(&user.account, &user.grants, true).await?;
         }
         // They would shadow the accounts above for connections from this host.
-        let sql = "SELECT CONCAT(QUOTE(User), '@', QUOTE(Host)) AS account FROM mysql.global_priv WHERE User=''";
+        let sql =
+            "SELECT CONCAT(QUOTE(User), '@', QUOTE(Host)) AS account FROM mysql.global_priv WHERE User=''";
         let anonymous = self.act("looking for anonymous accounts", sql).await?;
         for table in &anonymous {
             for row in 0..table.rows.len() {
                 if let Some(account) = table.cell(row, "account") {
-                    self.logged("dropping an anonymous account", &format!("DROP USER IF EXISTS {account}")).await?;
+                    self.logged("dropping an anonymous account", &format!("DROP USER IF EXISTS {account}"))
+                        .await?;
                 }
             }
         }
@@ -185,7 +187,10 @@ mod tests {
     fn grants_are_taken_apart() {
         let g = Grant::parse("all privileges on shop.* with grant option").unwrap();
         assert_eq!((g.database.as_deref(), g.global, g.grant_option), (Some("shop"), false, true));
-        assert_eq!(Grant::parse("SELECT, INSERT ON `web_shop`.`t`").unwrap().database.as_deref(), Some("web_shop"));
+        assert_eq!(
+            Grant::parse("SELECT, INSERT ON `web_shop`.`t`").unwrap().database.as_deref(),
+            Some("web_shop")
+        );
         assert!(Grant::parse("ALL ON *.*").unwrap().global);
         assert!(Grant::parse("ALL ON *.*").unwrap().database.is_none());
         assert!(g.same_as("GRANT ALL PRIVILEGES ON `shop`.* TO `app`@`%` WITH GRANT OPTION"));
@@ -194,7 +199,9 @@ mod tests {
 
     #[test]
     fn what_is_no_grant_is_refused() {
-        for text in ["", "ALL", "ALL ON shop", "ALL ON shop.*; DROP DATABASE shop", "ALL ON shop.* TO root@localhost"] {
+        for text in
+            ["", "ALL", "ALL ON shop", "ALL ON shop.*; DROP DATABASE shop", "ALL ON shop.* TO root@localhost"]
+        {
             assert!(Grant::parse(text).is_err(), "{text:?}");
         }
     }

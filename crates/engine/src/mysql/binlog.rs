@@ -111,14 +111,18 @@ fn scan_from<R: Read + Seek>(mut from: R, len: u64) -> std::io::Result<Scan> {
         };
         let mut body = vec![0; usize::try_from(wanted).map_err(|_| bad("an event is too large".into()))?];
         from.read_exact(&mut body)?;
-        from.seek_relative(i64::try_from(body_len - wanted).map_err(|_| bad("an event is too large".into()))?)?;
+        from.seek_relative(
+            i64::try_from(body_len - wanted).map_err(|_| bad("an event is too large".into()))?,
+        )?;
         match h[4] {
             START_ENCRYPTION => return Err(bad("the log is encrypted".into())),
             FORMAT if out.format == (0, 0) => {
                 out.in_use = u16::from_le_bytes([h[17], h[18]]) & IN_USE != 0;
                 out.format = (at, next);
             }
-            GTID_LIST if out.before.is_none() => out.before = Some(gtid_list(&body).ok_or_else(|| bad("a bad GTID list".into()))?),
+            GTID_LIST if out.before.is_none() => {
+                out.before = Some(gtid_list(&body).ok_or_else(|| bad("a bad GTID list".into()))?)
+            }
             GTID => {
                 let server = u32::from_le_bytes([h[5], h[6], h[7], h[8]]);
                 open = Some(gtid(&body, server, at).ok_or_else(|| bad("a bad GTID event".into()))?);

@@ -154,20 +154,29 @@ impl MySqlEngine {
         unstream.args(["-x", "-C"]).arg(into).stderr(log).stdout(Stdio::null()).kill_on_drop(true);
         let (mut children, mut input) = match compression {
             "none" => {
-                let mut child = spawn(unstream.stdin(Stdio::piped()))?;
+                unstream.stdin(Stdio::piped());
+                let mut child = spawn(unstream)?;
                 let input = child.stdin.take();
                 (vec![child], input)
             }
             "zstd" => {
                 let mut zstd = Command::new("zstd");
-                zstd.args(["-d", "-c", "-q"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-                let mut zstd = spawn(&mut zstd)?;
+                zstd.args(["-d", "-c", "-q"])
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::null());
+                let mut zstd = spawn(zstd)?;
                 let out = zstd.stdout.take().ok_or_else(|| failed("zstd"))?;
                 let out: Stdio = out.try_into().map_err(io("connecting", Path::new("zstd")))?;
                 let input = zstd.stdin.take();
-                (vec![zstd, spawn(unstream.stdin(out))?], input)
+                unstream.stdin(out);
+                (vec![zstd, spawn(unstream)?], input)
             }
-            other => return Err(Error::Stream(format!("it is compressed with {other:?}, which is not known here"))),
+            other => {
+                return Err(Error::Stream(format!(
+                    "it is compressed with {other:?}, which is not known here"
+                )));
+            }
         };
         let mut chunk = vec![0; CHUNK_BYTES];
         let tail = loop {
@@ -175,10 +184,14 @@ impl MySqlEngine {
             if len == 0 {
                 break read_text(stream).await?;
             }
-            let bytes = chunk.get_mut(..len).ok_or_else(|| Error::Stream(format!("a chunk of {len} bytes")))?;
+            let bytes =
+                chunk.get_mut(..len).ok_or_else(|| Error::Stream(format!("a chunk of {len} bytes")))?;
             read_exact(stream, bytes).await?;
             let Some(pipe) = input.as_mut() else { return Err(failed(flavour::UNSTREAM)) };
-            pipe.write_all(bytes).await.map_err(|_| failed(flavour::UNSTREAM))?;
+            match tokio::time::timeout(SILENCE, pipe.write_all(bytes)).await {
+                Ok(Ok(())) => {}
+                _ => return Err(failed(flavour::UNSTREAM)),
+            }
             progress.send_modify(|p| p.received_bytes += len as u64);
         };
         drop(input);
@@ -212,10 +225,13 @@ impl MySqlEngine {
 }
 
 /// Runs the backup through `zstd` where that is installed.
-fn compressed(mut backup: Command) -> Result<(Vec<Child>, Box<dyn AsyncRead + Send + Unpin>, &'static str), Error> {
-    let lost = |what: &str| Error::Program { program: what.into(), words: "its output cannot be read".into() };
+fn compressed(
+    mut backup: Command,
+) -> Result<(Vec<Child>, Box<dyn AsyncRead + Send + Unpin>, &'static str), Error> {
+    let lost =
+        |what: &str| Error::Program { program: what.into(), words: "its output cannot be read".into() };
     backup.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-    let mut backup = spawn(&mut backup)?;
+    let mut backup = spawn(backup)?;
     let out = backup.stdout.take().ok_or_else(|| lost(flavour::BACKUP))?;
     let mut zstd = Command::new("zstd");
     zstd.args(["-1", "-c", "-q"]).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
@@ -223,7 +239,8 @@ fn compressed(mut backup: Command) -> Result<(Vec<Child>, Box<dyn AsyncRead + Se
         return Ok((vec![backup], Box::new(out), "none"));
     }
     let from: Stdio = out.try_into().map_err(io("connecting", Path::new("zstd")))?;
-    let mut zstd = spawn(zstd.stdin(from))?;
+    zstd.stdin(from);
+    let mut zstd = spawn(zstd)?;
     let out = zstd.stdout.take().ok_or_else(|| lost("zstd"))?;
     Ok((vec![backup, zstd], Box::new(out), "zstd"))
 }
@@ -233,7 +250,9 @@ fn installed(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-fn spawn(command: &mut Command) -> Result<Child, Error> {
+/// Consumes the command: it would keep its end of a pipe open, and a program that writes into the pipe would then
+/// never learn that its reader is gone.
+fn spawn(mut command: Command) -> Result<Child, Error> {
     let program = PathBuf::from(command.as_std().get_program());
     command.kill_on_drop(true).spawn().map_err(io("running", &program))
 }

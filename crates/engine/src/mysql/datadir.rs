@@ -43,12 +43,14 @@ pub(super) fn claim(spec: &Spec, at: &Layout) -> Result<File, Error> {
     let lock_path = at.run.join("lock");
     // The mark first: a directory with a lock and no mark would look foreign to the next start.
     write_whole(&mark, &ours)?;
-    let lock = File::options().create(true).append(true).open(&lock_path).map_err(io("opening", &lock_path))?;
+    let lock =
+        File::options().create(true).append(true).open(&lock_path).map_err(io("opening", &lock_path))?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| foreign("another holdfast process on this host is using it".into()))?;
     if let Some(owner) = run_as(spec)? {
         for dir in [&at.root, &at.run, &at.log, &at.tmp] {
-            std::os::unix::fs::chown(dir, Some(owner.uid), Some(owner.gid)).map_err(io("giving away", dir))?;
+            std::os::unix::fs::chown(dir, Some(owner.uid), Some(owner.gid))
+                .map_err(io("giving away", dir))?;
         }
     }
     for dir in [&at.root, &at.saved] {
@@ -156,7 +158,9 @@ pub(super) fn run_as(spec: &Spec) -> Result<Option<Owner>, Error> {
         (Some(uid), Some(gid)) if rustix::process::getuid().is_root() => {
             Ok(Some(Owner { name: name.clone(), uid, gid }))
         }
-        _ => Err(Error::BadSpec(format!("only root can run the engine as {name}; start holdfast as {name} itself"))),
+        _ => Err(Error::BadSpec(format!(
+            "only root can run the engine as {name}; start holdfast as {name} itself"
+        ))),
     }
 }
 

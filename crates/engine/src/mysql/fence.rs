@@ -68,7 +68,9 @@ impl MySqlEngine {
     }
 
     pub(super) async fn unfence(&self) -> Result<(), Error> {
-        let tables = self.act("looking before opening", "SHOW ALL SLAVES STATUS; SELECT @@global.server_id AS server_id").await?;
+        let tables = self
+            .act("looking before opening", "SHOW ALL SLAVES STATUS; SELECT @@global.server_id AS server_id")
+            .await?;
         if tables.first().is_some_and(|t| !t.rows.is_empty()) {
             return Err(Error::Precondition("it still is a replica: promote it first".into()));
         }
@@ -98,7 +100,10 @@ impl MySqlEngine {
         );
         let tables = self.sessions.fence.run("listing open transactions", sql, STATEMENT).await?;
         let ids = |i: usize| -> BTreeSet<u32> {
-            tables.get(i).map(|t| (0..t.rows.len()).filter_map(|r| t.number(r, "id")).collect()).unwrap_or_default()
+            tables
+                .get(i)
+                .map(|t| (0..t.rows.len()).filter_map(|r| t.number(r, "id")).collect())
+                .unwrap_or_default()
         };
         // A running statement outside InnoDB counts as a transaction of its own.
         let open: BTreeSet<u32> = ids(0).union(&ids(1)).copied().collect();

@@ -105,8 +105,11 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 impl Layout {
     fn new(spec: &Spec) -> Result<Layout, Error> {
-        let root = std::path::absolute(&spec.data_dir)
-            .map_err(|source| Error::Io { doing: "resolving", path: spec.data_dir.clone(), source })?;
+        let root = std::path::absolute(&spec.data_dir).map_err(|source| Error::Io {
+            doing: "resolving",
+            path: spec.data_dir.clone(),
+            source,
+        })?;
         let (data, socket) = match &spec.management {
             Management::Managed { .. } => (root.join("data"), root.join("run/db.sock")),
             Management::Attached { socket, data_dir, .. } => (data_dir.clone(), socket.clone()),
@@ -165,6 +168,8 @@ struct State {
     /// The running process has passed everything that [`Engine::start`] promises.
     ready: bool,
     residue: Option<Residue>,
+    /// `slave_parallel_threads` as it was before a residue was applied by one thread.
+    parallel_threads: Option<u32>,
     unjudged_transactions: u64,
     heard: Option<Heard>,
     threads_restarted_at: Option<Instant>,
@@ -248,7 +253,9 @@ fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error 
 }
 
 /// Runs blocking file work off the runtime's own threads.
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     match tokio::task::spawn_blocking(f).await {
         Ok(done) => done,
         Err(_) => Err(Error::Precondition("file work was interrupted by a shutdown".into())),

@@ -187,7 +187,10 @@ fn unsafe_settings(g: &Table, durability: Durability) -> Vec<String> {
     must(cell("gtid_strict") == "1", "gtid_strict_mode is off: a diverged history goes unnoticed".into());
     must(
         cell("gtid_domain") == "0",
-        format!("gtid_domain_id is {}, not 0: positions of the group cannot be compared", cell("gtid_domain")),
+        format!(
+            "gtid_domain_id is {}, not 0: positions of the group cannot be compared",
+            cell("gtid_domain")
+        ),
     );
     must(
         cell("relay_log_recovery") == "0",
@@ -196,16 +199,24 @@ fn unsafe_settings(g: &Table, durability: Durability) -> Vec<String> {
     if sync {
         must(
             cell("sync_relay_log") == "1",
-            format!("sync_relay_log is {}, not 1: {lost} that this replica acknowledged", cell("sync_relay_log")),
+            format!(
+                "sync_relay_log is {}, not 1: {lost} that this replica acknowledged",
+                cell("sync_relay_log")
+            ),
         );
         must(
             cell("wait_point") == "AFTER_SYNC",
-            format!("rpl_semi_sync_master_wait_point is {}, not AFTER_SYNC: clients see writes that can be lost", cell("wait_point")),
+            format!(
+                "rpl_semi_sync_master_wait_point is {}, not AFTER_SYNC: clients see writes that can be lost",
+                cell("wait_point")
+            ),
         );
         let timeout_ms = g.number::<u64>(0, "ack_timeout").unwrap_or(0);
         must(
             timeout_ms >= flavour::ACK_TIMEOUT_SAFE_MS,
-            format!("rpl_semi_sync_master_timeout is {timeout_ms} ms: after that, commits go on without a replica"),
+            format!(
+                "rpl_semi_sync_master_timeout is {timeout_ms} ms: after that, commits go on without a replica"
+            ),
         );
         must(
             cell("wait_no_slave") == "1",

@@ -5,8 +5,8 @@
 
 use super::spawn;
 use crate::{Error, ProcessState};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitStatus};
@@ -24,11 +24,7 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn new(ours: bool) -> Process {
-        Process {
-            state: watch::Sender::new(ProcessState::NotStarted),
-            pidfd: Arc::default(),
-            ours,
-        }
+        Process { state: watch::Sender::new(ProcessState::NotStarted), pidfd: Arc::default(), ours }
     }
     pub(super) fn watch(&self) -> watch::Receiver<ProcessState> {
         self.state.subscribe()
@@ -101,9 +97,7 @@ impl Process {
             // A process that is already gone needs no signal.
             Some(fd) => match pidfd_send_signal(fd, signal) {
                 Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-                Err(e) => {
-                    Err(Error::Io { doing: "signalling", path: "the engine".into(), source: e.into() })
-                }
+                Err(e) => Err(Error::Io { doing: "signalling", path: "the engine".into(), source: e.into() }),
             },
             None => Ok(()),
         }
@@ -133,7 +127,10 @@ fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn pid_of(pid: u32) -> std::io::Result<Pid> {
-    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| std::io::Error::other(format!("{pid} is no pid")))
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| std::io::Error::other(format!("{pid} is no pid")))
 }
 
 fn describe(status: ExitStatus) -> String {

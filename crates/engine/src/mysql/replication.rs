@@ -5,7 +5,9 @@
 //! Does not know: whether the primary's history fits; the caller compares positions first (S10).
 
 use super::sql::{Table, quote};
-use super::{FOLLOW_DRAIN_MS, MySqlEngine, Residue, STATEMENT, datadir, flavour::mariadb as flavour, observe};
+use super::{
+    FOLLOW_DRAIN_MS, MySqlEngine, Residue, STATEMENT, datadir, flavour::mariadb as flavour, observe,
+};
 use crate::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -43,13 +45,33 @@ impl MySqlEngine {
             Some(host) if !host.is_empty() => String::new(),
             _ => "MASTER_HOST='127.0.0.1', ".into(),
         };
+        let threads =
+            self.act("looking at replication", "SELECT @@global.slave_parallel_threads AS threads").await?;
+        let threads = threads.first().and_then(|t| t.number::<u32>(0, "threads")).filter(|n| *n > 0);
+        {
+            let mut state = self.state();
+            state.parallel_threads = state.parallel_threads.or(threads);
+        }
+        // One thread: several would crash the server here (10.11.19), which then looks for a primary's log name that
+        // this position does not have.
         let sql = format!(
-            "STOP SLAVE; SET GLOBAL rpl_semi_sync_master_enabled=0; CHANGE MASTER TO {host}MASTER_USE_GTID=no, RELAY_LOG_FILE={}, RELAY_LOG_POS={}; \
+            "STOP SLAVE; SET GLOBAL slave_parallel_threads=0; SET GLOBAL rpl_semi_sync_master_enabled=0; CHANGE MASTER TO {host}MASTER_USE_GTID=no, RELAY_LOG_FILE={}, RELAY_LOG_POS={}; \
              START SLAVE SQL_THREAD",
             quote(&file),
             residue.offset
         );
         self.act("applying what was received before the restart", sql).await?;
+        Ok(())
+    }
+
+    /// Undoes what [`Self::apply_residue`] changed. With replication stopped.
+    async fn restore_threads(&self) -> Result<(), Error> {
+        let threads = self.state().parallel_threads;
+        if let Some(n) = threads {
+            self.act("restoring parallel replication", format!("SET GLOBAL slave_parallel_threads={n}"))
+                .await?;
+            self.state().parallel_threads = None;
+        }
         Ok(())
     }
 
@@ -79,6 +101,7 @@ impl MySqlEngine {
             id = self.spec.server_id,
         );
         self.act("promoting", sql).await?;
+        self.restore_threads().await?;
         // A session keeps the server id that it began with, and would write under the follower's.
         self.cut_clients(STATEMENT).await?;
         if sync {
@@ -113,7 +136,9 @@ impl MySqlEngine {
         }
         if !r.on(0, "Slave_SQL_Running") {
             // Restarting the only thread that runs would purge the relay log.
-            return Err(Error::Precondition("its applying thread is stopped; what it received would be discarded".into()));
+            return Err(Error::Precondition(
+                "its applying thread is stopped; what it received would be discarded".into(),
+            ));
         }
         // A connection acknowledges, or not, for as long as it lasts.
         let sql = format!("{set}; STOP SLAVE IO_THREAD; START SLAVE IO_THREAD");
@@ -133,6 +158,10 @@ impl MySqlEngine {
             return self.start_threads(&r).await;
         }
         let from = self.check_demotion().await?;
+        if self.state().parallel_threads.is_some() {
+            self.act("stopping replication", "STOP ALL SLAVES").await?;
+            self.restore_threads().await?;
+        }
         if !r.rows.is_empty() {
             self.act("stopping the receiving thread", "STOP SLAVE IO_THREAD").await?;
             self.drain_briefly().await?;
@@ -164,7 +193,9 @@ impl MySqlEngine {
         let sql = "SELECT @@global.read_only AS read_only, @@global.gtid_slave_pos AS slave_pos, \
                    @@global.gtid_binlog_pos AS binlog_pos; SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_wait_sessions'";
         let tables = self.act("looking before following", sql).await?;
-        let [globals, waiting] = &tables[..] else { return Err(Error::Log("two result sets were expected".into())) };
+        let [globals, waiting] = &tables[..] else {
+            return Err(Error::Log("two result sets were expected".into()));
+        };
         if !globals.on(0, "read_only") {
             return Err(Error::Precondition("it is writable: close it first (S3)".into()));
         }
@@ -202,7 +233,8 @@ impl MySqlEngine {
         if receives && applies {
             return Ok(());
         }
-        let failed = ["Last_IO_Errno", "Last_SQL_Errno"].iter().any(|c| r.number::<u32>(0, c).unwrap_or(0) != 0);
+        let failed =
+            ["Last_IO_Errno", "Last_SQL_Errno"].iter().any(|c| r.number::<u32>(0, c).unwrap_or(0) != 0);
         {
             let mut state = self.state();
             let now = Instant::now();

@@ -138,9 +138,10 @@ impl Only {
         let mut complete = live.is_empty();
         for path in live.iter().rev() {
             let scanned = scan(path)?;
-            let all_theirs_before = scanned.before.as_ref().is_some_and(|b| {
-                Position::MariaDb(theirs.clone()).contains(&Position::MariaDb(b.clone()))
-            });
+            let all_theirs_before = scanned
+                .before
+                .as_ref()
+                .is_some_and(|b| Position::MariaDb(theirs.clone()).contains(&Position::MariaDb(b.clone())));
             newest_first.push((path.clone(), scanned));
             if all_theirs_before {
                 complete = true;
@@ -194,8 +195,8 @@ impl Only {
         out.write_all(b"\xfebin")?;
         for (path, scan) in &self.files {
             let mut from = File::open(path)?;
-            let ranges = std::iter::once(scan.format)
-                .chain(scan.transactions.iter().map(|t| (t.start, t.end)));
+            let ranges =
+                std::iter::once(scan.format).chain(scan.transactions.iter().map(|t| (t.start, t.end)));
             for (start, end) in ranges {
                 from.seek(SeekFrom::Start(start))?;
                 std::io::copy(&mut (&mut from).take(end - start), &mut out)?;

@@ -5,8 +5,8 @@
 //! Does not know: what the instance will be used for.
 
 use super::flavour::mariadb::{self as flavour, Recovery};
-use super::{MySqlEngine, OBSERVE_MS, START_MS, STATEMENT, binlog, blocking, datadir, io, process, sql};
 use super::{Logs, Residue, State};
+use super::{MySqlEngine, OBSERVE_MS, START_MS, STATEMENT, binlog, blocking, datadir, io, process, sql};
 use crate::Error;
 use holdfast_core::position::MariaDbPosition;
 use holdfast_core::topology::Management;
@@ -74,7 +74,11 @@ impl MySqlEngine {
 
     /// Rolling back is right only if every commit that was answered had been acknowledged first.
     fn recovery(&self) -> Recovery {
-        if self.sync() && !datadir::commits_alone(&self.at) { Recovery::RollBackTail } else { Recovery::CommitTail }
+        if self.sync() && !datadir::commits_alone(&self.at) {
+            Recovery::RollBackTail
+        } else {
+            Recovery::CommitTail
+        }
     }
 
     async fn launch(&self) -> Result<(), Error> {
@@ -83,11 +87,13 @@ impl MySqlEngine {
         let arguments = flavour::arguments(&self.spec, &self.at, user, self.recovery())?;
         let log = &self.at.error_log;
         let words_from = std::fs::metadata(log).map_or(0, |m| m.len());
-        let stderr = std::fs::File::options().create(true).append(true).open(log).map_err(io("opening", log))?;
+        let stderr =
+            std::fs::File::options().create(true).append(true).open(log).map_err(io("opening", log))?;
         let mut command = Command::new(flavour::SERVER);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         if let Some(owner) = owner {
-            std::os::unix::fs::chown(log, Some(owner.uid), Some(owner.gid)).map_err(io("giving away", log))?;
+            std::os::unix::fs::chown(log, Some(owner.uid), Some(owner.gid))
+                .map_err(io("giving away", log))?;
             // Before the exec, so that the kernel keeps the parent-death signal, which a change of user clears.
             command.uid(owner.uid).gid(owner.gid);
         }
@@ -102,13 +108,16 @@ impl MySqlEngine {
             if self.process.running().is_none() {
                 return Err(Error::RefusesToStart { words: self.last_words() });
             }
-            let answer = self.sessions.act.run("starting", "SELECT @@read_only AS read_only", STATEMENT).await;
+            let answer =
+                self.sessions.act.run("starting", "SELECT @@read_only AS read_only", STATEMENT).await;
             match answer {
                 Ok(tables) if tables.first().is_some_and(|t| t.on(0, "read_only")) => return Ok(()),
                 Ok(_) => {
                     // Not ours to judge how; a writable server must not stay.
                     self.process.signal(Signal::KILL)?;
-                    return Err(Error::RefusesToStart { words: "it came up writable and was killed (S9)".into() });
+                    return Err(Error::RefusesToStart {
+                        words: "it came up writable and was killed (S9)".into(),
+                    });
                 }
                 // The server's own refusal (wrong account) will not change by waiting.
                 Err(e) if sql::server_code(&e).is_some() => return Err(e),
@@ -142,7 +151,8 @@ impl MySqlEngine {
     /// Gives a freshly cloned data directory its place in history.
     async fn settle_clone(&self) -> Result<(), Error> {
         let Some(text) = datadir::clone_state(&self.at)? else { return Ok(()) };
-        let state: MariaDbPosition = text.trim().parse().map_err(|e| Error::Log(format!("the clone's position: {e}")))?;
+        let state: MariaDbPosition =
+            text.trim().parse().map_err(|e| Error::Log(format!("the clone's position: {e}")))?;
         let last: Vec<String> = state.last_per_domain().map(|(d, s, n)| format!("{d}-{s}-{n}")).collect();
         // The only place where a log may be reset: this one has never held anything.
         let sql = format!(
@@ -210,7 +220,11 @@ impl MySqlEngine {
         let (datadir, pid_file) = (PathBuf::from(cell("datadir")), cell("pid_file"));
         let same = std::fs::canonicalize(&datadir).ok() == std::fs::canonicalize(&self.at.data).ok();
         if !same {
-            let found = format!("the server behind {} keeps its data in {}", self.at.socket.display(), datadir.display());
+            let found = format!(
+                "the server behind {} keeps its data in {}",
+                self.at.socket.display(),
+                datadir.display()
+            );
             return Err(Error::NotOurs { path: self.at.data.clone(), found });
         }
         let id = self.spec.server_id;
@@ -225,7 +239,8 @@ impl MySqlEngine {
         self.state().logs = Some(Logs { binlog: index(cell("binlog")), relay: index(cell("relay")) });
         let pid_file = datadir.join(pid_file);
         let text = std::fs::read_to_string(&pid_file).map_err(io("reading", &pid_file))?;
-        let pid = text.trim().parse().map_err(|_| Error::Log(format!("{} holds no pid", pid_file.display())))?;
+        let pid =
+            text.trim().parse().map_err(|_| Error::Log(format!("{} holds no pid", pid_file.display())))?;
         self.process.adopt(pid).map_err(io("watching the process named in", &pid_file))
     }
 
@@ -260,7 +275,9 @@ impl MySqlEngine {
 
     async fn command(&self, words: &[String]) -> Result<(), Error> {
         let Some((program, arguments)) = words.split_first() else {
-            return Err(Error::Precondition("no command is given to start or stop the attached engine".into()));
+            return Err(Error::Precondition(
+                "no command is given to start or stop the attached engine".into(),
+            ));
         };
         let child = tokio::process::Command::new(program)
             .args(arguments)
@@ -269,7 +286,10 @@ impl MySqlEngine {
             .output();
         let output = timeout(COMMAND, child)
             .await
-            .map_err(|_| Error::Unresponsive { doing: "running the operator's command", after_ms: COMMAND.as_millis() as u64 })?
+            .map_err(|_| Error::Unresponsive {
+                doing: "running the operator's command",
+                after_ms: COMMAND.as_millis() as u64,
+            })?
             .map_err(io("running", Path::new(program)))?;
         if output.status.success() {
             return Ok(());

@@ -21,7 +21,12 @@ impl Foreign {
         std::fs::create_dir_all(&dir).unwrap();
         let data = dir.join("data");
         let made = std::process::Command::new("mariadb-install-db")
-            .args(["--no-defaults", "--auth-root-authentication-method=socket", "--user=root", "--skip-test-db"])
+            .args([
+                "--no-defaults",
+                "--auth-root-authentication-method=socket",
+                "--user=root",
+                "--skip-test-db",
+            ])
             .arg(format!("--datadir={}", data.display()))
             .env("TMPDIR", &dir)
             .output()
@@ -35,7 +40,8 @@ impl Foreign {
              --log-error={d}/log --skip-slave-start </dev/null >/dev/null 2>&1 &\n",
             r.addr(id).port()
         );
-        let stop = format!("#!/bin/sh\n[ -f {d}/pid ] && kill $(cat {d}/pid) || exit 0\nwhile [ -f {d}/pid ]; do sleep 0.05; done\n");
+        let stop =
+            format!("#!/bin/sh\np=$(cat {d}/pid) || exit 0\nwhile kill $p; do sleep 0.05; done\nexit 0\n");
         std::fs::write(dir.join("start"), start).unwrap();
         std::fs::write(dir.join("stop"), stop).unwrap();
         Foreign { dir }
@@ -91,7 +97,8 @@ async fn an_attached_server_is_fenced_followed_and_cloned() {
     root.query_drop("STOP SLAVE; CREATE DATABASE errant").await.unwrap();
     drop(root);
     let source = one.clone_source().await.unwrap();
-    let saved = two.clone_into(source.reader, watch::Sender::new(CloneProgress::default())).await.unwrap().unwrap();
+    let saved =
+        two.clone_into(source.reader, watch::Sender::new(CloneProgress::default())).await.unwrap().unwrap();
     assert_eq!(saved.transactions, 1);
     two.follow(r.addr(1), false).await.unwrap();
     level(&one, &two).await;
@@ -115,7 +122,8 @@ async fn another_server_behind_the_socket_is_refused() {
     let Management::Attached { data_dir, start_command, .. } = &mut wrong.management else { unreachable!() };
     *data_dir = r.dir.path().to_owned();
     *start_command = vec!["true".into()];
-    let refused = tokio::time::timeout(Duration::from_secs(5), MySqlEngine::new(wrong).unwrap().start()).await;
+    let refused =
+        tokio::time::timeout(Duration::from_secs(5), MySqlEngine::new(wrong).unwrap().start()).await;
     assert!(matches!(refused, Ok(Err(Error::NotOurs { .. }))), "{refused:?}");
     assert!(seen(&two, "left alone", |o| !o.writable).await.server_id == 2);
 }

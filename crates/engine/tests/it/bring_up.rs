@@ -185,8 +185,12 @@ async fn unsafe_settings_are_said_in_full() {
     .unwrap();
     let said = one.observe().await.unwrap().unsafe_settings.join("\n");
     for what in [
-        "sync_binlog is 0", "flush_log_at_trx_commit is 2", "timeout is 10000 ms", "not AFTER_SYNC",
-        "sync_relay_log is 10000", "binlog_format is MIXED",
+        "sync_binlog is 0",
+        "flush_log_at_trx_commit is 2",
+        "timeout is 10000 ms",
+        "not AFTER_SYNC",
+        "sync_relay_log is 10000",
+        "binlog_format is MIXED",
     ] {
         assert!(said.contains(what), "{what} is missing in {said}");
     }
@@ -220,8 +224,10 @@ async fn the_engine_dies_with_its_agent() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    crate::rig::until("the agent's engine", || async { told.exists() && std::fs::metadata(&told).unwrap().len() > 0 })
-        .await;
+    crate::rig::until("the agent's engine", || async {
+        told.exists() && std::fs::metadata(&told).unwrap().len() > 0
+    })
+    .await;
     let pid: u32 = std::fs::read_to_string(&told).unwrap().parse().unwrap();
     assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
     agent.kill().unwrap();

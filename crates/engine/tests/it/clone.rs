@@ -14,7 +14,10 @@ async fn clone(from: &MySqlEngine, to: &MySqlEngine) -> Option<holdfast_engine::
     let source = from.clone_source().await.unwrap();
     let saved = to.clone_into(source.reader, progress).await.unwrap();
     let end = *seen.borrow();
-    assert!(end.phase == ClonePhase::Starting && end.received_bytes > 100_000 && end.data_bytes > 1 << 20, "{end:?}");
+    assert!(
+        end.phase == ClonePhase::Starting && end.received_bytes > 100_000 && end.data_bytes > 1 << 20,
+        "{end:?}"
+    );
     saved
 }
 
@@ -111,7 +114,8 @@ async fn a_writable_instance_is_never_replaced() {
     let r = rig(Async);
     let one = r.primary(1).await;
     let source = one.clone_source().await.unwrap();
-    let refused = one.clone_into(source.reader, watch::Sender::new(CloneProgress::default())).await.unwrap_err();
+    let refused =
+        one.clone_into(source.reader, watch::Sender::new(CloneProgress::default())).await.unwrap_err();
     assert!(matches!(refused, Error::Precondition(_)), "{refused}");
     assert!(seen(&one, "still writable", |o| o.writable).await.upstream.is_none());
 }

@@ -21,6 +21,17 @@ pub struct Rig {
     pub durability: Durability,
 }
 
+impl Drop for Rig {
+    /// What the servers said, where a test failed.
+    fn drop(&mut self) {
+        for id in (1..=3).filter(|_| std::thread::panicking()) {
+            let log = std::fs::read_to_string(self.root(id).join("log/error.log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("db{id}: {}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+    }
+}
+
 pub fn rig(durability: Durability) -> Rig {
     let held: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     Rig {
@@ -60,7 +71,10 @@ impl Rig {
             durability: self.durability,
             engine_options: small.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             replication: account("replicator"),
-            users: vec![UserAccount { account: account("app"), grants: vec!["ALL PRIVILEGES ON shop.*".into()] }],
+            users: vec![UserAccount {
+                account: account("app"),
+                grants: vec!["ALL PRIVILEGES ON shop.*".into()],
+            }],
             peers: (1..=3).map(|id| (id, node(id))).collect::<BTreeMap<_, _>>(),
         }
     }

@@ -24,14 +24,53 @@ pub(crate) const ACK_TIMEOUT_SAFE_MS: u64 = 86_400_000;
 pub(crate) const HEARTBEAT_S: &str = "0.25";
 /// Options whose value Holdfast's promises rest on. An option of the user's own may not be one of them.
 const OWNED: &[&str] = &[
-    "bind-address", "binlog-do-db", "binlog-format", "binlog-ignore-db", "bootstrap", "chroot", "datadir",
-    "defaults-extra-file", "defaults-file", "defaults-group-suffix", "encrypt-binlog", "init-file",
-    "init-rpl-role", "init-slave", "innodb-flush-log-at-trx-commit", "innodb-read-only", "log-basename", "log-bin",
-    "log-bin-index", "log-error", "log-slave-updates", "log-replica-updates", "master-info-file",
-    "master-retry-count", "networking", "no-defaults", "pid-file", "port", "print-defaults",
-    "read-only", "relay-log", "relay-log-index", "relay-log-info-file", "relay-log-purge", "relay-log-recovery",
-    "report-host", "report-port", "server-id", "slave-net-timeout", "slave-start", "socket", "sync-binlog",
-    "sync-relay-log", "tmpdir", "tc-heuristic-recover", "user", "wsrep-on",
+    "bind-address",
+    "binlog-do-db",
+    "binlog-format",
+    "binlog-ignore-db",
+    "bootstrap",
+    "chroot",
+    "datadir",
+    "defaults-extra-file",
+    "defaults-file",
+    "defaults-group-suffix",
+    "encrypt-binlog",
+    "init-file",
+    "init-rpl-role",
+    "init-slave",
+    "innodb-flush-log-at-trx-commit",
+    "innodb-read-only",
+    "log-basename",
+    "log-bin",
+    "log-bin-index",
+    "log-error",
+    "log-slave-updates",
+    "log-replica-updates",
+    "master-info-file",
+    "master-retry-count",
+    "networking",
+    "no-defaults",
+    "pid-file",
+    "port",
+    "print-defaults",
+    "read-only",
+    "relay-log",
+    "relay-log-index",
+    "relay-log-info-file",
+    "relay-log-purge",
+    "relay-log-recovery",
+    "report-host",
+    "report-port",
+    "server-id",
+    "slave-net-timeout",
+    "slave-start",
+    "socket",
+    "sync-binlog",
+    "sync-relay-log",
+    "tmpdir",
+    "tc-heuristic-recover",
+    "user",
+    "wsrep-on",
 ];
 const OWNED_FAMILIES: &[&str] = &["gtid-", "rpl-semi-sync-", "replicate-", "wsrep-", "grant-tables"];
 const PREFIXES: &[&str] = &["loose-", "skip-", "disable-", "enable-", "maximum-"];
@@ -47,7 +86,12 @@ pub(crate) enum Recovery {
 }
 
 /// The server's command line.
-pub(crate) fn arguments(spec: &Spec, at: &Layout, user: &str, recovery: Recovery) -> Result<Vec<String>, Error> {
+pub(crate) fn arguments(
+    spec: &Spec,
+    at: &Layout,
+    user: &str,
+    recovery: Recovery,
+) -> Result<Vec<String>, Error> {
     let sync = spec.durability == Durability::Sync;
     let mut out = vec!["--no-defaults".to_owned(), data_argument(at)];
     let mut add = |name: &str, value: &str| out.push(format!("--{name}={value}"));
@@ -162,9 +206,26 @@ mod tests {
     #[test]
     fn options_that_promises_rest_on_are_refused() {
         for name in [
-            "server_id", "read-only", "READ_ONLY", "loose_read_only", "skip-log-bin", "gtid_strict_mode", "read-onl",
-            "rpl_semi_sync_master_timeout", "skip-grant-tables", "loose-skip-slave-start", "sync", "datadir",
-            "skip-networking", "", "-x", "--x", "a b", "a=b", "x\n", "skip-",
+            "server_id",
+            "read-only",
+            "READ_ONLY",
+            "loose_read_only",
+            "skip-log-bin",
+            "gtid_strict_mode",
+            "read-onl",
+            "rpl_semi_sync_master_timeout",
+            "skip-grant-tables",
+            "loose-skip-slave-start",
+            "sync",
+            "datadir",
+            "skip-networking",
+            "",
+            "-x",
+            "--x",
+            "a b",
+            "a=b",
+            "x\n",
+            "skip-",
         ] {
             assert!(option_name(name).is_err(), "{name:?}");
         }
@@ -172,7 +233,9 @@ mod tests {
 
     #[test]
     fn other_options_pass() {
-        for (name, normal) in [("innodb_buffer_pool_size", "innodb-buffer-pool-size"), ("max_connections", "max-connections")] {
+        for (name, normal) in
+            [("innodb_buffer_pool_size", "innodb-buffer-pool-size"), ("max_connections", "max-connections")]
+        {
             assert_eq!(option_name(name).unwrap(), normal);
         }
     }
