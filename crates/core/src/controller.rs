@@ -53,6 +53,15 @@ impl Controller {
 
     /// An agent's report, from the session that is registered in the store.
     pub fn report(&mut self, node: &NodeName, session: Session, instances: Vec<InstanceReport>, now: Millis) {
+        // A report that was overtaken says nothing any more, least of all that a primary is closed.
+        let latest = |all: &[InstanceReport]| all.iter().map(|r| r.taken).max();
+        if self
+            .heard
+            .get(node)
+            .is_some_and(|h| h.session == session && latest(&instances) < latest(&h.instances))
+        {
+            return;
+        }
         for r in &instances {
             let own_word: Vec<NodeName> = self.quit_acknowledging(&r.group);
             if let Some(group) = self.groups.get_mut(&r.group) {

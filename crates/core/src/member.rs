@@ -416,6 +416,7 @@ impl Member {
         InstanceReport {
             group: self.group.clone(),
             session: self.session,
+            taken: now,
             promised: self.promised,
             held: self.assignment.as_ref().map_or(0, |a| a.revision),
             settled,

@@ -1,7 +1,7 @@
 //! What an agent says about an instance. Facts only; what they mean is decided elsewhere.
 
 use crate::record::Session;
-use crate::{Epoch, GroupName, NodeName, Position};
+use crate::{Epoch, GroupName, Millis, NodeName, Position};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -120,6 +120,10 @@ impl Observed {
 pub struct InstanceReport {
     pub group: GroupName,
     pub session: Session,
+    /// When it was taken, on the agent's own clock: of two reports of one session the later one counts, in whatever
+    /// order they arrive.
+    #[serde(default)]
+    pub taken: Millis,
     /// The agent acts on no assignment of an epoch before this one (a promise; only grows in one session).
     pub promised: Epoch,
     /// Revision of the assignment that the agent acts on; nothing older is acted on any more. 0 if none.
