@@ -90,7 +90,8 @@ pub fn account() -> Account {
 pub async fn round(sandbox: &mut Sandbox, drill: Drill, durability: &str, number: u64, writers: u8) -> Result<Round, Error> {
     let proxies = sandbox.proxies();
     ledger::prepare(proxies[0], &account()).await?;
-    let from = sandbox.primary().await?;
+    let before = sandbox.service().await?;
+    let from = before["primary"].as_str().unwrap_or_default().to_string();
     let load = Writers::start(&proxies, &account(), number, writers);
     wait_for_acks(&load, 0).await?;
     tokio::time::sleep(LOAD_BEFORE).await;
@@ -102,7 +103,7 @@ pub async fn round(sandbox: &mut Sandbox, drill: Drill, durability: &str, number
             sandbox.holdfast(&["switchover", SERVICE]).await?;
         }
     }
-    let to = wait_for_another_primary(sandbox, &from).await?;
+    let to = wait_for_next_epoch(sandbox, before["epoch"].as_u64().unwrap_or(0)).await?;
     wait_for_acks(&load, load.acked()).await?;
     tokio::time::sleep(LOAD_AFTER).await;
     let ledger = load.finish().await;
@@ -126,14 +127,16 @@ async fn wait_for_acks(load: &Writers, more_than: u64) -> Result<(), Error> {
     Ok(())
 }
 
-async fn wait_for_another_primary(sandbox: &Sandbox, from: &str) -> Result<String, Error> {
+/// The primary of a later epoch: after a crash that may be the same node, if it was back first and had most.
+async fn wait_for_next_epoch(sandbox: &Sandbox, before: u64) -> Result<String, Error> {
     let end = Instant::now() + RECOVERY;
     let mut last = String::new();
     while Instant::now() < end {
         match sandbox.service().await {
             Ok(service) => {
                 let open = service["members"].as_array().into_iter().flatten().find(|m| m["role"] == "primary");
-                if let Some(node) = open.and_then(|m| m["node"].as_str()).filter(|n| *n != from) {
+                let later = service["epoch"].as_u64().is_some_and(|e| e > before);
+                if let Some(node) = open.and_then(|m| m["node"].as_str()).filter(|_| later) {
                     return Ok(node.to_string());
                 }
                 last = service["findings"].to_string();

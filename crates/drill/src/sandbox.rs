@@ -89,6 +89,8 @@ pub struct Sandbox {
     options: Options,
     net: u8,
     nodes: Vec<Node>,
+    /// Keeps the network to this sandbox as long as it lives.
+    _reservation: TcpListener,
 }
 
 struct Node {
@@ -112,8 +114,11 @@ impl Sandbox {
         std::fs::create_dir_all(&options.dir).map_err(|e| file("create", &options.dir, e))?;
         let dir = options.dir.canonicalize().map_err(|e| file("find", &options.dir, e))?;
         let options = Options { dir, ..options };
-        let net = match options.net {
-            Some(net) => net,
+        let (net, reservation) = match options.net {
+            Some(net) => {
+                let addr = reservation(net);
+                (net, TcpListener::bind(addr).map_err(|_| Error::InUse { addr })?)
+            }
             None => free_network(&options)?,
         };
         for node in 0..options.hosts() {
@@ -123,7 +128,7 @@ impl Sandbox {
             }
         }
         let nodes = NAMES.iter().take(options.hosts().into()).map(|n| Node { name: (*n).to_string(), process: None });
-        let mut sandbox = Sandbox { net, nodes: nodes.collect(), options };
+        let mut sandbox = Sandbox { net, nodes: nodes.collect(), options, _reservation: reservation };
         sandbox.write("holdfast.toml", &sandbox.topology())?;
         sandbox.write("app.password", PASSWORD)?;
         sandbox.write("replication.password", "sandbox-replication")?;
@@ -351,15 +356,20 @@ fn address(net: u8, node: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, net, 11 + node))
 }
 
-/// The first network whose API port nobody listens on. Two sandboxes that look at the same moment are told apart by
-/// their pid.
-fn free_network(options: &Options) -> Result<u8, Error> {
-    let first = std::process::id() % 250;
-    let free = |net: u8| {
-        (0..options.hosts()).all(|n| TcpListener::bind(SocketAddr::new(address(net, n), API_PORT)).is_ok())
-            && (0..options.hosts()).all(|n| TcpListener::bind(SocketAddr::new(address(net, n), options.port)).is_ok())
+/// Bound while a sandbox has the network: two sandboxes that look at the same moment cannot both take it.
+fn reservation(net: u8) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, net, 10)), API_PORT)
+}
+
+/// The first network that nobody has reserved and on whose ports nobody listens.
+fn free_network(options: &Options) -> Result<(u8, TcpListener), Error> {
+    let unused = |net: u8, port: u16| {
+        (0..options.hosts()).all(|n| TcpListener::bind(SocketAddr::new(address(net, n), port)).is_ok())
     };
-    (0..250).map(|i| ((first + i) % 250 + 1) as u8).find(|net| free(*net)).ok_or(Error::NoNetwork)
+    (1..=250)
+        .filter_map(|net| Some((net, TcpListener::bind(reservation(net)).ok()?)))
+        .find(|(net, _)| [API_PORT, options.port].into_iter().all(|port| unused(*net, port)))
+        .ok_or(Error::NoNetwork)
 }
 
 fn file(what: &'static str, path: &Path, source: std::io::Error) -> Error {
