@@ -46,6 +46,8 @@ pub struct View<'a> {
     pub in_transaction: bool,
     /// The session could be moved.
     pub movable: bool,
+    /// None of the listed readers could be reached: the writer serves until there is another list.
+    pub readers_refused: bool,
 }
 
 /// Why a command waits.
@@ -104,7 +106,7 @@ pub fn admit(v: View<'_>) -> Admit {
             let readers = v.routing.map_or(&[][..], |r| &r.readers);
             match link {
                 Some(link) if link.writer => {
-                    let back = !readers.is_empty() && !v.in_transaction && v.movable;
+                    let back = !readers.is_empty() && !v.in_transaction && v.movable && !v.readers_refused;
                     if back { Admit::Leave } else { writer(v) }
                 }
                 Some(link) => {
@@ -113,7 +115,7 @@ pub fn admit(v: View<'_>) -> Admit {
                         || v.routing.is_some_and(|r| r.gate == Gate::Open && r.writer.is_some());
                     if listed || v.in_transaction || !elsewhere { Admit::Send } else { Admit::Leave }
                 }
-                None if readers.is_empty() => writer(v),
+                None if readers.is_empty() || v.readers_refused => writer(v),
                 None => Admit::ToReader,
             }
         }
@@ -178,6 +180,7 @@ mod tests {
             link,
             in_transaction,
             movable: true,
+            readers_refused: false,
         }
     }
 
@@ -238,7 +241,7 @@ mod tests {
     #[test]
     fn readers_of_the_zone_first_then_the_least_used() {
         let readers = [at(1), at(2), at(3)];
-        let zone = |z| ZoneName::new(z).unwrap();
+        let zone = |z: &str| ZoneName::new(z).unwrap();
         let pick = |z: &str, turn, avoid: &[SocketAddr], busy: u8| {
             let used = |a| if a == at(busy).addr { 5 } else { 0 };
             choose_reader(&readers, &zone(z), turn, avoid, used).map(|e| e.addr)

@@ -26,6 +26,7 @@ mod sql;
 mod state;
 mod statements;
 
+pub use gate::Routing;
 pub use holdfast_core::secret::Password;
 pub use service::{Error, Handle, Limits, Options, Route, Service};
 pub use shared::Stats;

@@ -92,12 +92,9 @@ impl Session {
                             continue;
                         }
                         None => {
-                            // All refused: the writer, if it may be used, else from the start.
+                            self.readers_refused = Some(self.seen);
                             hold.avoid.clear();
-                            match self.writer_as_reader().await? {
-                                true => continue,
-                                false => (Why::Refused, None),
-                            }
+                            continue;
                         }
                     }
                 }
@@ -105,15 +102,6 @@ impl Session {
             if let Err(error) = self.wait(hold, why, refused).await? {
                 return Ok(Err(error));
             }
-        }
-    }
-
-    async fn writer_as_reader(&mut self) -> Result<bool, End> {
-        let without_readers = self.routing.as_deref().map(|r| gate::Routing { readers: vec![], ..r.clone() });
-        let view = gate::View { routing: without_readers.as_ref(), ..self.view() };
-        match gate::admit(view) {
-            Admit::ToWriter(writer) => Ok(self.try_attach(writer.addr, true).await?.is_ok()),
-            _ => Ok(false),
         }
     }
 
@@ -232,6 +220,7 @@ impl Session {
                     return Ok(Err(told));
                 }
             }
+            self.readers_refused = None;
             if self.slot.killed.load(Ordering::Acquire) {
                 return Err(End::Client);
             }

@@ -111,6 +111,14 @@ impl Handle {
     pub fn ro_addr(&self) -> Option<SocketAddr> {
         self.ro_addr
     }
+    /// What the proxy routes by.
+    pub fn route(&self) -> Option<Arc<Routing>> {
+        self.shared.routing()
+    }
+    /// Whether that may still route writes.
+    pub fn is_fresh(&self) -> bool {
+        self.shared.is_fresh()
+    }
     /// Cuts every connection to a writer of `epoch` or an older one, and holds writes until a snapshot brings a
     /// newer epoch. When this returns, no byte passes any more (S2, S3).
     pub fn close_gate(&self, epoch: Epoch) {

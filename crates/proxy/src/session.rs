@@ -96,6 +96,8 @@ pub struct Session {
     pub routing: Option<Arc<Routing>>,
     /// The shared version that `routing` is of.
     pub seen: u64,
+    /// The shared version whose readers could not be reached.
+    pub readers_refused: Option<u64>,
     /// Counts the session's connections to engines, from 1.
     pub generation: u32,
     /// The number of the packet that ends the login under way.
@@ -129,6 +131,7 @@ impl Session {
             loss: None,
             routing: None,
             seen: 0,
+            readers_refused: None,
             generation: 0,
             login_seq: login.seq,
         }
@@ -324,6 +327,7 @@ impl Session {
             link: self.backend.as_ref().map(|b| b.link),
             in_transaction: self.in_transaction,
             movable: self.state.stuck.is_empty(),
+            readers_refused: self.readers_refused == Some(self.seen),
         }
     }
 

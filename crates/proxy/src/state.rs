@@ -141,12 +141,15 @@ impl Statements {
     }
 }
 
+/// A session variable's name and value.
+type Variable = (Box<[u8]>, Box<[u8]>);
+
 /// See the file's contract.
 #[derive(Debug, Default)]
 pub struct State {
     pub schema: Option<Vec<u8>>,
     /// In the order of their last change, which is the order to set them in again.
-    variables: Vec<(Box<[u8]>, Box<[u8]>)>,
+    variables: Vec<Variable>,
     last_insert_id: u64,
     /// COM_RESET_CONNECTION was sent: the variables then start from the server's defaults, not from the login's.
     pub was_reset: bool,

@@ -1,0 +1,95 @@
+//! A proxy under test, and the hand that turns its routes.
+
+use crate::engine::{Engine, OTHER, PASSWORD, USER};
+use holdfast_core::{Endpoint, Epoch, Gate, GroupName, RouteSnapshot, UserName, ZoneName};
+use holdfast_proxy::{Handle, Limits, Options, Password, Route, Service};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub struct Front {
+    pub handle: Handle,
+    pub addr: SocketAddr,
+    routes: watch::Sender<Option<Arc<Route>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub fn options() -> (Options, watch::Sender<Option<Arc<Route>>>) {
+    let (sender, routes) = watch::channel(None);
+    let user = |name, password| (UserName::new(name).unwrap(), Password::new(password));
+    let options = Options {
+        group: GroupName::new("shop").unwrap(),
+        zone: ZoneName::new("a").unwrap(),
+        rw_listen: "127.0.0.1:0".parse().unwrap(),
+        ro_listen: Some("127.0.0.1:0".parse().unwrap()),
+        users: vec![user(USER, PASSWORD), user(OTHER, "")],
+        tls: None,
+        routes,
+        limits: Limits { hold_ms: 5_000, ..Limits::default() },
+        server_version: None,
+    };
+    (options, sender)
+}
+
+impl Front {
+    pub async fn start() -> Front {
+        Front::start_with(|_| ()).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut Options)) -> Front {
+        let (mut options, routes) = options();
+        change(&mut options);
+        let (service, handle) = Service::bind(options).await.unwrap();
+        let task = tokio::spawn(service.run(std::future::pending()));
+        Front { addr: handle.rw_addr(), handle, routes, task }
+    }
+
+    /// A proxy whose gate is open to `engine` under epoch 1.
+    pub async fn open_to(engine: &Engine) -> Front {
+        let front = Front::start().await;
+        front.open(1, engine);
+        front
+    }
+
+    pub fn route(
+        &self,
+        epoch: u64,
+        gate: Gate,
+        writer: Option<Endpoint>,
+        readers: Vec<Endpoint>,
+        valid_for_ms: u64,
+    ) {
+        let group = GroupName::new("shop").unwrap();
+        let snapshot = RouteSnapshot { group, epoch: Epoch(epoch), gate, writer, readers, valid_for_ms };
+        self.routes
+            .send_replace(Some(Arc::new(Route { snapshot: snapshot.clone(), received: Instant::now() })));
+        let deadline = Instant::now() + std::time::Duration::from_secs(10);
+        let taken = || {
+            let known = self.handle.route()?;
+            let same =
+                known.epoch == snapshot.epoch && known.gate == gate && known.readers == snapshot.readers;
+            (same && known.writer == snapshot.writer && self.handle.is_fresh() == (valid_for_ms > 0))
+                .then_some(())
+        };
+        while taken().is_none() {
+            assert!(Instant::now() < deadline, "the proxy does not take {snapshot:?}");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    pub fn open(&self, epoch: u64, writer: &Engine) {
+        self.route(epoch, Gate::Open, Some(writer.endpoint("a")), vec![], 600_000);
+    }
+    pub fn drain(&self, epoch: u64, writer: &Engine) {
+        self.route(epoch, Gate::Draining, Some(writer.endpoint("a")), vec![], 600_000);
+    }
+    pub fn close(&self, epoch: u64) {
+        self.route(epoch, Gate::Closed, None, vec![], 600_000);
+    }
+}

@@ -1,0 +1,14 @@
+//! The proxy in front of real MariaDB servers.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod bounds;
+mod client;
+mod commands;
+mod cut;
+mod engine;
+mod front;
+mod hold;
+mod login;
+mod reads;
+mod rehome;
