@@ -31,6 +31,8 @@ const SILENCE: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(10);
 const STATE: &str = "SELECT @@global.gtid_binlog_state AS state, @@version AS version";
 
+type Output = Box<dyn AsyncRead + Send + Unpin>;
+
 impl MySqlEngine {
     pub(super) async fn donate(&self) -> Result<CloneSource, Error> {
         let tables = self.act("reading the donor's position", STATE).await?;
@@ -108,7 +110,7 @@ impl MySqlEngine {
             if let Some((uid, gid)) = owner {
                 datadir::give_away(&made, uid, gid)?;
             }
-            datadir::sync_dir(&made)?;
+            datadir::sync_tree(&made)?;
             datadir::remove_dir(&at.beside(".ready"))
         })
         .await?;
@@ -225,9 +227,7 @@ impl MySqlEngine {
 }
 
 /// Runs the backup through `zstd` where that is installed.
-fn compressed(
-    mut backup: Command,
-) -> Result<(Vec<Child>, Box<dyn AsyncRead + Send + Unpin>, &'static str), Error> {
+fn compressed(mut backup: Command) -> Result<(Vec<Child>, Output, &'static str), Error> {
     let lost =
         |what: &str| Error::Program { program: what.into(), words: "its output cannot be read".into() };
     backup.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -261,7 +261,7 @@ fn spawn(mut command: Command) -> Result<Child, Error> {
 async fn pump(
     to: &mut DuplexStream,
     head: &[u8],
-    mut output: Box<dyn AsyncRead + Send + Unpin>,
+    mut output: Output,
     mut children: Vec<Child>,
     after: super::sql::Session,
     log: &Path,

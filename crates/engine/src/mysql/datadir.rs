@@ -81,7 +81,7 @@ pub(super) fn initialise(spec: &Spec, at: &Layout, me: &str) -> Result<(), Error
         let words = last_lines(&[output.stdout, output.stderr].concat());
         return Err(Error::Program { program: flavour::INSTALL.into(), words });
     }
-    sync_dir(&half)?;
+    sync_tree(&half)?;
     fs::rename(&half, &at.data).map_err(io("putting in place", &at.data))?;
     sync_dir(&at.root)
 }
@@ -238,6 +238,12 @@ pub(super) fn write_whole(path: &Path, text: &str) -> Result<(), Error> {
 
 pub(super) fn sync_dir(path: &Path) -> Result<(), Error> {
     File::open(path).and_then(|d| d.sync_all()).map_err(io("syncing", path))
+}
+
+/// Everything on the file system of `path`, which is more than needed and one call.
+pub(super) fn sync_tree(path: &Path) -> Result<(), Error> {
+    let dir = File::open(path).map_err(io("opening", path))?;
+    rustix::fs::syncfs(&dir).map_err(|e| io("syncing", path)(e.into()))
 }
 
 fn sync_parent(path: &Path) -> Result<(), Error> {

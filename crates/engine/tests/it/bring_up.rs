@@ -2,6 +2,7 @@
 
 use crate::rig::{PATIENCE, account, insert, level, node, rig, seen};
 use holdfast_core::topology::Durability::{Async, Sync};
+use holdfast_core::topology::Management;
 use holdfast_engine::mysql::MySqlEngine;
 use holdfast_engine::{Engine as _, Error, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
@@ -196,12 +197,43 @@ async fn unsafe_settings_are_said_in_full() {
     }
 }
 
+#[tokio::test]
+async fn an_engine_of_another_os_user_lives_a_whole_life() {
+    let r = rig(Sync);
+    r.readable_by_all();
+    let engine = |id| {
+        let mut spec = r.spec(id);
+        spec.management = Management::Managed { run_as: Some("mysql".into()) };
+        MySqlEngine::new(spec).unwrap()
+    };
+    let (one, two) = (engine(1), engine(2));
+    one.start().await.unwrap();
+    let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("not running") };
+    let owner = |path: &str| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap());
+    assert_ne!(owner(&format!("/proc/{pid}")), 0, "not root");
+    one.promote(true).await.unwrap();
+    one.accounts().await.unwrap();
+    let source = one.clone_source().await.unwrap();
+    two.start().await.unwrap();
+    two.clone_into(source.reader, tokio::sync::watch::Sender::default()).await.unwrap();
+    two.follow(r.addr(1), true).await.unwrap();
+    seen(&one, "an acker", |o| o.ackers.count == 1).await;
+    one.kill().await.unwrap();
+    one.start().await.unwrap();
+    let refused = MySqlEngine::new(holdfast_engine::mysql::Spec {
+        management: Management::Managed { run_as: Some("no-such-user".into()) },
+        ..r.spec(3)
+    });
+    assert!(refused.unwrap().start().await.unwrap_err().to_string().contains("no OS user"));
+}
+
 /// Not a test by itself: the agent of the test below, killed while it holds an engine.
 #[tokio::test]
 async fn agent_to_be_killed() {
     let Ok(dir) = std::env::var("ENGINE_TEST_AGENT_DIR") else { return };
     let mut spec = rig(Async).spec(1);
     spec.data_dir = dir.into();
+    spec.management = Management::Managed { run_as: Some("mysql".into()) };
     let one = MySqlEngine::new(spec).unwrap();
     one.start().await.unwrap();
     let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("not running") };
@@ -216,6 +248,7 @@ fn spec_pid_file() -> std::path::PathBuf {
 #[tokio::test]
 async fn the_engine_dies_with_its_agent() {
     let r = rig(Async);
+    r.readable_by_all();
     let told = r.dir.path().join("pid");
     let mut agent = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "bring_up::agent_to_be_killed"])
@@ -238,5 +271,7 @@ async fn the_engine_dies_with_its_agent() {
     })
     .await;
     // And the directory can be taken over at once.
-    r.up(1).await;
+    let mut spec = r.spec(1);
+    spec.management = Management::Managed { run_as: Some("mysql".into()) };
+    MySqlEngine::new(spec).unwrap().start().await.unwrap();
 }

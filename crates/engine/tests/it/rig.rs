@@ -81,6 +81,11 @@ impl Rig {
     pub fn engine(&self, id: u32) -> MySqlEngine {
         MySqlEngine::new(self.spec(id)).unwrap()
     }
+    /// A server that is not root can get to its directory.
+    pub fn readable_by_all(&self) {
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(self.dir.path(), all).unwrap();
+    }
     /// Started.
     pub async fn up(&self, id: u32) -> MySqlEngine {
         let engine = self.engine(id);

@@ -2,7 +2,7 @@
 
 use crate::rig::{PATIENCE, ids, insert, level, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
-use holdfast_engine::{Engine as _, Error, ProcessState, ThreadState};
+use holdfast_engine::{Engine as _, Error, Observation, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -146,30 +146,55 @@ async fn roles_change_back_and_forth_without_a_diverging_history() {
 
 #[tokio::test]
 async fn a_silent_upstream_shows_within_a_second_and_can_be_left_at_once() {
+    for (acknowledges, reconnecting) in [(false, true), (true, false)] {
+        let r = rig(Sync);
+        let one = r.primary(1).await;
+        let two = r.replica(2, 1, acknowledges).await;
+        level(&one, &two).await;
+        let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("not running") };
+        let raw = rustix::process::Pid::from_raw(pid as i32).unwrap();
+        rustix::process::kill_process(raw, rustix::process::Signal::STOP).unwrap();
+        let stopped = Instant::now();
+        let silent =
+            |o: &Observation| o.upstream.as_ref().is_some_and(|u| u.silent_ms.is_none_or(|ms| ms > 700));
+        seen(&two, "silence", silent).await;
+        assert!(stopped.elapsed() < Duration::from_millis(1_500), "{:?}", stopped.elapsed());
+        if reconnecting {
+            seen(&two, "reconnecting", connecting).await;
+        }
+        let asked = Instant::now();
+        two.stop_receiving().await.unwrap();
+        let took = asked.elapsed();
+        rustix::process::kill_process(raw, rustix::process::Signal::CONT).unwrap();
+        assert!(took < STOP_RECEIVING, "{took:?} {acknowledges} {reconnecting}");
+        two.promote(false).await.unwrap();
+    }
+}
+
+/// A semi-sync replica tries, for up to a second, to tell its primary that it leaves.
+const STOP_RECEIVING: Duration = Duration::from_millis(1_500);
+
+fn connecting(o: &Observation) -> bool {
+    matches!(o.upstream.as_ref().map(|u| &u.io), Some(ThreadState::Connecting { .. }))
+}
+
+/// As behind a cut cable: packets to the primary go nowhere.
+#[tokio::test]
+async fn an_unreachable_upstream_can_be_left_at_once() {
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
     let r = rig(Async);
-    let one = r.primary(1).await;
-    let two = r.replica(2, 1, false).await;
-    level(&one, &two).await;
-    let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("not running") };
-    let raw = rustix::process::Pid::from_raw(pid as i32).unwrap();
-    rustix::process::kill_process(raw, rustix::process::Signal::STOP).unwrap();
-    let stopped = Instant::now();
-    let silent = |o: &holdfast_engine::Observation| {
-        o.upstream.as_ref().is_some_and(|u| u.silent_ms.is_none_or(|ms| ms > 700))
-    };
-    seen(&two, "silence", silent).await;
-    assert!(stopped.elapsed() < Duration::from_millis(1_500), "{:?}", stopped.elapsed());
-    // Also while it is stuck reconnecting.
-    seen(&two, "reconnecting", |o| {
-        matches!(o.upstream.as_ref().map(|u| &u.io), Some(ThreadState::Connecting { .. }))
-    })
-    .await;
+    let two = r.up(2).await;
+    // A listener whose queue is full drops every further connection attempt.
+    let hole = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&hole, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    listen(&hole, 0).unwrap();
+    let addr: std::net::SocketAddr = getsockname(&hole).unwrap().try_into().unwrap();
+    let _queued = std::net::TcpStream::connect(addr).unwrap();
+    two.follow(addr, false).await.unwrap();
+    seen(&two, "connecting", connecting).await;
     let asked = Instant::now();
     two.stop_receiving().await.unwrap();
-    let took = asked.elapsed();
-    rustix::process::kill_process(raw, rustix::process::Signal::CONT).unwrap();
-    assert!(took < Duration::from_millis(500), "{took:?}");
-    two.promote(false).await.unwrap();
+    assert!(asked.elapsed() < STOP_RECEIVING, "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
@@ -179,9 +204,8 @@ async fn a_replica_gives_up_and_is_started_again_without_losing_its_relay_log() 
     let two = r.replica(2, 1, false).await;
     level(&one, &two).await;
     one.kill().await.unwrap();
-    let gave_up = |o: &holdfast_engine::Observation| {
-        o.upstream.as_ref().is_some_and(|u| matches!(u.io, ThreadState::Failed { .. }))
-    };
+    let gave_up =
+        |o: &Observation| o.upstream.as_ref().is_some_and(|u| matches!(u.io, ThreadState::Failed { .. }));
     let asked = Instant::now();
     seen(&two, "giving up", gave_up).await;
     assert!(asked.elapsed() < Duration::from_millis(holdfast_core::limits::ACKER_GIVES_UP_AFTER_MS));

@@ -136,6 +136,8 @@ pub(crate) fn arguments(
     add("rpl-semi-sync-master-wait-no-slave", "1");
     // Until it is promoted: a replica that waited for acknowledgements would never apply anything.
     add("rpl-semi-sync-master-enabled", "0");
+    // A replica that leaves tries to tell its primary, however dead that is.
+    add("rpl-semi-sync-slave-kill-conn-timeout", "1");
     add("slave-net-timeout", "4");
     add("master-retry-count", &limits::REPLICA_RETRIES.to_string());
     let roll_back = recovery == Recovery::RollBackTail;
