@@ -5,7 +5,7 @@
 //! loop is stuck in (S2, S3).
 
 use crate::clock::Clock;
-use holdfast_core::member::{Member, Refusal, Verb, VouchRequest};
+use holdfast_core::member::{Member, Verb, VouchRequest};
 use holdfast_core::record::{Assignment, Role, Session};
 use holdfast_core::report::{InstanceReport, Lost, Observed, Process};
 use holdfast_core::topology::Service;
@@ -36,6 +36,8 @@ pub struct Instance {
 
 struct State {
     member: Member,
+    /// Not taken yet; see [`Instance::assign`].
+    pending: Option<Assignment>,
     seen: Observed,
     /// Since when the engine has not answered.
     deaf_since: Option<Millis>,
@@ -68,7 +70,16 @@ impl Instance {
             clock: o.clock,
             engine: o.engine,
             close_gate: o.close_gate,
-            state: Mutex::new(State { member, seen, deaf_since: None, activity: None, trouble: None, promoted: None, stopping: false }),
+            state: Mutex::new(State {
+                member,
+                pending: None,
+                seen,
+                deaf_since: None,
+                activity: None,
+                trouble: None,
+                promoted: None,
+                stopping: false,
+            }),
             look: Notify::new(),
             stir: o.stir,
             lease_changed: Notify::new(),
@@ -91,22 +102,29 @@ impl Instance {
 
     // ---- what comes in ----
 
+    /// Keeps an assignment until the verb under way has ended: a promise that is reported while a verb of the
+    /// assignment before still takes effect would not be true (S4).
     pub fn assign(&self, assignment: Assignment) {
         let mut state = self.lock();
-        let known = state.member.assignment().is_some_and(|a| a.revision == assignment.revision);
-        match state.member.assign(assignment) {
-            Ok(()) if known => return,
-            Ok(()) => {}
-            // An answer that crossed a newer one on the way.
-            Err(Refusal::OldRevision { .. }) => return,
-            Err(e @ Refusal::OldEpoch { .. }) => {
-                tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "assignment refused");
-                return;
-            }
+        let held = state.pending.as_ref().or(state.member.assignment()).map(|a| a.revision);
+        if held.is_some_and(|held| assignment.revision <= held) {
+            return;
         }
+        state.pending = Some(assignment);
         drop(state);
         self.look.notify_one();
+    }
+
+    /// Takes the assignment that waits. Call only between an observation and the verb that follows from it.
+    fn take_assignment(&self) {
+        let mut state = self.lock();
+        let Some(assignment) = state.pending.take() else { return };
+        if let Err(e) = state.member.assign(assignment) {
+            tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "assignment refused");
+        }
+        drop(state);
         self.lease_changed.notify_one();
+        self.stir.notify_one();
     }
 
     pub fn renewal(&self) -> Option<Epoch> {
@@ -115,7 +133,8 @@ impl Instance {
     }
     pub fn has_lease(&self, epoch: Epoch) -> bool {
         let state = self.lock();
-        state.member.renewal() == Some(epoch) && state.member.write_until().is_some_and(|u| u > self.clock.now())
+        state.member.renewal() == Some(epoch)
+            && state.member.write_until().is_some_and(|u| u > self.clock.now())
     }
     pub fn renewed(&self, epoch: Epoch, sent: Millis) {
         self.lock().member.renewed(epoch, sent);
@@ -147,7 +166,10 @@ impl Instance {
         let fit = {
             let state = self.lock();
             let a = state.member.assignment()?;
-            matches!(a.role, Role::Lead { .. }) && a.epoch == epoch && state.seen.drained && !state.seen.receives()
+            matches!(a.role, Role::Lead { .. })
+                && a.epoch == epoch
+                && state.seen.drained
+                && !state.seen.receives()
         };
         if !fit {
             return None;
@@ -180,9 +202,11 @@ impl Instance {
         }
         loop {
             self.observe().await;
+            self.take_assignment();
             let (verb, hurry) = {
                 let state = self.lock();
-                let verb = if state.stopping { None } else { state.member.next(&state.seen, self.clock.now()) };
+                let verb =
+                    if state.stopping { None } else { state.member.next(&state.seen, self.clock.now()) };
                 let hurry = match state.member.assignment().map(|a| &a.role) {
                     Some(Role::Follow { hurry, .. }) => *hurry,
                     Some(Role::Halt) => state.seen.running() && !state.seen.drained,
@@ -249,7 +273,11 @@ impl Instance {
         let process = self.engine.exits().borrow().clone();
         let mut seen = match super::observe::process(&process) {
             Some(over) => Ok(Observed::only(over)),
-            None => self.engine.observe().await.map(|o| super::observe::observed(o, &self.service, self.rejoin.topology())),
+            None => self
+                .engine
+                .observe()
+                .await
+                .map(|o| super::observe::observed(o, &self.service, self.rejoin.topology())),
         };
         let now = self.clock.now();
         let mut state = self.lock();
@@ -305,7 +333,8 @@ impl Instance {
             Verb::Start => self.engine.start().await?,
             Verb::Close => self.fence().await,
             Verb::Yield => {
-                let left = self.engine.drain_clients(Duration::from_millis(limits::SWITCHOVER_DRAIN_MS)).await;
+                let left =
+                    self.engine.drain_clients(Duration::from_millis(limits::SWITCHOVER_DRAIN_MS)).await;
                 if let Ok(left @ 1..) = left {
                     tracing::warn!(group = %self.service.name, left, "transactions did not finish in time and are cut");
                 }
