@@ -32,13 +32,18 @@ impl Drop for Rig {
     }
 }
 
+/// In memory where there is room: what is tested is processes that die, not hosts, and syncing to disk is most of
+/// what these tests would wait for.
+fn fast_dir() -> tempfile::TempDir {
+    const ROOM: u64 = 4 << 30;
+    let shm = Path::new("/dev/shm");
+    let free = rustix::fs::statvfs(shm).map_or(0, |s| s.f_bavail * s.f_frsize);
+    if free > ROOM { tempfile::tempdir_in(shm).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
 pub fn rig(durability: Durability) -> Rig {
     let held: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    Rig {
-        dir: tempfile::tempdir().unwrap(),
-        ports: held.iter().map(|l| l.local_addr().unwrap().port()).collect(),
-        durability,
-    }
+    Rig { dir: fast_dir(), ports: held.iter().map(|l| l.local_addr().unwrap().port()).collect(), durability }
 }
 
 pub fn node(id: u32) -> NodeName {
