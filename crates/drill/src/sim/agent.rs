@@ -5,7 +5,7 @@ use super::event::{Event, Message, Timer};
 use super::{Power, Sabotage, Sim, engine, tell};
 use holdfast_core::limits::{LEASE_RENEW_EVERY_MS, REPORT_EVERY_MS};
 use holdfast_core::member::{Member, Verb, VouchRequest};
-use holdfast_core::record::{Assignment, Session};
+use holdfast_core::record::{Assignment, Role, Session};
 use holdfast_core::report::Observed;
 use holdfast_core::{Epoch, Millis, Position};
 
@@ -36,13 +36,14 @@ impl Sim {
         let name = self.names[node].clone();
         let group = self.group();
         let is_member = self.members.contains(&node);
+        let same_life = self.sabotaged(Sabotage::SessionReused);
         let host = &mut self.hosts[node];
         if host.power != Power::Down {
             return;
         }
         host.power = Power::Up;
         host.life += 1;
-        let session = Session(host.life);
+        let session = Session(if same_life { 1 } else { host.life });
         host.agent = is_member.then(|| Agent {
             session,
             member: Member::new(name, group, session),
@@ -98,20 +99,16 @@ impl Sim {
 
     pub(super) fn agent_answer(&mut self, node: usize, answer: Answer) {
         let now = self.local(node);
-        let (old_lives, from_answer, early) = (
-            self.sabotaged(Sabotage::OldLifeInstructed),
-            self.sabotaged(Sabotage::LeaseFromAnswer),
-            self.sabotaged(Sabotage::PromisedEarly),
-        );
+        let from_answer = self.sabotaged(Sabotage::LeaseFromAnswer);
         let Some(agent) = &mut self.hosts[node].agent else { return };
-        if answer.session != agent.session && !old_lives {
+        if answer.session != agent.session {
             return;
         }
         if let Some(epoch) = answer.renewed {
             agent.member.renewed(epoch, if from_answer { now } else { answer.sent });
         }
         if let Some(assignment) = answer.assignment {
-            if agent.busy.is_none() || early {
+            if agent.busy.is_none() {
                 self.agent_assign(node, assignment);
             } else {
                 self.agent_assign_later(node, assignment);
@@ -161,7 +158,10 @@ impl Sim {
         if agent.busy.is_some() {
             return;
         }
-        if let Some(verb) = agent.member.next(&seen, now) {
+        let leads = matches!(agent.member.assignment().map(|a| &a.role), Some(Role::Lead { .. }));
+        if let Some(verb) = agent.member.next(&seen, now)
+            && !(leads && verb == Verb::Close && self.sabotaged(Sabotage::LeaseEndIgnored))
+        {
             self.begin(node, verb);
         }
     }
@@ -253,8 +253,7 @@ impl Sim {
         let seen = self.agent_sees(node);
         let Some(agent) = &self.hosts[node].agent else { return };
         let leads = agent.member.assignment().is_some_and(|a| {
-            a.epoch == epoch
-                && matches!(a.role, holdfast_core::record::Role::Lead { session, .. } if session == agent.session)
+            a.epoch == epoch && matches!(a.role, Role::Lead { session, .. } if session == agent.session)
         });
         if leads
             && seen.running()

@@ -1,7 +1,7 @@
 //! What goes wrong, how often, and how it ends. All faults of a run are drawn from its seed.
 
 use super::event::Event;
-use super::net::Plane;
+use super::net::{Net, Plane};
 use super::{Power, Sim, engine, tell};
 
 /// A fault in force.
@@ -68,7 +68,7 @@ impl Sim {
             53..=66 => self.engine_crash(node),
             67..=72 => self.begin_fault(Fault::EngineHung { node }, 500, 8_000),
             73..=79 => self.begin_fault(Fault::SlowNet, 500, 4_000),
-            80..=85 => self.begin_fault(Fault::SlowApply { node }, 500, 6_000),
+            80..=85 => self.begin_fault(Fault::SlowApply { node }, 500, 12_000),
             86..=90 => self.begin_fault(Fault::StoreDown, 300, 9_000),
             91..=93 => self.power_cut(),
             _ => self.move_leader(),
@@ -131,7 +131,7 @@ impl Sim {
             }
             Fault::SlowNet => {
                 (self.net.slow_ms, self.net.loss_percent, self.net.twice_percent) =
-                    (self.rng.range(20, 400), 15, 20);
+                    (self.rng.range(20, 1_200), 15, 20);
             }
             Fault::SlowApply { node } => self.hosts[*node].engine.apply_rate = self.rng.below(2),
             Fault::StoreDown => self.store.down = true,
@@ -163,7 +163,11 @@ impl Sim {
             Fault::ProcessDown { node } => self.process_up(*node),
             Fault::ProcessPaused { node } => self.process_resumed(*node),
             Fault::EngineHung { node } => self.engine_unhung(*node),
-            Fault::SlowNet => (self.net.slow_ms, self.net.loss_percent, self.net.twice_percent) = (0, 1, 1),
+            Fault::SlowNet => {
+                let fair = Net::fair_weather();
+                (self.net.slow_ms, self.net.loss_percent, self.net.twice_percent) =
+                    (fair.slow_ms, fair.loss_percent, fair.twice_percent);
+            }
             Fault::SlowApply { node } => self.hosts[*node].engine.apply_rate = usize::MAX,
             Fault::StoreDown => self.store.down = false,
         }

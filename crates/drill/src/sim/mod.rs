@@ -45,24 +45,21 @@ pub enum Sabotage {
     RelaxUnrecorded,
     /// S7: the host says that everything received is applied when it is not.
     PromoteUndrained,
-    /// Session: what was meant for an agent's former life is taken by its next one.
-    OldLifeInstructed,
+    /// A restarted agent takes itself for its former life.
+    SessionReused,
     /// S2: a new controller takes leases from before its time to be over.
     LeasesForgotten,
     /// S10: a returning member's history is said to fit without looking.
     RejoinUncompared,
     /// S10: what only a returning member has is thrown away without saving it.
     DivergenceUnsaved,
-    /// S3: the holder's timer at the end of its lease does not fire.
+    /// S2: the holder goes on when its lease is over.
     LeaseEndIgnored,
     /// Semi-sync: a replica acknowledges what it has not received.
     AcknowledgedUnread,
     /// A server keeps its id over epochs, so that it gives out numbers again which it gave out before a tail of its own
     /// was cut off or cloned away.
     NumbersReused,
-    /// Protocol: an assignment is taken while a verb of the one before is under way, so that a promise is reported
-    /// before it is true.
-    PromisedEarly,
 }
 
 /// One run.

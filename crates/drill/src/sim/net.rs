@@ -29,7 +29,7 @@ pub struct Net {
 impl Net {
     /// What a network does on a good day.
     pub fn fair_weather() -> Net {
-        Net { loss_percent: 1, twice_percent: 1, ..Net::default() }
+        Net { loss_percent: 1, twice_percent: 4, ..Net::default() }
     }
 
     pub fn up(&self, plane: Plane, from: usize, to: usize) -> bool {

@@ -180,12 +180,11 @@ impl Sim {
     ) {
         let (now, names) = (self.local(node), &self.names[from.agent]);
         let holder = lease_holder(names, from.session);
-        let old_lives = self.sabotaged(Sabotage::OldLifeInstructed);
         let name = names.clone();
         let Some(office) = &mut self.hosts[node].office else { return };
         let term = office.term;
         let registered = office.sessions[from.agent];
-        if registered != from.session && !(old_lives && registered != Session(0)) {
+        if registered != from.session {
             if registered < from.session {
                 self.store_ask(node, term, Ask::Register { agent: from.agent, session: from.session });
             }

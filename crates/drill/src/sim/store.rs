@@ -205,7 +205,7 @@ impl Sim {
         if let Some(old) = self.store.leader
             && let Some(term) = self.hosts[old].office.as_ref().map(|o| o.term)
         {
-            let unaware_for = self.rng.range(0, 3_000);
+            let unaware_for = self.rng.range(0, 6_000);
             self.process_after(unaware_for, old, Timer::Depose { term });
         }
         self.store.term += 1;

@@ -25,7 +25,7 @@ pub fn opened(sim: &mut Sim, node: usize) {
 
 pub fn acknowledged(sim: &mut Sim, server: usize, write: usize) {
     if !sim.sync() {
-        return;
+        return acknowledged_async(sim, server);
     }
     let Some((record, _)) = sim.store.record() else { return };
     let Stage::Led { primary } = &record.stage else { return };
@@ -39,6 +39,24 @@ pub fn acknowledged(sim: &mut Sim, server: usize, write: usize) {
             "{} acknowledged a write although {} leads epoch {} and lacks it",
             sim.names[server], sim.names[leads], record.epoch
         );
+        sim.violate(Violation::new("S1", says));
+    }
+}
+
+/// Not by one whose process runs while another has opened since.
+fn acknowledged_async(sim: &mut Sim, server: usize) {
+    let host = &sim.hosts[server];
+    if host.power != Power::Up || sim.now < host.resumed_at + limits::FENCE_MS {
+        return;
+    }
+    let epoch = host.agent.as_ref().and_then(|a| a.member.leads());
+    let newer = (0..sim.hosts.len()).find(|n| {
+        let h = &sim.hosts[*n];
+        let leads = h.agent.as_ref().and_then(|a| a.member.leads());
+        *n != server && h.engine.on() && h.engine.writable && leads > epoch
+    });
+    if let Some(newer) = newer {
+        let says = format!("{} still answers writes while {} is open", sim.names[server], sim.names[newer]);
         sim.violate(Violation::new("S1", says));
     }
 }
