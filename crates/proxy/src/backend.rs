@@ -95,6 +95,7 @@ impl Connection {
     async fn open_unbounded(addr: SocketAddr, login: Login<'_>) -> Result<Connection, Error> {
         let mut stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
+        socket2::SockRef::from(&stream).set_keepalive(true)?;
         let (_, first) = read_packet(&mut stream).await?;
         if first.first() == Some(&0xFF) {
             return Err(refused(&first)?);

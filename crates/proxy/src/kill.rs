@@ -22,7 +22,14 @@ impl Session {
             _ if command.scan.several => return None,
             _ => command.scan.kill?,
         };
-        Shared::is_session_id(kill.id).then_some(kill)
+        if Shared::is_session_id(kill.id) {
+            return Some(kill);
+        }
+        // An engine's own id, from its process list: if it is a session's, that session is to end with it.
+        let (addr, _) = self.slot.backend()?;
+        let thread_id = u32::try_from(kill.id).ok()?;
+        let id = self.shared.session_at(addr, thread_id)?.id;
+        Some(Kill { id: id.into(), ..kill })
     }
 
     /// Kills a session of this proxy.

@@ -7,7 +7,9 @@
 //! lives on with the last one; when it outlives its validity, writes are held.
 //! KILL: clients are given ids from 2^31 up; a `KILL` of such an id is carried to the engine that the session is
 //! connected to, under the engine's own id. Smaller numbers (`CONNECTION_ID()`, the process list) are the engine's
-//! and pass untouched.
+//! own, and mean on its server what they mean there.
+//! An engine connection that breaks while its session is idle (server gone, `wait_timeout`, a KILL by other ways than
+//! this proxy) looks the same from here: the session is moved with its next command, or told what it lost.
 
 mod backend;
 mod buffer;

@@ -22,8 +22,10 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A server that refuses connections or writes is tried again after this long, if nothing else happens.
+/// A server that refuses connections or writes is tried again after this long, if nothing else happens; each time
+/// after twice as long, up to the second bound, lest many held sessions keep it from starting.
 const RETRY_MS: u64 = 50;
+const RETRY_MS_MAX: u64 = 400;
 /// Bytes that a client may send ahead while its command is held; more waits in its socket.
 const AHEAD_BYTES_MAX: usize = 16 << 10;
 
@@ -32,6 +34,7 @@ const AHEAD_BYTES_MAX: usize = 16 << 10;
 pub struct Hold {
     bytes: usize,
     begun: Option<(Instant, Gauge, Option<Kept>)>,
+    retry_ms: u64,
     /// Readers that refused.
     avoid: Vec<SocketAddr>,
 }
@@ -59,7 +62,7 @@ impl From<backend::Error> for Attach {
 
 impl Hold {
     pub fn new(bytes: usize) -> Hold {
-        Hold { bytes, begun: None, avoid: Vec::new() }
+        Hold { bytes, begun: None, retry_ms: RETRY_MS, avoid: Vec::new() }
     }
 }
 
@@ -86,7 +89,9 @@ impl Session {
                     let readers = self.routing.as_ref().map(|r| r.readers.clone()).unwrap_or_default();
                     match self.shared.choose_reader(&readers, &hold.avoid) {
                         Some(reader) => {
-                            if self.try_attach(reader.addr, false).await?.is_err() {
+                            // A reader that lags may not know the user or schema yet: the next one, or the
+                            // writer, has the last word.
+                            if !matches!(self.try_attach(reader.addr, false).await, Ok(Ok(()))) {
                                 hold.avoid.push(reader.addr);
                             }
                             continue;
@@ -205,8 +210,9 @@ impl Session {
         let begun = hold.begun.as_ref().map_or_else(Instant::now, |(at, ..)| *at);
         let deadline = begun + Duration::from_millis(hold_ms);
         let retry = matches!(why, Why::Refused | Why::ReadOnly);
-        let tick = Instant::now() + Duration::from_millis(RETRY_MS);
+        let tick = Instant::now() + Duration::from_millis(hold.retry_ms);
         let until = if retry { tick.min(deadline) } else { deadline };
+        hold.retry_ms = (hold.retry_ms * 2).min(RETRY_MS_MAX);
         loop {
             match self.sleep_until(until).await {
                 Woken::Look => {}

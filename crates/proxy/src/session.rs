@@ -339,6 +339,7 @@ impl Session {
                 return self.answer(&command, errors::unsupported_command(code)).await;
             }
             command::CHANGE_USER if command.whole => return Box::pin(self.change_user(command)).await,
+            command::CHANGE_USER => return Err(End::Tell(errors::bad_handshake(), 1)),
             command::PROCESS_KILL if command.whole => {
                 if let Some(target) = self.kill_target(&command) {
                     return Box::pin(self.kill(command, target)).await;
@@ -378,13 +379,15 @@ impl Session {
                 Exchange::Again => count(&self.shared.counters.resent),
                 Exchange::Tell(error) => return self.answer(&command, error).await,
                 Exchange::ReadOnly(error) => {
-                    count(&self.shared.counters.resent);
                     if let Err(error) = Box::pin(self.wait_read_only(&mut hold, error)).await? {
                         return self.answer(&command, error).await;
                     }
+                    count(&self.shared.counters.resent);
                 }
             }
-            if let Some(loss) = self.loss.take() {
+            if let Some(loss) = self.loss.take()
+                && command.code != command::RESET_CONNECTION
+            {
                 let error = self.tell_loss(loss);
                 return self.answer(&command, error).await;
             }

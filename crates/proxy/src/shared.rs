@@ -328,6 +328,10 @@ impl Shared {
     pub fn session(&self, id: u32) -> Option<Arc<Slot>> {
         lock(&self.sessions).get(&id).cloned()
     }
+    /// The session whose connection has this id on this engine.
+    pub fn session_at(&self, addr: SocketAddr, thread_id: u32) -> Option<Arc<Slot>> {
+        lock(&self.sessions).values().find(|slot| slot.backend() == Some((addr, thread_id))).cloned()
+    }
     /// True for numbers that only sessions of a proxy have.
     pub fn is_session_id(id: u64) -> bool {
         u32::try_from(id).is_ok_and(|id| id & ID_BIT != 0)

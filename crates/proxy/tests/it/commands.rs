@@ -183,6 +183,12 @@ async fn kill_works_with_the_id_of_the_handshake() {
     let Refused(code, ..) = admin.query(&format!("KILL {id}")).await.unwrap_err();
     assert_eq!(code, 1094);
 
+    // An engine's id that is a session's ends that session for good, too.
+    let mut idle = Client::connect(front.addr).await;
+    let backend_id = idle.value("SELECT CONNECTION_ID()").await;
+    admin.query(&format!("KILL {backend_id}")).await.unwrap();
+    assert!(idle.command(b"\x03SELECT 1").await.is_err());
+
     // A held command can be interrupted too.
     front.close(2);
     other.send_query("SELECT 1").await;
@@ -191,8 +197,22 @@ async fn kill_works_with_the_id_of_the_handshake() {
     let mut second = vec![command::PROCESS_KILL];
     second.extend_from_slice(&other_id.to_le_bytes());
     assert_eq!(packets(&admin.command(&second).await.unwrap())[0][0], 0xFF, "not its owner");
+    let mut same =
+        Client::log_in(engine.addr, As { user: OTHER, password: "", ..As::default() }).await.unwrap();
+    assert_eq!(
+        same.query(&format!("KILL {other_id}")).await.unwrap_err().0,
+        1094,
+        "the engine does not know it"
+    );
     front.open(2, &engine);
     assert_eq!(other.result().await.unwrap()[0][0], "1");
+    let mut twin =
+        Client::log_in(front.addr, As { user: OTHER, password: "", ..As::default() }).await.unwrap();
+    front.close(3);
+    other.send_query("SELECT 2").await;
+    eventually("it is held", || front.handle.stats().held == 1).await;
+    twin.query(&format!("KILL QUERY {other_id}")).await.unwrap();
+    assert_eq!(other.result().await.unwrap_err().0, 1317);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
