@@ -110,7 +110,7 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
         pool.iter().filter(|_| sound).find(own).copied().ok_or(diverged)
     })?;
     let known_loss = claim.known.as_ref().map(|k| k.transactions_missing_in(position)).filter(|n| *n > 0);
-    let because = format!("{node} has everything the others have (at {position})");
+    let because = format!("{node} has everything the others have (at {})", position.brief());
     Ok(Choice { node: node.clone(), because, known_loss })
 }
 

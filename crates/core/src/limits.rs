@@ -61,6 +61,8 @@ pub const PROXY_LOGIN_MS: u64 = 10_000;
 pub const HISTORY_PLANS: usize = 200;
 /// Nodes in a topology.
 pub const NODES: usize = 64;
+/// Highest number of a node: a MariaDB server id holds it in its lowest bits, beside the epoch.
+pub const NODE_ID_MAX: u32 = 127;
 /// Services in a topology.
 pub const SERVICES: usize = 256;
 /// Bytes of a topology file.

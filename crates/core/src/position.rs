@@ -100,6 +100,15 @@ impl Position {
     pub fn mariadb(text: &str) -> Result<Position, Error> {
         text.parse().map(Position::MariaDb)
     }
+    /// For people: the last transaction of each domain. Says less than the position.
+    pub fn brief(&self) -> String {
+        match self {
+            Position::MariaDb(p) => {
+                let last: Vec<String> = p.last_per_domain().map(|(d, s, n)| format!("{d}-{s}-{n}")).collect();
+                last.join(",")
+            }
+        }
+    }
     /// Nothing received yet.
     pub fn is_empty(&self) -> bool {
         match self {

@@ -27,7 +27,7 @@ pub struct Topology {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     pub name: NodeName,
-    /// Unique number, 1 to 4294967295: the MariaDB `server_id` and the Raft node id. Never given to another host
+    /// Unique number, 1 to [`crate::limits::NODE_ID_MAX`]: part of the MariaDB `server_id`, and the Raft node id. Never given to another host
     /// (a reused Raft id can forget a vote; a reused server id hides a divergence).
     pub id: u32,
     pub region: RegionName,

@@ -242,7 +242,10 @@ pub trait Engine: Send + Sync {
     /// True if everything received is applied.
     async fn drained(&self) -> Result<bool, Error>;
     /// Ends being a replica; stays read-only. Refuses unless it no longer receives and is drained (S7).
-    async fn promote(&self, sync: bool) -> Result<(), Error>;
+    ///
+    /// `primacy` marks what is written from now on: no other promotion in this group ever had the same, so that the
+    /// number of a transaction that was rolled back is never given to another.
+    async fn promote(&self, sync: bool, primacy: u64) -> Result<(), Error>;
     /// Takes writes. Refuses while it is a replica.
     async fn open(&self) -> Result<(), Error>;
     /// Primary: from now on commits wait for an acknowledgement, or no longer do. Turning it off releases those that

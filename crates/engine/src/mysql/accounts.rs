@@ -112,7 +112,7 @@ impl MySqlEngine {
 
     /// Through the binary log, so that it replicates.
     async fn logged(&self, doing: &'static str, sql: &str) -> Result<(), Error> {
-        let id = self.spec.server_id;
+        let id = self.state().writer_id.unwrap_or(self.spec.server_id);
         let sql = format!("SET SESSION sql_log_bin=1, server_id={id}; {sql}; SET SESSION sql_log_bin=0");
         let done = self.act(doing, sql).await;
         if done.is_err() {

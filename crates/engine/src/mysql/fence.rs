@@ -74,7 +74,7 @@ impl MySqlEngine {
         if tables.first().is_some_and(|t| !t.rows.is_empty()) {
             return Err(Error::Precondition("it still is a replica: promote it first".into()));
         }
-        if tables.get(1).is_none_or(|t| t.number(0, "server_id") != Some(self.spec.server_id)) {
+        if tables.get(1).is_none_or(|t| t.number(0, "server_id") != self.state().writer_id) {
             return Err(Error::Precondition("it was not promoted since it started or replicated".into()));
         }
         self.act("opening", "SET GLOBAL read_only=0").await?;

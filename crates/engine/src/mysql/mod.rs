@@ -167,6 +167,8 @@ struct Heard {
 struct State {
     /// The running process has passed everything that [`Engine::start`] promises.
     ready: bool,
+    /// The server id that the last promotion gave.
+    writer_id: Option<u32>,
     residue: Option<Residue>,
     /// `slave_parallel_threads` as it was before a residue was applied by one thread.
     parallel_threads: Option<u32>,
@@ -206,11 +208,11 @@ impl MySqlEngine {
         let at = Layout::new(&spec)?;
         let me = datadir::user_name_of(rustix::process::getuid().as_raw())?;
         flavour::mariadb::arguments(&spec, &at, &me, flavour::mariadb::Recovery::CommitTail)?;
-        if spec.server_id == 0 || spec.server_id & flavour::mariadb::FOLLOWER_BIT != 0 {
+        if spec.server_id == 0 || spec.server_id > flavour::mariadb::NODE_MAX {
             return Err(Error::BadSpec(format!(
                 "server id {} is out of range; give the node a number from 1 to {}",
                 spec.server_id,
-                flavour::mariadb::FOLLOWER_BIT - 1
+                flavour::mariadb::NODE_MAX
             )));
         }
         Ok(MySqlEngine {
@@ -300,8 +302,8 @@ impl Engine for MySqlEngine {
     async fn drained(&self) -> Result<bool, Error> {
         Ok(self.look().await?.drained)
     }
-    async fn promote(&self, sync: bool) -> Result<(), Error> {
-        self.end_replication(sync).await
+    async fn promote(&self, sync: bool, primacy: u64) -> Result<(), Error> {
+        self.end_replication(sync, primacy).await
     }
     async fn open(&self) -> Result<(), Error> {
         self.unfence().await

@@ -70,7 +70,7 @@ fn read(
     let certain: BTreeSet<u32> = ackers.certain().difference(&foreign).copied().collect();
     Ok(Observation {
         version: g.cell(0, "version").unwrap_or_default().to_owned(),
-        server_id: g.number(0, "server_id").unwrap_or(0) & !flavour::FOLLOWER_BIT,
+        server_id: flavour::node_of(g.number(0, "server_id").unwrap_or(0)),
         writable: !g.on(0, "read_only"),
         drained,
         upstream: upstream(look, state, now, drained),
@@ -100,7 +100,7 @@ pub(super) fn position(text: Option<&str>) -> Result<MariaDbPosition, Error> {
 fn ackers(look: &Look<'_>, peers: &BTreeMap<u32, NodeName>) -> (Ackers, BTreeSet<u32>) {
     let ids = (0..look.hosts.rows.len()).filter_map(|r| look.hosts.number::<u32>(r, "Server_id"));
     let member = |id: u32| {
-        let node = id & !flavour::FOLLOWER_BIT;
+        let node = flavour::node_of(id);
         (id != node && peers.contains_key(&node)).then_some(node)
     };
     let (mut connected, mut foreign) = (BTreeSet::new(), BTreeSet::new());

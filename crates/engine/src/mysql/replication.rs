@@ -75,7 +75,7 @@ impl MySqlEngine {
         Ok(())
     }
 
-    pub(super) async fn end_replication(&self, sync: bool) -> Result<(), Error> {
+    pub(super) async fn end_replication(&self, sync: bool, primacy: u64) -> Result<(), Error> {
         let seen = self.look().await?;
         if seen.writable {
             return Err(Error::Precondition("it is writable already".into()));
@@ -92,15 +92,16 @@ impl MySqlEngine {
         if !sync && self.sync() {
             datadir::set_commits_alone(&self.at, true)?;
         }
+        let id = flavour::writer_id(self.spec.server_id, primacy);
         // Flushed, so that a crash finds everything committed in the engine: a truncating start would cut it off.
         let sql = format!(
             "STOP ALL SLAVES; RESET SLAVE ALL; SET GLOBAL rpl_semi_sync_slave_enabled=0; \
              SET GLOBAL rpl_semi_sync_master_enabled={}; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS; \
              SET GLOBAL server_id={id}; SET SESSION server_id={id}",
             u8::from(sync),
-            id = self.spec.server_id,
         );
         self.act("promoting", sql).await?;
+        self.state().writer_id = Some(id);
         self.restore_threads().await?;
         // A session keeps the server id that it began with, and would write under the follower's.
         self.cut_clients(STATEMENT).await?;

@@ -228,7 +228,7 @@ impl MySqlEngine {
             return Err(Error::NotOurs { path: self.at.data.clone(), found });
         }
         let id = self.spec.server_id;
-        if ![id, flavour::follower_id(id)].map(|n| n.to_string()).contains(&cell("server_id")) {
+        if cell("server_id").parse().ok().map(flavour::node_of) != Some(id) {
             return Err(Error::BadSpec(format!(
                 "the attached server has server_id {}, the topology says {}; set server_id in its configuration",
                 cell("server_id"),

@@ -33,7 +33,7 @@ async fn a_diverged_instance_is_saved_cloned_and_replicates_on() {
     level(&one, &two).await;
     two.stop_receiving().await.unwrap();
     insert(&mut r.app(1).await, 6..=8).await;
-    two.promote(false).await.unwrap();
+    two.promote(false, 0).await.unwrap();
     two.open().await.unwrap();
     insert(&mut r.app(2).await, 100..=110).await;
     one.close(std::time::Duration::from_secs(1)).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_diverged_instance_is_saved_cloned_and_replicates_on() {
     two.close(std::time::Duration::from_secs(1)).await.unwrap();
     level(&two, &one).await;
     one.stop_receiving().await.unwrap();
-    one.promote(false).await.unwrap();
+    one.promote(false, 0).await.unwrap();
     one.open().await.unwrap();
     insert(&mut r.app(1).await, [5_000]).await;
     two.follow(r.addr(1), false).await.unwrap();

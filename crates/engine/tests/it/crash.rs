@@ -29,7 +29,7 @@ async fn an_unacknowledged_tail_is_rolled_back_saved_and_counted() {
     let tail = o.applied.transactions_missing_in(&acked);
     one.kill().await.unwrap();
 
-    two.promote(false).await.unwrap();
+    two.promote(false, 0).await.unwrap();
     two.open().await.unwrap();
     insert(&mut r.app(2).await, [100]).await;
     one.start().await.unwrap();
@@ -65,7 +65,7 @@ async fn a_tail_that_the_new_history_has_is_no_loss() {
     seen(&two, "it", |o| o.applied == at).await;
     one.kill().await.unwrap();
     two.stop_receiving().await.unwrap();
-    two.promote(false).await.unwrap();
+    two.promote(false, 0).await.unwrap();
     two.open().await.unwrap();
     one.start().await.unwrap();
     assert_eq!(one.observe().await.unwrap().unjudged_transactions, 1);

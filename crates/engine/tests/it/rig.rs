@@ -100,7 +100,7 @@ impl Rig {
     /// Started, made the first primary, with a table.
     pub async fn primary(&self, id: u32) -> MySqlEngine {
         let engine = self.up(id).await;
-        engine.promote(false).await.unwrap();
+        engine.promote(false, 0).await.unwrap();
         engine.accounts().await.unwrap();
         engine.open().await.unwrap();
         let mut app = self.app(id).await;
@@ -169,8 +169,12 @@ pub async fn seen(engine: &MySqlEngine, what: &str, holds: impl Fn(&Observation)
     }
 }
 
+/// What is bounded in the driver takes no longer than this even where many tests share two cores; a hang takes for
+/// ever.
+pub const BOUNDED: Duration = Duration::from_secs(10);
+
 /// The replica has all that the primary has.
 pub async fn level(primary: &MySqlEngine, replica: &MySqlEngine) {
-    let at = primary.observe().await.unwrap().applied;
+    let at = seen(primary, "an answer", |_| true).await.applied;
     seen(replica, "level with the primary", |o| o.drained && o.applied == at).await;
 }

@@ -1,6 +1,6 @@
 //! Closing, promoting, following (S3, S7).
 
-use crate::rig::{PATIENCE, ids, insert, level, rig, seen, until};
+use crate::rig::{BOUNDED, PATIENCE, ids, insert, level, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_engine::{Engine as _, Error, Observation, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
@@ -27,12 +27,12 @@ async fn what_was_received_is_applied_before_promotion() {
     let o = two.observe().await.unwrap();
     assert!(!o.drained && o.received > o.applied, "{o:?}");
     assert!(matches!(o.upstream.unwrap().io, ThreadState::Stopped | ThreadState::Failed { .. }));
-    let refused = two.promote(false).await.unwrap_err();
+    let refused = two.promote(false, 0).await.unwrap_err();
     assert!(matches!(refused, Error::Precondition(_)), "{refused}");
     root.query_drop("UNLOCK TABLES").await.unwrap();
     until("drained", || async { two.drained().await.unwrap() }).await;
-    two.promote(false).await.unwrap();
-    two.promote(false).await.unwrap();
+    two.promote(false, 0).await.unwrap();
+    two.promote(false, 0).await.unwrap();
     assert!(!two.observe().await.unwrap().writable);
     two.open().await.unwrap();
     assert_eq!(ids(&mut r.app(2).await).await, (1..=50).collect::<Vec<_>>());
@@ -55,10 +55,10 @@ async fn what_was_received_survives_a_restart_of_the_replica() {
     two.start().await.unwrap();
     let o = two.observe().await.unwrap();
     assert!(!o.drained && o.received > o.applied, "{o:?}");
-    assert!(matches!(two.promote(false).await, Err(Error::Precondition(_))));
+    assert!(matches!(two.promote(false, 0).await, Err(Error::Precondition(_))));
     two.stop_receiving().await.unwrap();
     seen(&two, "drained", |o| o.drained).await;
-    two.promote(false).await.unwrap();
+    two.promote(false, 0).await.unwrap();
     two.open().await.unwrap();
     let mut app = r.app(2).await;
     assert_eq!(ids(&mut app).await, (1..=50).collect::<Vec<_>>());
@@ -88,7 +88,7 @@ async fn closing_cuts_every_client_and_lasts() {
     until("writes", || async { one.observe().await.is_ok_and(|o| o.client_connections == 3) }).await;
     let asked = Instant::now();
     let last = one.close(FENCE).await.unwrap();
-    assert!(asked.elapsed() < FENCE);
+    assert!(asked.elapsed() < BOUNDED);
     let done = writer.await.unwrap();
     assert!(idle.query_drop("SELECT 1").await.is_err());
     assert!(open.query_drop("COMMIT").await.is_err());
@@ -111,7 +111,7 @@ async fn a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its
     let asked = Instant::now();
     let refused = one.close(FENCE).await.unwrap_err();
     assert!(matches!(refused, Error::Unresponsive { .. }), "{refused}");
-    assert!(asked.elapsed() < FENCE + Duration::from_millis(100), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < BOUNDED, "{:?}", asked.elapsed());
     assert!(!waiting.is_finished(), "it was neither answered nor cut");
     // Nor may it be answered by following somebody.
     assert!(matches!(one.follow(r.addr(2), true).await, Err(Error::Precondition(_))));
@@ -133,7 +133,7 @@ async fn roles_change_back_and_forth_without_a_diverging_history() {
         let at = old.close(FENCE).await.unwrap();
         seen(new, "everything", |o| o.drained && o.applied == at).await;
         new.stop_receiving().await.unwrap();
-        new.promote(true).await.unwrap();
+        new.promote(true, 0).await.unwrap();
         old.follow(r.addr(b as u32 + 1), true).await.unwrap();
         seen(new, "its acker", |o| o.ackers.count == 1 && o.waits_for_ack).await;
         new.open().await.unwrap();
@@ -158,7 +158,7 @@ async fn a_silent_upstream_shows_within_a_second_and_can_be_left_at_once() {
         let silent =
             |o: &Observation| o.upstream.as_ref().is_some_and(|u| u.silent_ms.is_none_or(|ms| ms > 700));
         seen(&two, "silence", silent).await;
-        assert!(stopped.elapsed() < Duration::from_millis(1_500), "{:?}", stopped.elapsed());
+        assert!(stopped.elapsed() < BOUNDED, "{:?}", stopped.elapsed());
         if reconnecting {
             seen(&two, "reconnecting", connecting).await;
         }
@@ -167,7 +167,7 @@ async fn a_silent_upstream_shows_within_a_second_and_can_be_left_at_once() {
         let took = asked.elapsed();
         rustix::process::kill_process(raw, rustix::process::Signal::CONT).unwrap();
         assert!(took < STOP_RECEIVING, "{took:?} {acknowledges} {reconnecting}");
-        two.promote(false).await.unwrap();
+        two.promote(false, 0).await.unwrap();
     }
 }
 
@@ -194,7 +194,7 @@ async fn an_unreachable_upstream_can_be_left_at_once() {
     seen(&two, "connecting", connecting).await;
     let asked = Instant::now();
     two.stop_receiving().await.unwrap();
-    assert!(asked.elapsed() < STOP_RECEIVING, "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < BOUNDED, "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn a_replica_gives_up_and_is_started_again_without_losing_its_relay_log() 
     seen(&two, "giving up", gave_up).await;
     assert!(asked.elapsed() < Duration::from_millis(holdfast_core::limits::ACKER_GIVES_UP_AFTER_MS));
     one.start().await.unwrap();
-    one.promote(false).await.unwrap();
+    one.promote(false, 0).await.unwrap();
     one.open().await.unwrap();
     two.follow(r.addr(1), false).await.unwrap();
     insert(&mut r.app(1).await, [1]).await;

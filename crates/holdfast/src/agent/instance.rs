@@ -380,7 +380,7 @@ impl Instance {
 
     async fn promote(&self, wait_for_ack: bool) -> Result<(), Error> {
         let epoch = self.lock().member.promised();
-        self.engine.promote(wait_for_ack).await?;
+        self.engine.promote(wait_for_ack, epoch.0).await?;
         self.lock().promoted = Some(epoch);
         Ok(())
     }

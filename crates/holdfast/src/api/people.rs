@@ -70,6 +70,7 @@ pub struct MemberStatus {
     /// `running`, `starting`, `exited`, `unresponsive`, `refuses`, `silent`, `unknown`.
     pub state: String,
     pub writable: bool,
+    /// The last applied transaction of each domain.
     pub position: Option<String>,
     pub lag_ms: Option<u64>,
     pub connections: u32,

@@ -161,7 +161,7 @@ static NODE: Section = Section {
         field("name", Kind::Name, Need::Required, "Unique. Given to `holdfast run --node`."),
         field(
             "id",
-            Kind::Number { min: 1, max: u32::MAX as u64 },
+            Kind::Number { min: 1, max: limits::NODE_ID_MAX as u64 },
             Need::Optional("the node's place in the file: 1, 2, …"),
             "Unique number, the MariaDB `server_id` and the store's member id. It must stay with its host for \
              ever and never be given to another: **set it on all nodes before you remove or reorder one**, since \

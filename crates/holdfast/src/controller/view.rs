@@ -10,7 +10,7 @@ use holdfast_core::record::{Acker, Assurance, Mode};
 use holdfast_core::report::{InstanceReport, Process};
 use holdfast_core::topology::{Durability, Engine, Strategy};
 use holdfast_core::world::World;
-use holdfast_core::{NodeName, Seen};
+use holdfast_core::{NodeName, Position, Seen};
 
 impl Office {
     /// Everything, for `holdfast status`.
@@ -194,7 +194,7 @@ fn member(w: &World, node: &NodeName) -> MemberStatus {
         role: role(w, node, report),
         state: state.into(),
         writable: report.is_some_and(|r| r.seen.writable),
-        position: report.and_then(|r| r.seen.applied.as_ref()).map(ToString::to_string),
+        position: report.and_then(|r| r.seen.applied.as_ref()).map(Position::brief),
         lag_ms: upstream.and_then(|u| u.lag_ms),
         connections: report.map_or(0, |r| r.seen.connections),
         activity: report.and_then(|r| r.activity.clone()),

@@ -1,4 +1,5 @@
 //! The tests of the `holdfast` crate, in one binary.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 mod config;
 mod net;

@@ -162,6 +162,22 @@ pub(crate) const fn follower_id(server_id: u32) -> u32 {
 }
 pub(crate) const FOLLOWER_BIT: u32 = 1 << 31;
 
+/// The highest node number: what is left of a server id beside the primacy.
+pub(crate) const NODE_MAX: u32 = holdfast_core::limits::NODE_ID_MAX;
+
+/// The id that an instance writes under. It changes with every primacy: a server that rolled back or cloned away a
+/// tail of its own would else give out the same numbers again for other transactions, and a member that still has
+/// the first ones would be taken for one that has the second.
+pub(crate) const fn writer_id(server_id: u32, primacy: u64) -> u32 {
+    // 24 bits of primacy: one a minute for thirty years.
+    (((primacy & 0xff_ffff) as u32) << 7) | server_id
+}
+
+/// The node number in any id that an instance goes by.
+pub(crate) const fn node_of(id: u32) -> u32 {
+    id & NODE_MAX
+}
+
 /// Checks and normalises the name of an engine option of the user's own.
 fn option_name(name: &str) -> Result<String, Error> {
     let normal = name.to_ascii_lowercase().replace('_', "-");
