@@ -99,7 +99,7 @@ impl Controller {
             return;
         }
         if group.record.last_takeover != record.last_takeover {
-            group.cool_down_until = Some(now.plus(limits::COOL_DOWN_MS));
+            group.cool_down_until = record.last_takeover.map(|_| now.plus(limits::COOL_DOWN_MS));
         }
         let new_primary = group.record.primary() != record.primary();
         if new_primary && record.primary().is_some() {

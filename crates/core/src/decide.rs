@@ -95,6 +95,8 @@ pub static TABLE: &[Diagnosis] = &[
     row!(Notice, "acker-ready", acker_ready, "a joining replica is synchronous and caught up"),
     row!(Notice, "sync-set-small", sync_set_small, "fewer replicas acknowledge than wanted"),
     row!(Notice, "sync-set-large", sync_set_large, "more replicas acknowledge than wanted"),
+    row!(Notice, "founded", founded, "the first primary is open"),
+    row!(Notice, "cooled-down", cooled_down, "the last takeover was long enough ago"),
     row!(Notice, "reinit-done", reinit_done, "a member was rebuilt as asked"),
 ];
 
@@ -338,6 +340,13 @@ fn primary_stuck(w: &World) -> Option<Verdict> {
     if r.seen.process == Process::Unresponsive {
         return take_over(w, true, format!("{}'s engine does not answer", p.node));
     }
+    if r.session == p.session && r.gave_up >= Some(p.epoch) {
+        return take_over(
+            w,
+            true,
+            format!("{} closed at the end of its lease and may not open again", p.node),
+        );
+    }
     if r.leads != Some(p.epoch) && w.stage_age_ms() > limits::OPEN_MS {
         let trouble = r.trouble.clone().unwrap_or_else(|| "no reason given".into());
         return take_over(
@@ -446,6 +455,26 @@ pub fn switchover_target(w: &World, p: &Incumbent, to: Option<&NodeName>) -> Res
         }
     }
     Err(reasons.join("; "))
+}
+
+/// From here on no promotion creates the accounts again; until here each one does.
+fn founded(w: &World) -> Option<Verdict> {
+    let p = in_office(w).filter(|_| !w.record.founded)?;
+    w.fresh(&p.node).filter(|r| r.leads == Some(p.epoch))?;
+    let mut record = w.record.clone();
+    record.founded = true;
+    act(w, record, PlanKind::Bootstrap, format!("{} is open for the first time", p.node))
+}
+
+/// Said in the record, or every new controller would begin the cool-down of a takeover of long ago again (S12).
+fn cooled_down(w: &World) -> Option<Verdict> {
+    in_office(w).filter(|_| w.record.last_takeover.is_some())?;
+    if w.cool_down_until.is_some_and(|until| until > w.now) {
+        return None;
+    }
+    let mut record = w.record.clone();
+    record.last_takeover = None;
+    act(w, record, PlanKind::Wish, "the cool-down after the last takeover is over")
 }
 
 fn reinit_done(w: &World) -> Option<Verdict> {

@@ -421,6 +421,7 @@ impl Member {
             held: self.assignment.as_ref().map_or(0, |a| a.revision),
             settled,
             leads: self.leads,
+            gave_up: self.gave_up,
             seen: seen.clone(),
             activity,
             trouble,

@@ -118,7 +118,10 @@ pub struct GroupRecord {
     pub wish: Option<Wish>,
     /// Members whose data an operator wants rebuilt from a donor, each with the session that shall do it.
     pub reinit: BTreeMap<NodeName, Session>,
-    /// The epoch that the last automatic takeover began (S12).
+    /// A primary has been open once: the accounts of the topology exist.
+    #[serde(default)]
+    pub founded: bool,
+    /// The epoch that the last takeover began (S12), until its cool-down is over.
     pub last_takeover: Option<Epoch>,
     /// The plan that made this record; 0 before the first.
     pub plan: u64,
@@ -139,7 +142,7 @@ pub enum Role {
         /// Only the agent life that was chosen may open.
         session: Session,
         wait_for_ack: bool,
-        /// First primary of a new group: create the accounts.
+        /// No primary was open yet: create the accounts.
         found: bool,
     },
     /// Replicate from `primary`.
@@ -182,6 +185,7 @@ impl GroupRecord {
             mode: Mode::Automatic,
             wish: None,
             reinit: BTreeMap::new(),
+            founded: false,
             last_takeover: None,
             plan: 0,
         }
@@ -223,7 +227,7 @@ impl GroupRecord {
             Stage::Led { primary } if primary.node == *node => Role::Lead {
                 session: primary.session,
                 wait_for_ack: service.durability == Durability::Sync && self.assurance != Assurance::Degraded,
-                found: self.plan <= 1,
+                found: !self.founded,
             },
             Stage::Led { primary } => self.follow(primary, node, false),
         };

@@ -133,6 +133,9 @@ pub struct InstanceReport {
     pub settled: u64,
     /// The epoch this instance is open for writes in.
     pub leads: Option<Epoch>,
+    /// It closed in this epoch and opens for no epoch up to it again.
+    #[serde(default)]
+    pub gave_up: Option<Epoch>,
     pub seen: Observed,
     /// A long job and its progress, for people.
     pub activity: Option<String>,
