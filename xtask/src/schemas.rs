@@ -11,7 +11,13 @@ fn generated(root: &Path) -> Result<Vec<(&'static str, String)>, String> {
         std::fs::read_to_string(root.join(TOPOLOGY_PAGE)).map_err(|e| format!("{TOPOLOGY_PAGE}: {e}"))?;
     let page = document::renew(&page)
         .ok_or_else(|| format!("{TOPOLOGY_PAGE}: the two marks around the generated part are missing"))?;
-    Ok(vec![("schema/topology.schema.json", json_schema()), (TOPOLOGY_PAGE, page)])
+    let api =
+        holdfast::api::openapi::document().to_pretty_json().map_err(|e| format!("OpenAPI: {e}"))? + "\n";
+    Ok(vec![
+        ("schema/topology.schema.json", json_schema()),
+        ("schema/openapi.json", api),
+        (TOPOLOGY_PAGE, page),
+    ])
 }
 
 pub fn write(root: &Path) -> Vec<String> {

@@ -102,14 +102,20 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     {
         pool.retain(|(n, _)| *n == to);
     }
-    let (node, position) = most_advanced(w, &pool).or_else(|diverged| {
+    if pool.is_empty() {
+        return Err(nobody(w, claim));
+    }
+    let (node, position) = most_advanced(&pool).or_else(|diverged| {
         // Under `sync` each of the pool has all that was acknowledged; what they have beyond that was answered to
         // nobody. The incumbent's own history is then the one to go on with.
         let own = |(n, _): &&(&NodeName, &Position)| claim.from.as_ref().is_some_and(|f| f.node == **n);
         let sound = w.sync() && !claim.accept_loss;
         pool.iter().filter(|_| sound).find(own).copied().ok_or(diverged)
     })?;
-    let known_loss = claim.known.as_ref().map(|k| k.transactions_missing_in(position)).filter(|n| *n > 0);
+    // What it had when it was claimed, and what it says it has now that it is closed.
+    let now = claim.from.as_ref().and_then(|f| w.halted_position(&f.node));
+    let known = claim.known.iter().chain(now).cloned().reduce(|a, b| a.union(&b));
+    let known_loss = known.map(|k| k.transactions_missing_in(position)).filter(|n| *n > 0);
     let because = format!("{node} has everything the others have (at {})", position.brief());
     Ok(Choice { node: node.clone(), because, known_loss })
 }
@@ -168,6 +174,11 @@ fn held_evidence(w: &World) -> Result<Vec<Position>, Vec<Blocker>> {
     let mut must_have: Vec<Position> = w.record.floor.iter().chain(&w.record.left_behind).cloned().collect();
     let mut blockers = Vec::new();
     for acker in w.record.ackers.keys() {
+        if w.fresh(acker).is_some_and(|r| r.halted_for(w.record.epoch) && r.running() && !r.seen.drained) {
+            let says = format!("{acker} is still applying what it received (S7)");
+            blockers.push(Blocker::new("draining", says));
+            continue;
+        }
         match w.halted_position(acker).filter(|_| w.last(acker).is_some_and(|r| r.seen.drained)) {
             Some(p) if w.last(acker).is_some_and(|r| r.intact) => must_have.push(p.clone()),
             Some(_) => blockers.push(
@@ -203,7 +214,8 @@ fn fit<'w>(w: &'w World, claim: &Claim, node: &NodeName) -> Result<&'w Position,
             return Err(None); // S6: only the recorded set, or the last primary
         }
     }
-    if !w.service.cross_region_failover && !claim.accept_loss && !same_region(w, claim, node) {
+    let named = matches!(&claim.kind, ClaimKind::Takeover { to: Some(to) } if to == node);
+    if !w.service.cross_region_failover && !named && !same_region(w, claim, node) {
         return Err(None); // S12
     }
     let report = match w.members.get(node) {
@@ -212,10 +224,9 @@ fn fit<'w>(w: &'w World, claim: &Claim, node: &NodeName) -> Result<&'w Position,
         _ => return Err(None),
     };
     // To be rebuilt: only for what nobody else may have.
-    let named =
-        claim.accept_loss && matches!(&claim.kind, ClaimKind::Takeover { to: Some(to) } if to == node);
-    let needed =
-        named || w.record.ackers.contains_key(node) || claim.from.as_ref().is_some_and(|f| f.node == *node);
+    let needed = named && claim.accept_loss
+        || w.record.ackers.contains_key(node)
+        || claim.from.as_ref().is_some_and(|f| f.node == *node);
     if w.record.reinit.contains_key(node) && !needed || !report.running() {
         return Err(None);
     }
@@ -239,22 +250,32 @@ fn same_region(w: &World, claim: &Claim, node: &NodeName) -> bool {
     claim.from.as_ref().is_none_or(|f| region(&f.node) == region(node))
 }
 
+/// Why no member is left to choose from.
+fn nobody(w: &World, claim: &Claim) -> Vec<Blocker> {
+    if w.stage_age_ms() < limits::SILENT_AFTER_MS {
+        return vec![Blocker::new("no-candidate", "members have not answered yet")];
+    }
+    let lacking = if w.sync() { "has every acknowledged write" } else { "has data and may be promoted" };
+    let mut blockers = vec![
+        Blocker::new("no-candidate", format!("no reachable member {lacking}"))
+            .hint(format!("bring a member back; {ACCEPT_LOSS}")),
+    ];
+    if w.service.cross_region_failover {
+        return blockers;
+    }
+    for (node, _) in w.fresh_members().filter(|(n, _)| !same_region(w, claim, n)) {
+        let says = format!("{node} is in another region; the policy is not to fail over there (S12)");
+        let hint = format!("`holdfast failover --to {node}`, or cross_region_failover = true");
+        blockers.push(Blocker::new("other-region", says).hint(hint));
+    }
+    blockers
+}
+
 /// The member that contains all others. Equals are ordered by preference; a divergence is not tie-broken (S6).
 fn most_advanced<'p>(
-    w: &World,
     pool: &[(&'p NodeName, &'p Position)],
 ) -> Result<(&'p NodeName, &'p Position), Vec<Blocker>> {
-    let Some(mut best) = pool.first().copied() else {
-        let silent = w.stage_age_ms() >= limits::SILENT_AFTER_MS;
-        let says = if silent {
-            "no reachable member has every acknowledged write"
-        } else {
-            "members have not answered yet"
-        };
-        return Err(vec![
-            Blocker::new("no-candidate", says).hint(format!("bring a member back; {ACCEPT_LOSS}")),
-        ]);
-    };
+    let mut best = *pool.first().expect("an empty pool was answered before");
     for &(node, position) in &pool[1..] {
         if matches!(position.partial_cmp(best.1), Some(Ordering::Greater)) {
             best = (node, position);

@@ -163,13 +163,18 @@ impl Controller {
         })
     }
 
+    /// A controller that has just come into office knows nobody: silence would be its own, not the agents'.
+    pub fn settling(&self, name: &GroupName, now: Millis) -> bool {
+        let new =
+            now.since(self.since) < limits::SILENT_AFTER_MS && self.heard.len() < self.topology.nodes.len();
+        let heard_all = |w: World<'_>| w.members.values().all(|m| m.fresh().is_some());
+        new && !self.world(name, now).is_some_and(heard_all)
+    }
+
     /// What to do about a group, once this controller has had time to hear from the agents.
     pub fn verdict(&self, name: &GroupName, now: Millis) -> Verdict {
         let Some(world) = self.world(name, now) else { return Verdict::Healthy };
-        // A controller that has just come into office knows nobody: silence would be its own, not theirs.
-        let settling =
-            now.since(self.since) < limits::SILENT_AFTER_MS && self.heard.len() < self.topology.nodes.len();
-        if settling && !world.members.values().all(|m| m.fresh().is_some()) {
+        if self.settling(name, now) {
             let says = "this controller has just taken office and waits for the agents' first reports";
             return Verdict::Wait(vec![Blocker::new("new-controller", says)]);
         }

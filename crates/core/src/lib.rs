@@ -17,6 +17,7 @@ pub mod report;
 pub mod route;
 pub mod secret;
 pub mod seen;
+mod sync_set;
 pub mod topology;
 pub mod world;
 

@@ -20,6 +20,9 @@ pub const ROUTE_VALID_MS: u64 = 2_500;
 /// An agent cannot be trusted to have stopped its engine from acknowledging before this long out of contact: the
 /// replication threads give up after `REPLICA_RETRIES` tries a second apart.
 pub const ACKER_GIVES_UP_AFTER_MS: u64 = 10_000;
+/// A replica begins to acknowledge only while a controller confirmed its assignment this recently: one that was cut
+/// off for long may be out of the recorded set by now.
+pub const ACKER_TRUST_MS: u64 = 2_000;
 /// `--master-retry-count` of managed replicas.
 pub const REPLICA_RETRIES: u64 = 5;
 
@@ -77,5 +80,7 @@ const _: () = assert!(FENCE_MS < LEASE_MARGIN_MS, "the holder is closed before i
 const _: () = assert!(ROUTE_VALID_MS <= LEASE_MS - LEASE_MARGIN_MS, "proxies stop no later than the holder");
 const _: () = assert!(CLOCK_DRIFT_MS < LEASE_MS / 10, "drift is small against the lease");
 const _: () = assert!(ACKER_GIVES_UP_AFTER_MS > (REPLICA_RETRIES + 2) * 1_000, "replicas give up first");
+const _: () =
+    assert!(ACKER_TRUST_MS * 4 < ACKER_GIVES_UP_AFTER_MS, "trust ends long before the record forgets");
 const _: () =
     assert!(HOLD_MS > LEASE_MS + CLOCK_DRIFT_MS + SILENT_AFTER_MS, "a held command outlives a failover");

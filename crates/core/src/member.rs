@@ -94,6 +94,8 @@ pub struct Member {
     history_of: Option<(Epoch, NodeName)>,
     rebuilt_for: Option<Session>,
     lost: Option<Lost>,
+    /// When the question was sent to which a controller answered with the assignment in force.
+    confirmed: Option<Millis>,
     /// Once this is received, so is everything that was ever acknowledged; `None`: not known since the process began.
     owes: Option<Position>,
 }
@@ -124,6 +126,7 @@ impl Member {
             history_of: None,
             rebuilt_for: None,
             lost: None,
+            confirmed: None,
             owes: None,
         }
     }
@@ -163,6 +166,12 @@ impl Member {
         }
         self.assignment = Some(a);
         Ok(())
+    }
+
+    /// A controller answered to a report sent at `sent`, and the assignment it gave was taken. Until the first call,
+    /// every assignment counts as confirmed.
+    pub fn confirmed(&mut self, sent: Millis) {
+        self.confirmed = self.confirmed.max(Some(sent));
     }
 
     /// The lease to ask for now: only for an epoch that this agent life may open or has open.
@@ -319,7 +328,7 @@ impl Member {
             }
             Role::Lead { .. } => seen.receives().then_some(Verb::StopReceiving),
             Role::Follow { primary, acknowledges, reclone, .. } => {
-                self.next_as_replica(seen, primary, *acknowledges, *reclone)
+                self.next_as_replica(seen, now, primary, *acknowledges, *reclone)
             }
         }
     }
@@ -327,6 +336,9 @@ impl Member {
     fn next_as_primary(&self, seen: &Observed, now: Millis, wait_for_ack: bool, found: bool) -> Option<Verb> {
         let epoch = self.assignment.as_ref()?.epoch;
         if self.leads == Some(epoch) {
+            if !seen.writable {
+                return Some(Verb::Open); // it was begun, and failed
+            }
             if seen.waits_for_ack != wait_for_ack {
                 return Some(Verb::WaitForAck(wait_for_ack));
             }
@@ -355,15 +367,19 @@ impl Member {
     fn next_as_replica(
         &self,
         seen: &Observed,
+        now: Millis,
         primary: &NodeName,
         acknowledges: bool,
         reclone: bool,
     ) -> Option<Verb> {
+        // Who was cut off may be out of the recorded set by now: it acknowledges again when it was told so (S5).
+        let trusted = self.confirmed.is_none_or(|sent| now.since(sent) < limits::ACKER_TRUST_MS);
         let rebuild = reclone && self.rebuilt_for != Some(self.session);
         let upstream = seen.upstream.as_ref().filter(|u| u.node.as_ref() == Some(primary));
         // A broken stream is the engine's to retry, or a sign that the primary is gone: it is reported, not mended.
         if !rebuild && upstream.is_some_and(|u| u.stream != Stream::Off && u.apply_error.is_none()) {
-            return (seen.acknowledges != acknowledges).then_some(Verb::Acknowledge(acknowledges));
+            let may = seen.acknowledges != acknowledges && (!acknowledges || trusted);
+            return may.then_some(Verb::Acknowledge(acknowledges));
         }
         if seen.receives() {
             return Some(Verb::StopReceiving);
@@ -381,6 +397,7 @@ impl Member {
             }
             // Starting the replication threads purges the relay log (S7).
             History::Fits { .. } => {
+                let acknowledges = acknowledges && trusted;
                 seen.drained.then(|| Verb::Follow { primary: primary.clone(), acknowledges })
             }
             History::Diverges { theirs } => Some(Verb::SaveDivergence { theirs: theirs.clone() }),

@@ -75,8 +75,12 @@ impl Drill {
     /// What it does and what is promised, in one line.
     pub fn describe(self) -> &'static str {
         match self {
-            Drill::KillEngine => "SIGKILL to the primary's engine; back within 1 s, under sync nothing acknowledged is lost",
-            Drill::Switchover => "planned switchover under load; no client error, write pause at most 200 ms, nothing lost",
+            Drill::KillEngine => {
+                "SIGKILL to the primary's engine; back within 1 s, under sync nothing acknowledged is lost"
+            }
+            Drill::Switchover => {
+                "planned switchover under load; no client error, write pause at most 200 ms, nothing lost"
+            }
         }
     }
 }
@@ -87,7 +91,13 @@ pub fn account() -> Account {
 }
 
 /// Runs one round on a healthy sandbox, and leaves it healthy.
-pub async fn round(sandbox: &mut Sandbox, drill: Drill, durability: &str, number: u64, writers: u8) -> Result<Round, Error> {
+pub async fn round(
+    sandbox: &mut Sandbox,
+    drill: Drill,
+    durability: &str,
+    number: u64,
+    writers: u8,
+) -> Result<Round, Error> {
     let proxies = sandbox.proxies();
     ledger::prepare(proxies[0], &account()).await?;
     let before = sandbox.service().await?;
@@ -134,7 +144,8 @@ async fn wait_for_next_epoch(sandbox: &Sandbox, before: u64) -> Result<String, E
     while Instant::now() < end {
         match sandbox.service().await {
             Ok(service) => {
-                let open = service["members"].as_array().into_iter().flatten().find(|m| m["role"] == "primary");
+                let open =
+                    service["members"].as_array().into_iter().flatten().find(|m| m["role"] == "primary");
                 let later = service["epoch"].as_u64().is_some_and(|e| e > before);
                 if let Some(node) = open.and_then(|m| m["node"].as_str()).filter(|_| later) {
                     return Ok(node.to_string());

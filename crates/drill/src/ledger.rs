@@ -86,15 +86,23 @@ pub async fn connect(addr: SocketAddr, account: &Account) -> Result<Conn, mysql_
 /// Creates the table if it is missing.
 pub async fn prepare(addr: SocketAddr, account: &Account) -> Result<(), mysql_async::Error> {
     let mut conn = connect(addr, account).await?;
-    conn.query_drop("CREATE TABLE IF NOT EXISTS ledger (id BIGINT UNSIGNED PRIMARY KEY, at TIMESTAMP(6)) ENGINE=InnoDB").await?;
+    conn.query_drop(
+        "CREATE TABLE IF NOT EXISTS ledger (id BIGINT UNSIGNED PRIMARY KEY, at TIMESTAMP(6)) ENGINE=InnoDB",
+    )
+    .await?;
     conn.disconnect().await
 }
 
 /// Ids of a run that are on a server.
-pub async fn present(addr: SocketAddr, account: &Account, run: u64) -> Result<BTreeSet<u64>, mysql_async::Error> {
+pub async fn present(
+    addr: SocketAddr,
+    account: &Account,
+    run: u64,
+) -> Result<BTreeSet<u64>, mysql_async::Error> {
     let mut conn = connect(addr, account).await?;
     let (first, last) = (run * IDS_PER_RUN, (run + 1) * IDS_PER_RUN);
-    let ids: Vec<u64> = conn.query(format!("SELECT id FROM ledger WHERE id >= {first} AND id < {last}")).await?;
+    let ids: Vec<u64> =
+        conn.query(format!("SELECT id FROM ledger WHERE id >= {first} AND id < {last}")).await?;
     conn.disconnect().await?;
     Ok(ids.into_iter().collect())
 }
@@ -131,7 +139,13 @@ impl Writers {
     }
 }
 
-async fn write(addr: SocketAddr, account: Account, first: u64, stop: Arc<AtomicBool>, total: Arc<AtomicU64>) -> Ledger {
+async fn write(
+    addr: SocketAddr,
+    account: Account,
+    first: u64,
+    stop: Arc<AtomicBool>,
+    total: Arc<AtomicU64>,
+) -> Ledger {
     let mut ledger = Ledger::default();
     let mut conn: Option<Conn> = None;
     let mut id = first;

@@ -62,6 +62,8 @@ pub struct Options {
     pub port: u16,
     /// More lines for the service's table in the topology file.
     pub service_lines: String,
+    /// More lines for its engine options.
+    pub engine_lines: String,
 }
 
 impl Options {
@@ -77,6 +79,7 @@ impl Options {
             durability: "sync".into(),
             port: 3306,
             service_lines: String::new(),
+            engine_lines: String::new(),
         }
     }
     fn hosts(&self) -> u8 {
@@ -127,7 +130,8 @@ impl Sandbox {
                 TcpListener::bind(addr).map_err(|_| Error::InUse { addr })?;
             }
         }
-        let nodes = NAMES.iter().take(options.hosts().into()).map(|n| Node { name: (*n).to_string(), process: None });
+        let nodes =
+            NAMES.iter().take(options.hosts().into()).map(|n| Node { name: (*n).to_string(), process: None });
         let mut sandbox = Sandbox { net, nodes: nodes.collect(), options, _reservation: reservation };
         sandbox.write("holdfast.toml", &sandbox.topology())?;
         sandbox.write("app.password", PASSWORD)?;
@@ -149,27 +153,31 @@ impl Sandbox {
     }
 
     fn topology(&self) -> String {
-        let Options { dir, durability, port, service_lines, .. } = &self.options;
+        let Options { dir, durability, port, service_lines, engine_lines, .. } = &self.options;
         let dir = dir.display();
-        let mut text = format!("# Written by the sandbox; every host of it reads this file.\nname = \"sandbox\"\napi_port = {API_PORT}\n");
+        let mut text = format!(
+            "# Written by the sandbox; every host of it reads this file.\nname = \"sandbox\"\napi_port = {API_PORT}\n"
+        );
         if self.options.tls {
             text += &format!("\n[tls]\ndir = \"{dir}/tls\"\n");
         }
         let members = usize::from(self.options.nodes);
         for (at, node) in self.nodes.iter().enumerate() {
             // An even number of voters adds no safety: the last node of an even sandbox does not vote.
-            let vote = if self.options.witnesses > 0 { at >= members } else { at < members - (members + 1) % 2 };
+            let vote =
+                if self.options.witnesses > 0 { at >= members } else { at < members - (members + 1) % 2 };
             let (name, address) = (&node.name, address(self.net, at as u8));
             text += &format!(
                 "\n[[node]]\nname = \"{name}\"\nid = {}\naddress = \"{address}\"\nzone = \"zone-{name}\"\nvoter = {vote}\ndata_dir = \"{dir}/{name}\"\n",
                 at + 1
             );
         }
-        let members: Vec<String> = self.nodes.iter().take(members).map(|n| format!("\"{}\"", n.name)).collect();
+        let members: Vec<String> =
+            self.nodes.iter().take(members).map(|n| format!("\"{}\"", n.name)).collect();
         let (read_port, engine_port) = (port + 1, port + 2);
         text += &format!(
             "\n[[service]]\nname = \"{SERVICE}\"\nengine = \"mariadb\"\ndurability = \"{durability}\"\nmembers = [{}]\nport = {port}\nread_port = {read_port}\nengine_port = {engine_port}\n{service_lines}\n\
-             [service.engine_options]\ninnodb_buffer_pool_size = \"64M\"\n\n\
+             [service.engine_options]\ninnodb_buffer_pool_size = \"64M\"\n{engine_lines}\n\n\
              [service.replication]\nuser = \"holdfast_repl\"\npassword_file = \"{dir}/replication.password\"\n\n\
              [[service.user]]\nname = \"{USER}\"\npassword_file = \"{dir}/app.password\"\ngrants = [\"ALL PRIVILEGES ON {DATABASE}.*\"]\n",
             members.join(", ")
@@ -180,13 +188,21 @@ impl Sandbox {
     fn start_node(&mut self, at: usize) -> Result<(), Error> {
         let node = &mut self.nodes[at];
         let log = self.options.dir.join(format!("{}.log", node.name));
-        let out = std::fs::File::options().create(true).append(true).open(&log).map_err(|e| file("open", &log, e))?;
+        let out = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .map_err(|e| file("open", &log, e))?;
         let err = out.try_clone().map_err(|e| file("open", &log, e))?;
         let mut command = Command::new(&self.options.exe);
-        command.arg("--config").arg(self.options.dir.join("holdfast.toml")).args(["run", "--node", &node.name]);
+        command
+            .arg("--config")
+            .arg(self.options.dir.join("holdfast.toml"))
+            .args(["run", "--node", &node.name]);
         command.stdin(Stdio::null()).stdout(out).stderr(err).kill_on_drop(true).process_group(0);
         command.env("HOLDFAST_DIES_WITH_PARENT", "1");
-        let child = command.spawn().map_err(|source| Error::Spawn { exe: self.options.exe.clone(), source })?;
+        let child =
+            command.spawn().map_err(|source| Error::Spawn { exe: self.options.exe.clone(), source })?;
         node.process = Some(child);
         Ok(())
     }
@@ -217,7 +233,11 @@ impl Sandbox {
     /// Pid of a node's `holdfast run`, while it runs.
     pub fn pid(&self, node: &str) -> Result<u32, Error> {
         let at = self.at(node)?;
-        self.nodes[at].process.as_ref().and_then(Child::id).ok_or_else(|| Error::Missing(format!("process of node {node}")))
+        self.nodes[at]
+            .process
+            .as_ref()
+            .and_then(Child::id)
+            .ok_or_else(|| Error::Missing(format!("process of node {node}")))
     }
 
     /// Pid of a node's engine, from the file the engine writes.
@@ -247,7 +267,10 @@ impl Sandbox {
     pub async fn holdfast(&self, args: &[&str]) -> Result<String, Error> {
         let mut command = Command::new(&self.options.exe);
         command.arg("--config").arg(self.config()).args(args).stdin(Stdio::null()).kill_on_drop(true);
-        let output = command.output().await.map_err(|source| Error::Spawn { exe: self.options.exe.clone(), source })?;
+        let output = command
+            .output()
+            .await
+            .map_err(|source| Error::Spawn { exe: self.options.exe.clone(), source })?;
         if matches!(output.status.code(), Some(0 | 6)) {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -338,14 +361,18 @@ fn healthy(service: &Value) -> bool {
     service["state"] == "healthy"
         && members.iter().filter(|m| role(m, &["primary"])).count() == 1
         && members.iter().all(|m| role(m, &["primary", "replica", "sync replica"]) && m["state"] == "running")
-        && (!sync || service["assurance"] == "held" && service["sync_set"].as_array().is_some_and(|s| !s.is_empty()))
+        && (!sync
+            || service["assurance"] == "held"
+                && service["sync_set"].as_array().is_some_and(|s| !s.is_empty()))
 }
 
 fn summary(service: &Value) -> String {
     let members = service["members"].as_array().cloned().unwrap_or_default();
     let each: Vec<String> = members
         .iter()
-        .map(|m| format!("{} {} {} {}", m["node"], m["role"], m["state"], m["trouble"].as_str().unwrap_or("")))
+        .map(|m| {
+            format!("{} {} {} {}", m["node"], m["role"], m["state"], m["trouble"].as_str().unwrap_or(""))
+        })
         .collect();
     format!("{} {} [{}] {}", service["state"], service["assurance"], each.join("; "), service["findings"])
 }

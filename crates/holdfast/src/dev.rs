@@ -2,6 +2,7 @@
 
 use crate::cli::DevArgs;
 use crate::cli::args::Durability;
+use crate::sayln;
 use holdfast_drill::drills::account;
 use holdfast_drill::sandbox::{Options, Sandbox};
 use miette::{IntoDiagnostic, Report, WrapErr};
@@ -25,8 +26,9 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
         port: args.port,
         ..Options::new(exe, args.dir, args.nodes)
     };
-    let mut sandbox = Sandbox::start(options).await.into_diagnostic().wrap_err("could not start the sandbox")?;
-    println!("Starting {} MariaDB servers under {} …", args.nodes, sandbox.dir().display());
+    let mut sandbox =
+        Sandbox::start(options).await.into_diagnostic().wrap_err("could not start the sandbox")?;
+    sayln!("Starting {} MariaDB servers under {} …", args.nodes, sandbox.dir().display());
     let outcome = tokio::select! {
         healthy = sandbox.wait_healthy(Duration::from_secs(120)) => healthy.into_diagnostic().map(|_| ()),
         () = crate::run::asked_to_stop() => return stop(sandbox).await,
@@ -37,12 +39,14 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
         return Err(e.wrap_err(logs));
     }
     banner(&sandbox);
+    let mut said = false;
     loop {
         tokio::select! {
             () = crate::run::asked_to_stop() => return stop(sandbox).await,
             () = tokio::time::sleep(Duration::from_secs(1)) => {
-                if let Err(e) = sandbox.check_running() {
-                    eprintln!("{e}");
+                if let Err(e) = sandbox.check_running() && !said {
+                    said = true;
+                    eprintln!("{e}\nThe others go on. Ctrl-C and start `holdfast dev` again to have it back.");
                 }
             }
         }
@@ -51,20 +55,27 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
 
 fn banner(sandbox: &Sandbox) {
     let account = account();
-    println!("Healthy. Connect through any proxy:\n");
+    sayln!("Healthy. Connect through any proxy:\n");
     for proxy in sandbox.proxies() {
-        println!("  mariadb -h {} -P {} -u {} -p{} {}", proxy.ip(), proxy.port(), account.user, account.password, account.database);
+        sayln!(
+            "  mariadb -h {} -P {} -u {} -p{} {}",
+            proxy.ip(),
+            proxy.port(),
+            account.user,
+            account.password,
+            account.database
+        );
     }
-    println!("\nIn another terminal:\n");
+    sayln!("\nIn another terminal:\n");
     let config = sandbox.config();
     for command in ["status --watch", "switchover", "explain", "history"] {
-        println!("  holdfast --config {} {command}", config.display());
+        sayln!("  holdfast --config {} {command}", config.display());
     }
-    println!("\nCtrl-C stops everything; the data stays in {}.", sandbox.dir().display());
+    sayln!("\nCtrl-C stops everything; the data stays in {}.", sandbox.dir().display());
 }
 
 async fn stop(sandbox: Sandbox) -> Result<crate::cli::Exit, Report> {
-    println!("Stopping …");
+    sayln!("Stopping …");
     sandbox.stop().await.into_diagnostic()?;
     Ok(crate::cli::Exit::Ok)
 }

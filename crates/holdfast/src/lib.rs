@@ -13,4 +13,6 @@ pub mod logging;
 pub mod pki;
 pub mod routes;
 pub mod run;
+#[macro_use]
+mod say;
 pub mod transport;

@@ -21,7 +21,10 @@ pub struct RouteKeeper {
 }
 
 impl RouteKeeper {
-    pub fn new(link: Arc<ControllerLink>, groups: impl Iterator<Item = GroupName>) -> (RouteKeeper, Receivers) {
+    pub fn new(
+        link: Arc<ControllerLink>,
+        groups: impl Iterator<Item = GroupName>,
+    ) -> (RouteKeeper, Receivers) {
         let mut senders = BTreeMap::new();
         let mut receivers = BTreeMap::new();
         for group in groups {
@@ -70,7 +73,10 @@ impl RouteKeeper {
         let mut asked = tokio::task::JoinSet::new();
         for (group, sender) in &self.senders {
             let Some(route) = sender.borrow().clone() else { continue };
-            let Some(writer) = route.snapshot.writer.clone().filter(|_| route.snapshot.gate == Gate::Open) else { continue };
+            let Some(writer) = route.snapshot.writer.clone().filter(|_| route.snapshot.gate == Gate::Open)
+            else {
+                continue;
+            };
             let (link, group) = (self.link.clone(), group.clone());
             asked.spawn(async move {
                 let epoch = route.snapshot.epoch;

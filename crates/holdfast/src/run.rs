@@ -4,8 +4,8 @@ use crate::agent::link::ControllerLink;
 use crate::agent::rejoin::Rejoin;
 use crate::agent::{self, Agent, Instance};
 use crate::api::server::{self, Host};
-use crate::clock::{Clock, unix_s};
 use crate::cli::Exit;
+use crate::clock::{Clock, unix_s};
 use crate::config::{Config, secrets};
 use crate::controller::Office;
 use crate::http::{Access, Client, ClientOptions, Server, ServerOptions};
@@ -35,7 +35,9 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     let topology = &config.topology;
     let node = NodeName::new(name).ok().and_then(|n| topology.node(&n)).cloned();
     let names: Vec<String> = topology.nodes.iter().map(|n| n.name.to_string()).collect();
-    let node = node.ok_or_else(|| miette!(help = format!("nodes: {}", names.join(", ")), "the topology has no node {name:?}"))?;
+    let node = node.ok_or_else(|| {
+        miette!(help = format!("nodes: {}", names.join(", ")), "the topology has no node {name:?}")
+    })?;
     crate::logging::start();
     die_with_parent();
     raise_open_files();
@@ -47,7 +49,8 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     let client = Client::new(ClientOptions { tls: tls.as_ref().map(|t| t.client.clone()), token: None });
     let link = Arc::new(ControllerLink::new(client.clone(), topology.clone()));
 
-    let server = ServerOptions { addr: topology.api_addr(&node), tls: tls.as_ref().map(|t| t.server.clone()) };
+    let server =
+        ServerOptions { addr: topology.api_addr(&node), tls: tls.as_ref().map(|t| t.server.clone()) };
     let api = Server::bind(server).await.into_diagnostic()?;
 
     let mut tasks = JoinSet::new();
@@ -111,7 +114,9 @@ async fn watch_store(store: Option<Arc<Embedded>>) -> Refused {
         let reason = leadership.borrow_and_update().stopped.clone();
         if let Some(reason) = reason.filter(|_| !stopped) {
             stopped = true;
-            tracing::error!("this node's store has stopped: {reason}; it votes no more until it is restarted");
+            tracing::error!(
+                "this node's store has stopped: {reason}; it votes no more until it is restarted"
+            );
         }
         let over = tokio::select! {
             changed = formation.changed() => changed.is_err(),
@@ -161,7 +166,11 @@ fn raise_open_files() {
     }
 }
 
-async fn open_store(topology: &Topology, node: &Node, client: Client) -> Result<Option<Arc<Embedded>>, Report> {
+async fn open_store(
+    topology: &Topology,
+    node: &Node,
+    client: Client,
+) -> Result<Option<Arc<Embedded>>, Report> {
     if !node.voter {
         return Ok(None);
     }
@@ -171,7 +180,12 @@ async fn open_store(topology: &Topology, node: &Node, client: Client) -> Result<
         .filter(|n| n.voter)
         .map(|n| (u64::from(n.id), topology.api_addr(n).to_string()))
         .collect();
-    let options = holdfast_store::embedded::Options::new(node.data_dir.join("store"), u64::from(node.id), &topology.name, voters);
+    let options = holdfast_store::embedded::Options::new(
+        node.data_dir.join("store"),
+        u64::from(node.id),
+        &topology.name,
+        voters,
+    );
     let transport = Arc::new(HttpTransport::new(client, topology));
     let store = Embedded::open(options, transport).await.into_diagnostic().wrap_err("the store")?;
     Ok(Some(Arc::new(store)))
@@ -200,7 +214,9 @@ async fn keep_office(
                     office.send_replace(Some(opened));
                     term = Some((now.term, tasks));
                 }
-                Err(e) => tracing::error!(error = &e as &dyn std::error::Error, "the controller cannot take office"),
+                Err(e) => {
+                    tracing::error!(error = &e as &dyn std::error::Error, "the controller cannot take office")
+                }
             }
         } else if !now.is_me && in_office.is_some() {
             tracing::info!("this node's controller leaves office");
@@ -226,7 +242,10 @@ async fn start_proxies(
         let mut users = Vec::new();
         for user in &service.users {
             let password = secrets::resolve(&user.password).into_diagnostic();
-            users.push((user.name.clone(), password.wrap_err_with(|| format!("the password of {}", user.name))?));
+            users.push((
+                user.name.clone(),
+                password.wrap_err_with(|| format!("the password of {}", user.name))?,
+            ));
         }
         let options = holdfast_proxy::Options {
             group: service.name.clone(),
@@ -267,6 +286,7 @@ fn make_agent(
             session,
             service: service.clone(),
             clock,
+            lost_file: node.data_dir.join(service.name.as_str()).join("lost.json"),
             rejoin: Rejoin::new(service.name.clone(), topology.clone(), engine.clone(), link.clone()),
             engine,
             close_gate: Box::new(move |epoch| {
@@ -278,7 +298,15 @@ fn make_agent(
         }));
     }
     let topology = topology.clone();
-    Ok(Agent::new(agent::Options { node: node.name.clone(), session, topology, clock, link: link.clone(), instances, stir }))
+    Ok(Agent::new(agent::Options {
+        node: node.name.clone(),
+        session,
+        topology,
+        clock,
+        link: link.clone(),
+        instances,
+        stir,
+    }))
 }
 
 /// A number that no other life of this agent had: from the kernel's random source.
@@ -299,7 +327,8 @@ fn make_engine(topology: &Topology, node: &Node, service: &Service) -> Result<Ar
     };
     let mut users = Vec::new();
     for user in &service.users {
-        users.push(UserAccount { account: account(&user.name, &user.password)?, grants: user.grants.clone() });
+        users
+            .push(UserAccount { account: account(&user.name, &user.password)?, grants: user.grants.clone() });
     }
     let spec = Spec {
         group: service.name.clone(),
@@ -314,6 +343,8 @@ fn make_engine(topology: &Topology, node: &Node, service: &Service) -> Result<Ar
         users,
         peers: topology.nodes.iter().map(|n| (n.id, n.name.clone())).collect(),
     };
-    let engine = MySqlEngine::new(spec).into_diagnostic().wrap_err_with(|| format!("the engine of {}", service.name))?;
+    let engine = MySqlEngine::new(spec)
+        .into_diagnostic()
+        .wrap_err_with(|| format!("the engine of {}", service.name))?;
     Ok(Arc::new(engine))
 }

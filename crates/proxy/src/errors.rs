@@ -13,11 +13,12 @@
 //! | 1213 | 40001 | the open transaction was lost in a failover; no commit was in flight | its effects are gone | run the whole transaction again |
 //! | 1243 | HY000 | the prepared statement does not exist | no | prepare it |
 //! | 1317 | 70100 | KILL QUERY while the statement was held | no | nothing |
-//! | 2006 | 08S01 | session state that cannot be moved was lost (temporary table, lock, user variable …) | no | set it up again, then repeat |
-//! | 2013 | 08007 | the connection to the engine broke or was cut while the statement ran | **unknown** | find out before repeating (S13) |
+//! | 1927 | 70100 | session state that cannot be moved was lost (temporary table, lock, user variable …) | no | set it up again, then repeat |
+//! | 1158 | 08007 | the connection to the engine broke or was cut while the statement ran | **unknown** | find out before repeating (S13) |
 //!
-//! 1213, 2006 and 2013 are numbers that drivers and frameworks already act on: run again, connect again, lost in
-//! mid-query. 08007 is the standard's "transaction resolution unknown".
+//! Only numbers that a server may send: clients built on MariaDB Connector/C take one from the client's own range (2006,
+//! 2013) for a malformed packet. 1213 is what frameworks run again on; 1927 is MariaDB's own word for a connection that
+//! was ended from outside, 1158 for one that broke. 08007 is the standard's "transaction resolution unknown".
 
 use holdfast_wire::packet;
 use holdfast_wire::reply::ErrPacket;
@@ -152,8 +153,8 @@ pub fn query_killed() -> ClientError {
 
 pub fn state_lost(group: impl Display, what: impl Display) -> ClientError {
     ClientError::new(
-        2006,
-        b"08S01",
+        1927,
+        b"70100",
         format_args!(
             "{group}: the session moved to another server and lost what cannot be moved ({what}). The statement was NOT executed; set the session up again, then repeat it"
         ),
@@ -162,7 +163,7 @@ pub fn state_lost(group: impl Display, what: impl Display) -> ClientError {
 
 pub fn outcome_unknown(group: impl Display) -> ClientError {
     ClientError::new(
-        2013,
+        1158,
         b"08007",
         format_args!(
             "{group}: the connection to the primary was lost while the statement ran. Its outcome is UNKNOWN: it may or may not have taken effect; check before repeating it"

@@ -108,6 +108,11 @@ impl Sim {
             agent.member.renewed(epoch, if from_answer { now } else { answer.sent });
         }
         if let Some(assignment) = answer.assignment {
+            // A push answers nothing: its `sent` is 0.
+            let taken = agent.member.assignment().is_none_or(|held| held.revision <= assignment.revision);
+            if taken && answer.sent > Millis(0) {
+                agent.member.confirmed(answer.sent);
+            }
             if agent.busy.is_none() {
                 self.agent_assign(node, assignment);
             } else {

@@ -4,6 +4,7 @@
 //! [`Instance::keep_lease`] does nothing but close the instance when its right to write ends, whatever the other
 //! loop is stuck in (S2, S3).
 
+use super::rejoin;
 use crate::clock::Clock;
 use holdfast_core::member::{Member, Verb, VouchRequest};
 use holdfast_core::record::{Assignment, Role, Session};
@@ -11,9 +12,11 @@ use holdfast_core::report::{InstanceReport, Lost, Observed, Process};
 use holdfast_core::topology::Service;
 use holdfast_core::{Epoch, GroupName, Millis, NodeName, limits};
 use holdfast_engine::Engine;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Closes the proxy's gate on this host before the engine is touched (S3).
 pub type CloseGate = Box<dyn Fn(Epoch) + Send + Sync>;
@@ -23,8 +26,9 @@ pub struct Instance {
     service: Service,
     clock: Clock,
     engine: Arc<dyn Engine>,
-    rejoin: super::rejoin::Rejoin,
+    rejoin: rejoin::Rejoin,
     close_gate: CloseGate,
+    lost_file: PathBuf,
     state: Mutex<State>,
     /// Something happened to this instance: look again.
     look: Notify,
@@ -45,6 +49,8 @@ struct State {
     trouble: Option<String>,
     /// The epoch for which the engine was made fit to be opened.
     promoted: Option<Epoch>,
+    /// Why the engine does not start, until it does.
+    refusal: Option<String>,
     stopping: bool,
 }
 
@@ -55,14 +61,18 @@ pub struct Options {
     pub service: Service,
     pub clock: Clock,
     pub engine: Arc<dyn Engine>,
-    pub rejoin: super::rejoin::Rejoin,
+    pub rejoin: rejoin::Rejoin,
     pub close_gate: CloseGate,
+    /// Where the last report of saved writes is kept.
+    pub lost_file: PathBuf,
     pub stir: Arc<Notify>,
 }
 
 impl Instance {
     pub fn new(o: Options) -> Arc<Instance> {
-        let member = Member::new(o.node, o.service.name.clone(), o.session);
+        let mut member = Member::new(o.node, o.service.name.clone(), o.session);
+        let kept = std::fs::read(&o.lost_file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        member.saved(kept);
         let seen = Observed::only(Process::Starting);
         Arc::new(Instance {
             rejoin: o.rejoin,
@@ -70,6 +80,7 @@ impl Instance {
             clock: o.clock,
             engine: o.engine,
             close_gate: o.close_gate,
+            lost_file: o.lost_file,
             state: Mutex::new(State {
                 member,
                 pending: None,
@@ -78,6 +89,7 @@ impl Instance {
                 activity: None,
                 trouble: None,
                 promoted: None,
+                refusal: None,
                 stopping: false,
             }),
             look: Notify::new(),
@@ -197,23 +209,18 @@ impl Instance {
     pub async fn drive(self: Arc<Self>) {
         let mut exits = self.engine.exits();
         let mut last: Option<Verb> = None;
-        if let Err(e) = self.engine.start().await {
-            self.trouble(Some(&e));
+        // What refuses to start is asked again, but not in a spin.
+        let mut start_again = Instant::now();
+        if self.start().await.is_err() {
+            start_again += Duration::from_millis(START_RETRY_MS);
         }
         loop {
-            self.observe().await;
-            self.take_assignment();
-            let (verb, hurry) = {
-                let state = self.lock();
-                let verb =
-                    if state.stopping { None } else { state.member.next(&state.seen, self.clock.now()) };
-                let hurry = match state.member.assignment().map(|a| &a.role) {
-                    Some(Role::Follow { hurry, .. }) => *hurry,
-                    Some(Role::Halt) => state.seen.running() && !state.seen.drained,
-                    _ => false,
-                };
-                (verb, hurry)
-            };
+            // Otherwise a verb's effect might not be seen yet when the next promise is reported.
+            if self.observe().await {
+                self.take_assignment();
+            }
+            let (verb, hurry) = self.next();
+            let verb = verb.filter(|v| *v != Verb::Start || Instant::now() >= start_again);
             if hurry {
                 self.stir.notify_one();
             }
@@ -221,10 +228,16 @@ impl Instance {
             let again = verb.is_some() && verb == last;
             last = verb.clone();
             let failed = match verb {
-                None => false,
+                None => {
+                    self.well();
+                    false
+                }
                 Some(verb) => {
-                    let name = verb_name(&verb);
+                    let (name, starts) = (verb_name(&verb), verb == Verb::Start);
                     let outcome = self.carry_out(verb).await;
+                    if starts && outcome.is_err() {
+                        start_again = Instant::now() + Duration::from_millis(START_RETRY_MS);
+                    }
                     self.note(name, again, &outcome);
                     if outcome.is_ok() && !again {
                         continue;
@@ -243,6 +256,18 @@ impl Instance {
                 _ = exits.changed() => {}
             }
         }
+    }
+
+    /// What to do now, and whether others wait for it.
+    fn next(&self) -> (Option<Verb>, bool) {
+        let state = self.lock();
+        let verb = if state.stopping { None } else { state.member.next(&state.seen, self.clock.now()) };
+        let hurry = match state.member.assignment().map(|a| &a.role) {
+            Some(Role::Follow { hurry, .. }) => *hurry,
+            Some(Role::Halt) => state.seen.running() && !state.seen.drained,
+            Some(Role::Idle | Role::Yield | Role::Lead { .. }) | None => false,
+        };
+        (verb, hurry)
     }
 
     /// Closes the instance at the end of its right to write.
@@ -269,17 +294,21 @@ impl Instance {
         }
     }
 
-    async fn observe(&self) {
+    /// Looks at the engine. `false`: it did not answer, and what is known of it is old.
+    async fn observe(&self) -> bool {
         let process = self.engine.exits().borrow().clone();
-        let mut seen = match super::observe::process(&process) {
-            Some(over) => Ok(Observed::only(over)),
-            None => self
+        let refusal = self.lock().refusal.clone();
+        let mut seen = match (super::observe::process(&process), refusal) {
+            (Some(_), Some(why)) => Ok(Observed::only(Process::Refuses { why })),
+            (Some(over), None) => Ok(Observed::only(over)),
+            (None, _) => self
                 .engine
                 .observe()
                 .await
                 .map(|o| super::observe::observed(o, &self.service, self.rejoin.topology())),
         };
         let now = self.clock.now();
+        let answered = seen.is_ok();
         let mut state = self.lock();
         if let Err(e) = &seen {
             let since = *state.deaf_since.get_or_insert(now);
@@ -292,7 +321,8 @@ impl Instance {
         } else {
             state.deaf_since = None;
         }
-        let Ok(seen) = seen else { return };
+        let Ok(seen) = seen else { return false };
+        let settled = answered || seen.process == Process::Unresponsive;
         if seen.ended() && state.member.leads().is_some() {
             state.member.exited();
         }
@@ -302,15 +332,40 @@ impl Instance {
         if news {
             self.stir.notify_one();
         }
+        settled
     }
 
-    fn note<E: std::error::Error>(&self, verb: &'static str, again: bool, outcome: &Result<(), E>) {
+    /// Starts the engine, and remembers its own words if it refuses.
+    async fn start(&self) -> Result<(), holdfast_engine::Error> {
+        let started = self.engine.start().await;
+        let refusal = match &started {
+            Err(e) if !e.retryable() => Some(e.to_string()),
+            Ok(()) | Err(_) => None,
+        };
+        self.lock().refusal = refusal;
+        if let Err(e) = &started {
+            self.trouble(Some(e));
+        }
+        started
+    }
+
+    /// Nothing is left to do: what went wrong before is over.
+    fn well(&self) {
+        let mut state = self.lock();
+        if state.seen.running() && state.deaf_since.is_none() {
+            state.trouble = None;
+        }
+    }
+
+    fn note(&self, verb: &'static str, again: bool, outcome: &Result<(), Error>) {
         match outcome {
             Ok(()) if again => {}
             Ok(()) => {
                 tracing::info!(group = %self.service.name, verb, "done");
-                self.trouble::<E>(None);
+                self.trouble::<Error>(None);
             }
+            // It is about to be: nothing to tell anybody.
+            Err(Error::Rejoin(rejoin::Error::NotReady(_))) => {}
             Err(e) => self.trouble(Some(e)),
         }
         self.stir.notify_one();
@@ -330,7 +385,7 @@ impl Instance {
 
     async fn carry_out(&self, verb: Verb) -> Result<(), Error> {
         match verb {
-            Verb::Start => self.engine.start().await?,
+            Verb::Start => self.start().await?,
             Verb::Close => self.fence().await,
             Verb::Yield => {
                 let left =
@@ -363,7 +418,7 @@ impl Instance {
             Verb::SaveDivergence { theirs } => {
                 let saved = self.engine.save_divergence(&theirs).await?;
                 let mut state = self.lock();
-                let lost = lost(saved, state.member.promised());
+                let lost = self.keep_lost(saved, state.member.promised());
                 state.member.saved(lost);
             }
             Verb::Reclone { primary } => {
@@ -371,7 +426,7 @@ impl Instance {
                 self.set_activity(None);
                 let saved = done?;
                 let mut state = self.lock();
-                let lost = lost(saved, state.member.promised());
+                let lost = self.keep_lost(saved, state.member.promised());
                 state.member.recloned(lost);
             }
         }
@@ -447,6 +502,18 @@ impl Instance {
         self.stir.notify_one();
     }
 
+    /// What was found that only this instance had, kept so that a restart of the agent does not forget to report it.
+    fn keep_lost(&self, saved: Option<holdfast_engine::Saved>, epoch: Epoch) -> Option<Lost> {
+        let saved = saved?;
+        let file = saved.path.display().to_string();
+        let lost = Lost { transactions: saved.transactions, file, epoch };
+        let text = serde_json::to_vec(&lost).expect("plain data");
+        if let Err(e) = std::fs::write(&self.lost_file, text) {
+            tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "the report of saved writes is not kept");
+        }
+        Some(lost)
+    }
+
     async fn kill(&self) {
         match self.engine.kill().await {
             Ok(()) => self.lock().member.closed(),
@@ -469,14 +536,12 @@ impl Instance {
     }
 }
 
-fn lost(saved: Option<holdfast_engine::Saved>, epoch: Epoch) -> Option<Lost> {
-    saved.map(|s| Lost { transactions: s.transactions, file: s.path.display().to_string(), epoch })
-}
-
 /// How often to look while a handover or a takeover waits for this instance.
 const HURRY_MS: u64 = 15;
 /// How soon to try a failed verb again. Most wait for another host that is about to be ready.
 const RETRY_MS: u64 = 40;
+/// How soon to start an engine again that did not start.
+const START_RETRY_MS: u64 = 3_000;
 /// How long the engine may take to obey [`Verb::Open`].
 const OPEN_BOUND_MS: u64 = 300;
 
@@ -486,7 +551,7 @@ pub enum Error {
     #[error("the engine")]
     Engine(#[from] holdfast_engine::Error),
     #[error("rejoining")]
-    Rejoin(#[from] super::rejoin::Error),
+    Rejoin(#[from] rejoin::Error),
     #[error("the instance does not say what it has received")]
     NoPosition,
     #[error("too little of the lease is left to open; the next renewal will do")]

@@ -3,7 +3,9 @@
 //! The controller is on the store's leader. The link remembers who that was, follows the hint of a voter that is not
 //! it, and else asks the voters in turn. It never decides that a controller is gone: it only fails, in bounded time.
 
-use crate::api::hosts::{AssignmentsQuery, LONG_POLL_MS, Orders, PrimaryPosition, ReportRequest, Routes, SessionRequest, Vouch};
+use crate::api::hosts::{
+    AssignmentsQuery, LONG_POLL_MS, Orders, PrimaryPosition, ReportRequest, Routes, SessionRequest, Vouch,
+};
 use crate::http::{self, Client};
 use holdfast_core::member::VouchRequest;
 use holdfast_core::record::Session;
@@ -64,7 +66,8 @@ impl ControllerLink {
                     return Ok(answer);
                 }
                 Err(e) => {
-                    let hinted = e.leader().and_then(|id| self.voters.iter().position(|v| u64::from(v.id) == id));
+                    let hinted =
+                        e.leader().and_then(|id| self.voters.iter().position(|v| u64::from(v.id) == id));
                     let moved_on = hinted.is_none() && !e.is_not_leader() && e.is_refusal();
                     if moved_on {
                         return Err(Error::Refused(e));
@@ -121,14 +124,16 @@ impl ControllerLink {
 
     /// Long-poll; see [`AssignmentsQuery`].
     pub async fn assignments(&self, node: &NodeName, session: Session, after: u64) -> Result<Orders, Error> {
-        let AssignmentsQuery { node, session, after } = AssignmentsQuery { node: node.clone(), session: session.0, after };
+        let AssignmentsQuery { node, session, after } =
+            AssignmentsQuery { node: node.clone(), session: session.0, after };
         let path = format!("/v1/host/assignments?node={node}&session={session}&after={after}");
         self.get(&path, ANSWER + Duration::from_millis(LONG_POLL_MS)).await
     }
 
     /// Long-poll.
     pub async fn routes(&self, after: u64) -> Result<Routes, Error> {
-        self.get(&format!("/v1/host/routes?after={after}"), ANSWER + Duration::from_millis(LONG_POLL_MS)).await
+        self.get(&format!("/v1/host/routes?after={after}"), ANSWER + Duration::from_millis(LONG_POLL_MS))
+            .await
     }
 
     // ---- other agents ----
@@ -136,19 +141,29 @@ impl ControllerLink {
     /// S14. Anything but a clear yes is a no.
     pub async fn vouch(&self, node: &NodeName, ask: &VouchRequest) -> bool {
         let Some(target) = self.target_of(node) else { return false };
-        let answer: Result<Vouch, _> = self.client.post(&target, "/v1/host/vouch", ask, Duration::from_millis(400)).await;
+        let answer: Result<Vouch, _> =
+            self.client.post(&target, "/v1/host/vouch", ask, Duration::from_millis(400)).await;
         answer.is_ok_and(|v| v.yes)
     }
 
     /// The position of a primary, from its own agent.
-    pub async fn position(&self, node: &NodeName, group: &GroupName, epoch: u64) -> Result<PrimaryPosition, http::Error> {
+    pub async fn position(
+        &self,
+        node: &NodeName,
+        group: &GroupName,
+        epoch: u64,
+    ) -> Result<PrimaryPosition, http::Error> {
         let target = self.target_of(node).ok_or_else(|| http::Error::unknown_node(node))?;
         let path = format!("/v1/host/instance/{group}/position?epoch={epoch}");
         self.client.get(&target, &path, Duration::from_millis(500)).await
     }
 
     /// Whether the primary still leads, from its own agent.
-    pub async fn lead(&self, node: &NodeName, group: &GroupName) -> Result<crate::api::hosts::Lead, http::Error> {
+    pub async fn lead(
+        &self,
+        node: &NodeName,
+        group: &GroupName,
+    ) -> Result<crate::api::hosts::Lead, http::Error> {
         let target = self.target_of(node).ok_or_else(|| http::Error::unknown_node(node))?;
         self.client.get(&target, &format!("/v1/host/instance/{group}/lead"), Duration::from_millis(400)).await
     }

@@ -67,7 +67,10 @@ impl Agent {
         tasks.spawn(self.clone().gather_vouchers());
         while let Some(ended) = tasks.join_next().await {
             if let Err(e) = ended {
-                tracing::error!(error = &e as &dyn std::error::Error, "a task of the agent ended; its instance fences itself");
+                tracing::error!(
+                    error = &e as &dyn std::error::Error,
+                    "a task of the agent ended; its instance fences itself"
+                );
             }
         }
     }
@@ -102,7 +105,12 @@ impl Agent {
         let sent = self.options.clock.now();
         let instances = self.options.instances.iter().map(|i| i.report()).collect();
         let renew = self.due_renewals(sent);
-        let request = ReportRequest { node: self.options.node.clone(), session: self.options.session, instances, renew };
+        let request = ReportRequest {
+            node: self.options.node.clone(),
+            session: self.options.session,
+            instances,
+            renew,
+        };
         let orders = self.options.link.report(&request).await?;
         for renewal in &orders.renewed {
             if let Some(instance) = self.instance(&renewal.group) {
@@ -122,7 +130,8 @@ impl Agent {
                 last.remove(instance.group());
                 continue;
             };
-            let recent = last.get(instance.group()).is_some_and(|t| now.since(*t) < limits::LEASE_RENEW_EVERY_MS);
+            let recent =
+                last.get(instance.group()).is_some_and(|t| now.since(*t) < limits::LEASE_RENEW_EVERY_MS);
             if !recent || !instance.has_lease(epoch) {
                 last.insert(instance.group().clone(), now);
                 due.push(Renewal { group: instance.group().clone(), epoch });

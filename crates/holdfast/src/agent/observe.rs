@@ -22,7 +22,8 @@ pub fn observed(o: Observation, service: &Service, topology: &Topology) -> Obser
     let mut unsafe_settings = o.unsafe_settings;
     if !o.foreign_replicas.is_empty() {
         let ids: Vec<String> = o.foreign_replicas.iter().map(u32::to_string).collect();
-        unsafe_settings.push(format!("replicas that are no members are connected (server ids {})", ids.join(", ")));
+        unsafe_settings
+            .push(format!("replicas that are no members are connected (server ids {})", ids.join(", ")));
     }
     Observed {
         process: Process::Running,
@@ -58,7 +59,12 @@ fn upstream(u: holdfast_engine::Upstream, service: &Service, topology: &Topology
         ThreadState::Failed { code, text } => Some(format!("{code}: {text}")),
         ThreadState::Running | ThreadState::Connecting { .. } | ThreadState::Stopped => None,
     };
-    Upstream { node: u.addr.and_then(|a| member_at(a, service, topology)), stream, apply_error, lag_ms: u.lag_ms }
+    Upstream {
+        node: u.addr.and_then(|a| member_at(a, service, topology)),
+        stream,
+        apply_error,
+        lag_ms: u.lag_ms,
+    }
 }
 
 fn member_at(addr: SocketAddr, service: &Service, topology: &Topology) -> Option<NodeName> {

@@ -17,6 +17,8 @@ use tokio::sync::watch;
 pub enum Error {
     #[error("{0} does not say what it has")]
     Position(NodeName, #[source] http::Error),
+    #[error("{0} does not lead yet")]
+    NotReady(NodeName),
     #[error("{0} does not give its data")]
     Donor(NodeName, #[source] http::Error),
     #[error("the topology has no node {0}")]
@@ -34,7 +36,12 @@ pub struct Rejoin {
 }
 
 impl Rejoin {
-    pub fn new(group: GroupName, topology: Topology, engine: Arc<dyn Engine>, link: Arc<ControllerLink>) -> Rejoin {
+    pub fn new(
+        group: GroupName,
+        topology: Topology,
+        engine: Arc<dyn Engine>,
+        link: Arc<ControllerLink>,
+    ) -> Rejoin {
         Rejoin { group, topology, engine, link }
     }
 
@@ -44,8 +51,11 @@ impl Rejoin {
 
     /// What the primary of `epoch` has, asked now: later than anything this instance received.
     pub async fn position_of(&self, primary: &NodeName, epoch: Epoch) -> Result<Position, Error> {
-        let answer = self.link.position(primary, &self.group, epoch.0).await;
-        Ok(answer.map_err(|e| Error::Position(primary.clone(), e))?.position)
+        match self.link.position(primary, &self.group, epoch.0).await {
+            Ok(answer) => Ok(answer.position),
+            Err(e) if e.is_refusal() => Err(Error::NotReady(primary.clone())),
+            Err(e) => Err(Error::Position(primary.clone(), e)),
+        }
     }
 
     pub fn engine_addr(&self, node: &NodeName, service: &Service) -> Result<SocketAddr, Error> {
@@ -55,7 +65,8 @@ impl Rejoin {
 
     /// Replaces all data by the donor's. What the donor does not have was saved first.
     pub async fn reclone(&self, donor: &NodeName, say: impl Fn(String)) -> Result<Option<Saved>, Error> {
-        let body = self.link.clone_stream(donor, &self.group).await.map_err(|e| Error::Donor(donor.clone(), e))?;
+        let body =
+            self.link.clone_stream(donor, &self.group).await.map_err(|e| Error::Donor(donor.clone(), e))?;
         let (progress, mut seen) = watch::channel(CloneProgress::default());
         let cloning = self.engine.as_ref().clone_into(Box::pin(body), progress);
         tokio::pin!(cloning);
@@ -69,8 +80,13 @@ impl Rejoin {
 }
 
 fn progress_text(donor: &NodeName, p: &CloneProgress) -> String {
-    let mib = |bytes: u64| bytes >> 20;
-    format!("rebuilding from {donor}: {:?}, {} MiB received of up to {} MiB", p.phase, mib(p.received_bytes), mib(p.data_bytes))
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let phase = format!("{:?}", p.phase).to_lowercase();
+    format!(
+        "rebuilding from {donor}: {phase}, {:.1} MiB received (compressed) for {:.1} MiB of data",
+        mib(p.received_bytes),
+        mib(p.data_bytes)
+    )
 }
 
 /// The donor's side: the stream as an HTTP body of unknown length. It checks itself, so a broken connection does not

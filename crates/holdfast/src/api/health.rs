@@ -32,7 +32,8 @@ fn answer(host: &Host, which: &Which, what: &str, fits: impl Fn(&InstanceReport)
 /// 200 if the instance may take writes right now.
 pub(super) async fn primary(State(host): State<Host>, Query(which): Query<Which>) -> Response {
     let leads = |r: &InstanceReport| {
-        r.leads.is_some() && host.agent.instance(&r.group).and_then(|i| i.lead()).is_some_and(|(_, for_ms)| for_ms > 0)
+        r.leads.is_some()
+            && host.agent.instance(&r.group).and_then(|i| i.lead()).is_some_and(|(_, for_ms)| for_ms > 0)
     };
     answer(&host, &which, "primary", leads)
 }
@@ -42,7 +43,10 @@ pub(super) async fn replica(State(host): State<Host>, Query(which): Query<Which>
     let most = which.lag.unwrap_or(limits::READ_LAG_MS);
     let fits = |r: &InstanceReport| {
         let up = r.seen.upstream.as_ref();
-        r.running() && up.is_some_and(|u| u.stream == Stream::Up && u.apply_error.is_none() && u.lag_ms.is_some_and(|l| l <= most))
+        r.running()
+            && up.is_some_and(|u| {
+                u.stream == Stream::Up && u.apply_error.is_none() && u.lag_ms.is_some_and(|l| l <= most)
+            })
     };
     answer(&host, &which, "replica", fits)
 }

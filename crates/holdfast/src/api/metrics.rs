@@ -33,27 +33,40 @@ pub(super) async fn metrics(State(host): State<Host>) -> Response {
 fn instances(page: &mut Page, host: &Host) {
     let reports: Vec<_> = host.agent.instances().iter().map(|i| i.report()).collect();
     let node = host.node.as_str();
-    let mut family = |name: &str, help: &str, value: &dyn Fn(&holdfast_core::report::InstanceReport) -> Option<u64>| {
-        page.family(name, "gauge", help);
-        for r in &reports {
-            if let Some(v) = value(r) {
-                page.sample(name, &[("node", node), ("service", r.group.as_str())], v);
+    let mut family =
+        |name: &str, help: &str, value: &dyn Fn(&holdfast_core::report::InstanceReport) -> Option<u64>| {
+            page.family(name, "gauge", help);
+            for r in &reports {
+                if let Some(v) = value(r) {
+                    page.sample(name, &[("node", node), ("service", r.group.as_str())], v);
+                }
             }
-        }
-    };
+        };
     family("holdfast_instance_running", "1 if the engine runs and answers.", &|r| Some(r.running().into()));
-    family("holdfast_instance_primary", "1 if the instance is open for writes.", &|r| Some(r.leads.is_some().into()));
+    family("holdfast_instance_primary", "1 if the instance is open for writes.", &|r| {
+        Some(r.leads.is_some().into())
+    });
     family("holdfast_instance_epoch", "The epoch this agent has promised.", &|r| Some(r.promised.0));
-    family("holdfast_instance_connections", "Client connections to the engine.", &|r| Some(r.seen.connections.into()));
-    family("holdfast_instance_lag_milliseconds", "Replication lag.", &|r| r.seen.upstream.as_ref().and_then(|u| u.lag_ms));
-    family("holdfast_instance_ackers", "Connected replicas that acknowledge.", &|r| Some(r.seen.ackers.len() as u64));
-    family("holdfast_instance_free_disk_bytes", "Free space below the data directory.", &|r| r.seen.free_disk_bytes);
+    family("holdfast_instance_connections", "Client connections to the engine.", &|r| {
+        Some(r.seen.connections.into())
+    });
+    family("holdfast_instance_lag_milliseconds", "Replication lag.", &|r| {
+        r.seen.upstream.as_ref().and_then(|u| u.lag_ms)
+    });
+    family("holdfast_instance_ackers", "Connected replicas that acknowledge.", &|r| {
+        Some(r.seen.ackers.len() as u64)
+    });
+    family("holdfast_instance_free_disk_bytes", "Free space below the data directory.", &|r| {
+        r.seen.free_disk_bytes
+    });
     family("holdfast_instance_unsafe_settings", "Engine settings that break a promise.", &|r| {
         Some(r.seen.unsafe_settings.len() as u64)
     });
-    family("holdfast_instance_saved_transactions", "Transactions only this instance had, saved before a rebuild.", &|r| {
-        Some(r.lost.as_ref().map_or(0, |l| l.transactions))
-    });
+    family(
+        "holdfast_instance_saved_transactions",
+        "Transactions only this instance had, saved before a rebuild.",
+        &|r| Some(r.lost.as_ref().map_or(0, |l| l.transactions)),
+    );
 }
 
 type ProxyMetric = (&'static str, &'static str, &'static str, fn(&Stats) -> u64);
@@ -71,9 +84,13 @@ const PROXY: &[ProxyMetric] = &[
     ("errors_connections_total", "counter", "Errors told: connection limit.", |s| s.errors_connections),
     ("errors_login_total", "counter", "Errors told: login refused.", |s| s.errors_login),
     ("errors_held_total", "counter", "Errors told: held too long or too much held.", |s| s.errors_held),
-    ("errors_transaction_lost_total", "counter", "Errors told: transaction lost.", |s| s.errors_transaction_lost),
+    ("errors_transaction_lost_total", "counter", "Errors told: transaction lost.", |s| {
+        s.errors_transaction_lost
+    }),
     ("errors_state_lost_total", "counter", "Errors told: session state lost.", |s| s.errors_state_lost),
-    ("errors_outcome_unknown_total", "counter", "Errors told: outcome unknown.", |s| s.errors_outcome_unknown),
+    ("errors_outcome_unknown_total", "counter", "Errors told: outcome unknown.", |s| {
+        s.errors_outcome_unknown
+    }),
     ("errors_protocol_total", "counter", "Errors told: protocol.", |s| s.errors_protocol),
 ];
 

@@ -1,8 +1,8 @@
 //! The OpenAPI document of what people and scripts use, generated from the handlers.
 
 use super::people::{
-    Accepted, Explanation, FailoverRequest, Finding, History, LostStatus, MemberStatus, NodeStatus, PlanStatus,
-    ReinitRequest, ServiceStatus, Status, StepStatus, SwitchoverRequest,
+    Accepted, Explanation, FailoverRequest, Finding, History, LostStatus, MemberStatus, NodeStatus,
+    PlanStatus, ReinitRequest, ServiceStatus, Status, StepStatus, SwitchoverRequest,
 };
 use super::server;
 use crate::http::Problem;
@@ -10,7 +10,10 @@ use utoipa::OpenApi;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Holdfast", description = "The API behind the CLI. Viewer or operator tokens go in `Authorization: Bearer`."),
+    info(
+        title = "Holdfast",
+        description = "The API behind the CLI. Viewer or operator tokens go in `Authorization: Bearer`."
+    ),
     paths(
         server::status,
         server::history,
@@ -22,8 +25,21 @@ use utoipa::OpenApi;
         server::reinit
     ),
     components(schemas(
-        Accepted, Explanation, FailoverRequest, Finding, History, LostStatus, MemberStatus, NodeStatus, PlanStatus,
-        Problem, ReinitRequest, ServiceStatus, Status, StepStatus, SwitchoverRequest
+        Accepted,
+        Explanation,
+        FailoverRequest,
+        Finding,
+        History,
+        LostStatus,
+        MemberStatus,
+        NodeStatus,
+        PlanStatus,
+        Problem,
+        ReinitRequest,
+        ServiceStatus,
+        Status,
+        StepStatus,
+        SwitchoverRequest
     ))
 )]
 struct Document;

@@ -1,7 +1,12 @@
 //! The routes of the HTTP API and who may use them.
 
-use super::hosts::{AssignmentsQuery, Lead, Orders, PrimaryPosition, ReportRequest, Routes, RoutesQuery, SessionRequest, Vouch};
-use super::people::{Accepted, Explanation, FailoverRequest, History, ReinitRequest, Status, SwitchoverRequest};
+use super::hosts::{
+    AssignmentsQuery, Lead, Orders, PrimaryPosition, ReportRequest, Routes, RoutesQuery, SessionRequest,
+    Vouch,
+};
+use super::people::{
+    Accepted, Explanation, FailoverRequest, History, ReinitRequest, Status, SwitchoverRequest,
+};
 use super::{health, metrics};
 use crate::agent::Agent;
 use crate::controller::{Error as ControllerError, Office};
@@ -83,11 +88,15 @@ impl From<ControllerError> for Problem {
         let says = crate::agent::chain(&e);
         match e {
             ControllerError::NotInOffice { leader } => Problem::not_leader(leader),
-            ControllerError::Store(holdfast_store::Error::NotLeader { leader }) => Problem::not_leader(leader),
+            ControllerError::Store(holdfast_store::Error::NotLeader { leader }) => {
+                Problem::not_leader(leader)
+            }
             ControllerError::Store(_) => Problem::unavailable(says)
                 .hint("a majority of the voters must be up; see `holdfast status` on each, and the logs"),
             ControllerError::UnknownSession(_) => Problem::unknown_session(says),
-            ControllerError::UnknownService(_) => Problem::not_found(says).hint("`holdfast status` lists the services"),
+            ControllerError::UnknownService(_) => {
+                Problem::not_found(says).hint("`holdfast status` lists the services")
+            }
             ControllerError::Refused(_) => Problem::refused(says),
             ControllerError::Conflict(_) => Problem::conflict(says),
             ControllerError::Unreadable { .. } => {
@@ -123,7 +132,11 @@ async fn vouch(State(host): State<Host>, Json(ask): Json<VouchRequest>) -> Answe
     Ok(Json(Vouch { yes }))
 }
 
-async fn raft(State(host): State<Host>, Path(kind): Path<String>, body: axum::body::Bytes) -> Result<Vec<u8>, Problem> {
+async fn raft(
+    State(host): State<Host>,
+    Path(kind): Path<String>,
+    body: axum::body::Bytes,
+) -> Result<Vec<u8>, Problem> {
     let store = host.store.as_ref().ok_or_else(|| Problem::refused("this node is no voter"))?;
     let kind = crate::transport::kind(&kind)
         .ok_or_else(|| Problem::not_found(format!("there is no Raft message {kind:?}")))?;
@@ -135,22 +148,34 @@ struct EpochQuery {
     epoch: u64,
 }
 
-async fn position(State(host): State<Host>, Path(group): Path<String>, Query(q): Query<EpochQuery>) -> Answer<PrimaryPosition> {
+async fn position(
+    State(host): State<Host>,
+    Path(group): Path<String>,
+    Query(q): Query<EpochQuery>,
+) -> Answer<PrimaryPosition> {
     let instance = instance(&host, &group)?;
     let position = instance.position(Epoch(q.epoch)).await;
-    let position = position.ok_or_else(|| Problem::refused(format!("{} does not lead {group} in epoch {} yet", host.node, q.epoch)))?;
+    let position = position.ok_or_else(|| {
+        Problem::refused(format!("{} does not lead {group} in epoch {} yet", host.node, q.epoch))
+    })?;
     Ok(Json(PrimaryPosition { position }))
 }
 
 async fn lead(State(host): State<Host>, Path(group): Path<String>) -> Answer<Lead> {
     let lead = instance(&host, &group)?.lead();
-    let (epoch, for_ms) = lead.ok_or_else(|| Problem::refused(format!("{} does not lead {group}", host.node)))?;
+    let (epoch, for_ms) =
+        lead.ok_or_else(|| Problem::refused(format!("{} does not lead {group}", host.node)))?;
     Ok(Json(Lead { epoch, for_ms }))
 }
 
-async fn clone_stream(State(host): State<Host>, Path(group): Path<String>) -> Result<axum::response::Response, Problem> {
+async fn clone_stream(
+    State(host): State<Host>,
+    Path(group): Path<String>,
+) -> Result<axum::response::Response, Problem> {
     let instance = instance(&host, &group)?;
-    crate::agent::rejoin::serve_clone(instance).await.map_err(|e| Problem::unavailable(crate::agent::chain(&e)))
+    crate::agent::rejoin::serve_clone(instance)
+        .await
+        .map_err(|e| Problem::unavailable(crate::agent::chain(&e)))
 }
 
 fn instance<'h>(host: &'h Host, group: &str) -> Result<&'h Arc<crate::agent::Instance>, Problem> {
@@ -188,7 +213,10 @@ pub(super) async fn switchover(
     let office = host.office()?;
     let accepted = office.amend(&service, |w, record| {
         let to = q.to.as_deref().map(node_name).transpose()?;
-        let p = record.primary().cloned().ok_or("there is no primary to switch over from; see `holdfast explain`")?;
+        let p = record
+            .primary()
+            .cloned()
+            .ok_or("there is no primary to switch over from; see `holdfast explain`")?;
         let to = holdfast_core::decide::switchover_target(w, &p, to.as_ref())?;
         let says = format!("switching over from {} to {to}", p.node);
         record.wish = Some(Wish::Switchover { to: Some(to) });
@@ -249,8 +277,14 @@ pub(super) async fn reinit(
         if !w.service.members.contains(&node) {
             return Err(format!("{node} is not a member of {}", w.group()));
         }
-        if record.primary().is_none_or(|p| p.node == node) {
-            return Err(format!("{node} is the primary, or there is none: a donor is needed; switch over first"));
+        let Some(primary) = record.primary() else {
+            return Err(format!(
+                "{} has no primary to take the data from; see `holdfast explain`",
+                w.group()
+            ));
+        };
+        if primary.node == node {
+            return Err(format!("{node} is the primary; `holdfast switchover` first"));
         }
         let report = w.fresh(&node).ok_or(format!("{node} is not reporting"))?;
         record.reinit.insert(node.clone(), report.session);

@@ -68,10 +68,7 @@ pub enum Command {
         output: Output,
     },
     /// Rebuild a member's data from the primary
-    Reinit {
-        node: String,
-        service: Option<String>,
-    },
+    Reinit { node: String, service: Option<String> },
     /// Check or describe the topology file
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -161,5 +158,7 @@ pub enum Output {
 
 /// Prints completions for a shell.
 pub fn completions(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut script);
+    crate::say!("{}", String::from_utf8_lossy(&script));
 }

@@ -28,7 +28,7 @@ impl Api {
         if let Some(dir) = &config.topology.tls_dir {
             options.tls = Some(pki::authority_tls(dir, unix_s()).map_err(Report::new)?);
             let file = token_file.map_or_else(|| dir.join("operator.token"), Path::to_path_buf);
-            options.token = Some(token(&file)?);
+            options.token = Some(token(&file).map_err(Failure::refused)?);
         }
         Ok(Api { client: Client::new(options), topology: config.topology })
     }
@@ -38,7 +38,10 @@ impl Api {
         F: Future<Output = Result<A, Error>>,
     {
         let voters: Vec<_> = self.topology.nodes.iter().filter(|n| n.voter).collect();
-        let target = |n: &holdfast_core::topology::Node| Target { node: n.name.clone(), addr: self.topology.api_addr(n) };
+        let target = |n: &holdfast_core::topology::Node| Target {
+            node: n.name.clone(),
+            addr: self.topology.api_addr(n),
+        };
         let mut failures = Vec::new();
         let mut next = 0;
         // Each voter once, and once more whom one of them named.
@@ -60,14 +63,19 @@ impl Api {
         }
         failures.sort();
         failures.dedup();
-        let help = "start `holdfast run` on a majority of the voters, and look at their logs";
+        let help =
+            "a majority of the voters must run and reach each other; their logs say what they wait for";
         Err(Failure::unreachable(miette!(help = help, "no controller answers:\n  {}", failures.join("\n  "))))
     }
 
     async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
         self.ask(|target| async move { self.client.get(&target, path, ANSWER).await }).await
     }
-    pub async fn post<Q: Serialize + Sync, A: DeserializeOwned>(&self, path: &str, body: &Q) -> Result<A, Failure> {
+    pub async fn post<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Q,
+    ) -> Result<A, Failure> {
         self.ask(|target| async move { self.client.post(&target, path, body, ANSWER).await }).await
     }
 
@@ -89,9 +97,13 @@ impl Api {
         let mut fitting = services.into_iter().filter(|s| name.is_none_or(|n| s.service == n));
         match (fitting.next(), fitting.next(), name) {
             (Some(one), None, _) => Ok(one),
-            (Some(_), Some(_), _) => Err(Failure::refused(miette!(help = help, "there are several services; name one"))),
+            (Some(_), Some(_), _) => {
+                Err(Failure::refused(miette!(help = help, "there are several services; name one")))
+            }
             (None, _, Some(n)) => Err(Failure::refused(miette!(help = help, "there is no service {n:?}"))),
-            (None, _, None) => Err(Failure::refused(miette!("the controller knows no service yet; try again in a moment"))),
+            (None, _, None) => {
+                Err(Failure::refused(miette!("the controller knows no service yet; try again in a moment")))
+            }
         }
     }
 }
@@ -107,6 +119,7 @@ fn refused(e: &Error) -> Failure {
 
 fn token(path: &Path) -> Result<Password, Report> {
     let text = std::fs::read_to_string(path).into_diagnostic();
-    let text = text.wrap_err_with(|| format!("the token file {}; name another with --token-file", path.display()))?;
+    let text =
+        text.wrap_err_with(|| format!("the token file {}; name another with --token-file", path.display()))?;
     Ok(Password::new(text.trim()))
 }

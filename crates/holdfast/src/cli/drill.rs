@@ -3,6 +3,7 @@
 use super::args::{self, DrillCommand, Output};
 use super::exit::{Exit, Failure};
 use super::output::table;
+use crate::{say, sayln};
 use holdfast_drill::drills::{self, Drill, Round};
 use holdfast_drill::sandbox::{Options, Sandbox};
 use miette::{IntoDiagnostic, WrapErr};
@@ -15,7 +16,7 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
     match command {
         DrillCommand::List => {
             for d in [Drill::KillEngine, Drill::Switchover] {
-                println!("{:<12} {}", name(d), d.describe());
+                sayln!("{:<12} {}", name(d), d.describe());
             }
             Ok(Exit::Ok)
         }
@@ -30,10 +31,18 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
             Ok(verdict(&rounds))
         }
         DrillCommand::Demo => {
-            println!("Three MariaDB servers under Holdfast on loopback, four clients writing through the proxies.\n");
-            let rounds =
-                on_sandbox(None, args::Durability::Sync, true, &[(Drill::KillEngine, 1), (Drill::Switchover, 1)], 4).await?;
-            println!();
+            sayln!(
+                "Three MariaDB servers under Holdfast on loopback, four clients writing through the proxies.\n"
+            );
+            let rounds = on_sandbox(
+                None,
+                args::Durability::Sync,
+                true,
+                &[(Drill::KillEngine, 1), (Drill::Switchover, 1)],
+                4,
+            )
+            .await?;
+            sayln!();
             for r in &rounds {
                 demo_round(r);
             }
@@ -62,7 +71,8 @@ async fn on_sandbox(
     writers: u8,
 ) -> Result<Vec<Round>, Failure> {
     let keep = dir.is_some();
-    let dir = dir.unwrap_or_else(|| std::env::temp_dir().join(format!("holdfast-drill-{}", std::process::id())));
+    let dir =
+        dir.unwrap_or_else(|| std::env::temp_dir().join(format!("holdfast-drill-{}", std::process::id())));
     let durability = crate::dev::durability(durability);
     let exe = std::env::current_exe().into_diagnostic().wrap_err("could not find this program's own file")?;
     let options = Options { durability: durability.to_string(), ..Options::new(exe, &dir, 3) };
@@ -94,9 +104,17 @@ async fn rounds(
     for (drill, count) in plan {
         for number in 0..*count {
             let id = all.len() as u64 + 1;
-            let round = drills::round(sandbox, *drill, durability, id, writers).await.map_err(|e| failed(e, "drilling"))?;
+            let round = drills::round(sandbox, *drill, durability, id, writers)
+                .await
+                .map_err(|e| failed(e, "drilling"))?;
             if talk {
-                println!("{} {}/{count}: outage {} ms, lost {}", name(*drill), number + 1, round.outage_ms, round.lost);
+                sayln!(
+                    "{} {}/{count}: outage {} ms, lost {}",
+                    name(*drill),
+                    number + 1,
+                    round.outage_ms,
+                    round.lost
+                );
             }
             all.push(round);
         }
@@ -111,8 +129,9 @@ fn failed(e: impl std::error::Error + Send + Sync + 'static, doing: &'static str
 fn print(rounds: &[Round], output: Output) {
     let (median, worst) = drills::outages(rounds);
     if output == Output::Json {
-        let value = serde_json::json!({ "rounds": rounds, "outage_ms": { "median": median, "worst": worst } });
-        println!("{}", serde_json::to_string_pretty(&value).expect("plain data"));
+        let value =
+            serde_json::json!({ "rounds": rounds, "outage_ms": { "median": median, "worst": worst } });
+        sayln!("{}", serde_json::to_string_pretty(&value).expect("plain data"));
         return;
     }
     let rows: Vec<Vec<String>> = rounds
@@ -134,10 +153,10 @@ fn print(rounds: &[Round], output: Output) {
         })
         .collect();
     let head = ["DRILL", "PRIMARY", "OUTAGE ms", "ACKED", "LOST", "REPORTED", "UNKNOWN", "ERRORS", "BROKEN"];
-    print!("\n{}", table(&head, &rows));
-    println!("  outage: median {median} ms, worst {worst} ms");
+    say!("\n{}", table(&head, &rows));
+    sayln!("  outage: median {median} ms, worst {worst} ms");
     for error in rounds.iter().flat_map(|r| &r.errors) {
-        println!("  a client saw: {error}");
+        sayln!("  a client saw: {error}");
     }
 }
 
@@ -146,12 +165,19 @@ fn demo_round(r: &Round) {
         Drill::KillEngine => format!("SIGKILL to the primary on {}; {} took over", r.from, r.to),
         Drill::Switchover => format!("Planned switchover from {} to {}", r.from, r.to),
     };
-    println!("{what}. What the clients saw:");
-    println!("  outage {} ms   acknowledged {}   lost {}   unknown {}   errors {}", r.outage_ms, r.acked, r.lost, r.unknown, r.client_errors);
+    sayln!("{what}. What the clients saw:");
+    sayln!(
+        "  outage {} ms   acknowledged {}   lost {}   unknown {}   errors {}",
+        r.outage_ms,
+        r.acked,
+        r.lost,
+        r.unknown,
+        r.client_errors
+    );
     for error in &r.errors {
-        println!("    {error}");
+        sayln!("    {error}");
     }
     for broken in &r.broken {
-        println!("  BROKEN PROMISE: {broken}");
+        sayln!("  BROKEN PROMISE: {broken}");
     }
 }

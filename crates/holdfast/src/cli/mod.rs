@@ -11,13 +11,16 @@ pub use args::{Cli, Command, DevArgs};
 pub use exit::{Exit, Failure};
 
 use crate::config::{self, Config};
+use crate::{say, sayln};
 use client::Api;
 use std::path::{Path, PathBuf};
 
 /// Carries out a parsed command line.
 pub async fn execute(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
-        Command::Run { node } => crate::run::run(&load(cli.config.as_deref())?.0, &node).await.map_err(Failure::from),
+        Command::Run { node } => {
+            crate::run::run(&load(cli.config.as_deref())?.0, &node).await.map_err(Failure::from)
+        }
         Command::Dev(args) => crate::dev::dev(args).await.map_err(Failure::from),
         Command::Status { watch, output } => {
             let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
@@ -55,12 +58,15 @@ pub async fn execute(cli: Cli) -> Result<Exit, Failure> {
             let path = file.or(cli.config).unwrap_or_else(default_config);
             let (config, path) = load(Some(&path))?;
             let (nodes, services) = (config.topology.nodes.len(), config.topology.services.len());
-            print!("{}", config.warnings.render(false, exit::TEXT_COLUMNS));
-            println!("{}: no mistakes. {nodes} nodes, {services} services.", path.display());
+            if config.warnings.findings.is_empty() {
+                sayln!("{}: no mistakes. Nodes: {nodes}. Services: {services}.", path.display());
+            } else {
+                say!("{}", config.warnings.render(false, exit::TEXT_COLUMNS));
+            }
             Ok(Exit::Ok)
         }
         Command::Config(args::ConfigCommand::Schema) => {
-            println!("{}", config::document::json_schema());
+            sayln!("{}", config::document::json_schema());
             Ok(Exit::Ok)
         }
         Command::Init { dir, renew } => {

@@ -5,13 +5,14 @@ use super::client::Api;
 use super::exit::{Exit, Failure};
 use crate::api::people::{Finding, ServiceStatus, Status};
 use crate::config::Config;
+use crate::{say, sayln};
 use miette::{Report, miette};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 fn json(value: &impl Serialize) {
-    println!("{}", serde_json::to_string_pretty(value).expect("plain data"));
+    sayln!("{}", serde_json::to_string_pretty(value).expect("plain data"));
 }
 
 /// Left-aligned columns, as wide as their widest cell.
@@ -40,14 +41,14 @@ pub async fn status(api: &Api, watch: bool, output: Output) -> Result<Exit, Fail
             let status = status?;
             match output {
                 Output::Json => json(&status),
-                Output::Table => print!("{}", status_text(&status)),
+                Output::Table => say!("{}", status_text(&status)),
             }
             let findings: Vec<Finding> = status.services.into_iter().flat_map(|s| s.findings).collect();
             return Ok(Exit::of(&findings));
         }
         match (status, output) {
-            (Ok(status), Output::Json) => println!("{}", serde_json::to_string(&status).expect("plain data")),
-            (Ok(status), Output::Table) => print!("\x1b[2J\x1b[H{}", status_text(&status)),
+            (Ok(status), Output::Json) => sayln!("{}", serde_json::to_string(&status).expect("plain data")),
+            (Ok(status), Output::Table) => say!("\x1b[2J\x1b[H{}", status_text(&status)),
             (Err(e), _) => eprintln!("{}", e.text()),
         }
         tokio::select! {
@@ -61,7 +62,9 @@ fn status_text(status: &Status) -> String {
     let mut out = format!("{}: controller on {}\n", status.name, status.controller);
     let silent = status.nodes.iter().filter(|n| n.heard_ms_ago.is_none_or(|ms| ms > 1_000));
     for node in silent {
-        let since = node.heard_ms_ago.map_or("never reported".to_string(), |ms| format!("silent for {:.1} s", ms as f64 / 1e3));
+        let since = node
+            .heard_ms_ago
+            .map_or("never reported".to_string(), |ms| format!("silent for {:.1} s", ms as f64 / 1e3));
         out.push_str(&format!("  ! node {} ({}): {since}\n", node.node, node.address));
     }
     for service in &status.services {
@@ -72,7 +75,8 @@ fn status_text(status: &Status) -> String {
 }
 
 fn service_text(s: &ServiceStatus) -> String {
-    let durability = if s.durability == "sync" { format!("sync ({})", s.assurance) } else { s.durability.clone() };
+    let durability =
+        if s.durability == "sync" { format!("sync ({})", s.assurance) } else { s.durability.clone() };
     let mut out = format!(
         "{}  {} {}  durability {durability}  epoch {}  {}  ports {} (read/write) {} (read)\n",
         s.service, s.engine, s.strategy, s.epoch, s.state, s.port, s.read_port
@@ -99,14 +103,24 @@ fn members_table(s: &ServiceStatus) -> String {
             let lag = m.lag_ms.map_or("-".into(), |ms| format!("{ms} ms"));
             let position = m.position.clone().unwrap_or_else(|| "-".into());
             let note = m.activity.clone().or_else(|| m.trouble.clone()).unwrap_or_default();
-            vec![m.node.clone(), m.zone.clone(), m.address.clone(), m.role.clone(), m.state.clone(), lag, m.connections.to_string(), position, note]
+            vec![
+                m.node.clone(),
+                m.zone.clone(),
+                m.address.clone(),
+                m.role.clone(),
+                m.state.clone(),
+                lag,
+                m.connections.to_string(),
+                position,
+                note,
+            ]
         })
         .collect();
     table(&["MEMBER", "ZONE", "ADDRESS", "ROLE", "STATE", "LAG", "CONN", "POSITION", ""], &rows)
 }
 
 pub fn members(title: &str, s: &ServiceStatus) {
-    print!("{title}:\n{}", members_table(s));
+    say!("{title}:\n{}", members_table(s));
 }
 
 pub async fn history(api: &Api, service: Option<&str>, output: Output) -> Result<Exit, Failure> {
@@ -116,16 +130,20 @@ pub async fn history(api: &Api, service: Option<&str>, output: Output) -> Result
         json(&history);
         return Ok(Exit::Ok);
     }
+    let last = history.plans.last().map(|p| p.id);
     for p in &history.plans {
         let took = p.took_ms.map_or(String::new(), |ms| format!("  {ms} ms"));
-        println!("{:>4}  epoch {}  {:<10} {}{took}", p.id, p.epoch, p.kind, utc(p.at_unix_ms));
-        println!("      {}", p.because);
+        sayln!("{:>4}  epoch {}  {:<10} {}{took}", p.id, p.epoch, p.kind, utc(p.at_unix_ms));
+        sayln!("      {}", p.because);
         if let Some(loss) = p.known_loss {
-            println!("      known loss: at least {loss} transactions");
+            sayln!("      known loss: at least {loss} transactions");
         }
         for s in &p.steps {
-            let done = s.done_ms.map_or("not reported".to_string(), |ms| format!("{ms} ms"));
-            println!("      {}: {} ({done})", s.node, s.does);
+            let done = s.done_ms.map_or_else(
+                || if last == Some(p.id) { "under way" } else { "overtaken by the next plan" }.to_string(),
+                |ms| format!("{ms} ms"),
+            );
+            sayln!("      {}: {} ({done})", s.node, s.does);
         }
     }
     Ok(Exit::Ok)
@@ -151,21 +169,21 @@ pub async fn explain(api: &Api, service: Option<&str>, output: Output) -> Result
     if output == Output::Json {
         json(&explanation);
     } else {
-        println!("{}: {}", explanation.service, explanation.verdict);
+        sayln!("{}: {}", explanation.service, explanation.verdict);
         for f in &explanation.findings {
-            println!("  {} [{}]: {}", f.code, f.severity, f.says);
+            sayln!("  {} [{}]: {}", f.code, f.severity, f.says);
             if let Some(hint) = &f.hint {
-                println!("      {hint}");
+                sayln!("      {hint}");
             }
         }
         if let Some(plan) = &explanation.plan {
-            println!("  next: {} because {}", plan.kind, plan.because);
+            sayln!("  next: {} because {}", plan.kind, plan.because);
             for s in &plan.steps {
-                println!("      {}: {}", s.node, s.does);
+                sayln!("      {}: {}", s.node, s.does);
             }
         }
         if explanation.findings.is_empty() {
-            println!("  nothing to do: every member is what it should be");
+            sayln!("  nothing to do: every member is what it should be");
         }
     }
     Ok(Exit::of(&explanation.findings))
@@ -174,18 +192,18 @@ pub async fn explain(api: &Api, service: Option<&str>, output: Output) -> Result
 pub fn init(config: &Config, dir: Option<PathBuf>, renew: bool) -> Result<Exit, Failure> {
     let dir = dir.or_else(|| config.topology.tls_dir.clone());
     let help = "add `[tls]` with `dir = \"/etc/holdfast/tls\"` to the topology file, or pass --dir";
-    let dir = dir.ok_or_else(|| Failure::refused(miette!(help = help, "the topology names no TLS directory")))?;
-    let made = crate::pki::init(&dir, &config.topology, crate::clock::unix_s(), renew).map_err(Report::new)?;
-    for path in &made.created {
-        println!("made  {}", path.display());
-    }
-    for path in &made.kept {
-        println!("kept  {}", path.display());
-    }
-    for (path, why) in &made.stale {
-        println!("STALE {}: {why}; `holdfast init --renew` replaces it", path.display());
-    }
-    println!("Copy ca.pem, NODE.pem, NODE.key and the two .sha256 files to each node; keep ca.key off them.");
+    let dir =
+        dir.ok_or_else(|| Failure::refused(miette!(help = help, "the topology names no TLS directory")))?;
+    let made =
+        crate::pki::init(&dir, &config.topology, crate::clock::unix_s(), renew).map_err(Report::new)?;
+    say!("{made}");
+    sayln!(
+        "Each node needs ca.pem, its own NODE.pem and NODE.key, and both *.sha256 files; keep ca.key off them."
+    );
+    sayln!(
+        "People need a token: `--token-file {}` (or viewer.token, to look only).",
+        dir.join("operator.token").display()
+    );
     Ok(Exit::Ok)
 }
 

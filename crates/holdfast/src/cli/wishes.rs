@@ -3,7 +3,10 @@
 use super::client::Api;
 use super::exit::{Exit, Failure};
 use super::output;
-use crate::api::people::{Accepted, FailoverRequest, PlanStatus, ReinitRequest, ServiceStatus, SwitchoverRequest};
+use crate::api::people::{
+    Accepted, FailoverRequest, PlanStatus, ReinitRequest, ServiceStatus, SwitchoverRequest,
+};
+use crate::sayln;
 use miette::miette;
 use serde::Serialize;
 use std::time::Duration;
@@ -17,29 +20,40 @@ pub async fn switchover(api: &Api, service: Option<&str>, to: Option<String>) ->
     let before = api.service(service).await?;
     output::members("before", &before);
     let accepted: Accepted = api.post(&path(&before, "switchover"), &SwitchoverRequest { to }).await?;
-    println!("{}", accepted.says);
+    sayln!("{}", accepted.says);
     watch_new_primary(api, &before, &accepted).await
 }
 
-pub async fn failover(api: &Api, service: Option<&str>, to: Option<String>, accept_loss: bool) -> Result<Exit, Failure> {
+pub async fn failover(
+    api: &Api,
+    service: Option<&str>,
+    to: Option<String>,
+    accept_loss: bool,
+) -> Result<Exit, Failure> {
     let before = api.service(service).await?;
     output::members("before", &before);
-    let accepted: Accepted = api.post(&path(&before, "failover"), &FailoverRequest { to, accept_loss }).await?;
-    println!("{}", accepted.says);
+    let accepted: Accepted =
+        api.post(&path(&before, "failover"), &FailoverRequest { to, accept_loss }).await?;
+    sayln!("{}", accepted.says);
     watch_new_primary(api, &before, &accepted).await
 }
 
-pub async fn simple(api: &Api, service: Option<&str>, verb: &str, body: &(impl Serialize + Sync)) -> Result<Exit, Failure> {
+pub async fn simple(
+    api: &Api,
+    service: Option<&str>,
+    verb: &str,
+    body: &(impl Serialize + Sync),
+) -> Result<Exit, Failure> {
     let before = api.service(service).await?;
     let accepted: Accepted = api.post(&path(&before, verb), body).await?;
-    println!("{}: {}", before.service, accepted.says);
+    sayln!("{}: {}", before.service, accepted.says);
     Ok(Exit::Ok)
 }
 
 pub async fn reinit(api: &Api, service: Option<&str>, node: String) -> Result<Exit, Failure> {
     let before = api.service(service).await?;
     let accepted: Accepted = api.post(&path(&before, "reinit"), &ReinitRequest { node }).await?;
-    println!("{}: {}. Follow it with `holdfast status --watch`.", before.service, accepted.says);
+    sayln!("{}: {}. Follow it with `holdfast status --watch`.", before.service, accepted.says);
     Ok(Exit::Ok)
 }
 
@@ -61,17 +75,28 @@ async fn watch_new_primary(api: &Api, before: &ServiceStatus, accepted: &Accepte
         let primary = now.members.iter().find(|m| m.role == "primary");
         if let Some(primary) = primary.filter(|_| now.epoch > accepted.epoch) {
             output::members("after", &now);
-            let took: u64 = match (ours.first(), plans.iter().find(|p| p.kind == "promote" && p.epoch == now.epoch)) {
-                (Some(first), Some(promote)) => {
-                    let opened = promote.steps.iter().find(|s| s.node == primary.node).and_then(|s| s.done_ms);
-                    promote.at_unix_ms.saturating_sub(first.at_unix_ms) + opened.unwrap_or(0)
-                }
-                _ => 0,
-            };
-            println!("{} leads {} in epoch {}, {took} ms after the plan began.", primary.node, now.service, now.epoch);
+            let took: u64 =
+                match (ours.first(), plans.iter().find(|p| p.kind == "promote" && p.epoch == now.epoch)) {
+                    (Some(first), Some(promote)) => {
+                        let opened =
+                            promote.steps.iter().find(|s| s.node == primary.node).and_then(|s| s.done_ms);
+                        promote.at_unix_ms.saturating_sub(first.at_unix_ms) + opened.unwrap_or(0)
+                    }
+                    _ => 0,
+                };
+            sayln!(
+                "{} leads {} in epoch {}, {took} ms after the plan began.",
+                primary.node,
+                now.service,
+                now.epoch
+            );
             return Ok(Exit::Ok);
         }
     }
     let explain = format!("`holdfast explain {}` says what it waits for", before.service);
-    Err(Failure::failed(miette!(help = explain, "no new primary within {} s; the wish stands and goes on", WATCH.as_secs())))
+    Err(Failure::failed(miette!(
+        help = explain,
+        "no new primary within {} s; the wish stands and goes on",
+        WATCH.as_secs()
+    )))
 }

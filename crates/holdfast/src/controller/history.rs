@@ -20,7 +20,11 @@ pub(super) struct ActivePlan {
 
 impl ActivePlan {
     pub(super) fn begin(plan: &Plan, by: &NodeName, now: Millis) -> ActivePlan {
-        let step = |s: &holdfast_core::plan::Step| StepStatus { node: s.node.to_string(), does: s.does.clone(), done_ms: None };
+        let step = |s: &holdfast_core::plan::Step| StepStatus {
+            node: s.node.to_string(),
+            does: s.does.clone(),
+            done_ms: None,
+        };
         let status = PlanStatus {
             id: plan.id,
             parent: plan.parent,
@@ -45,7 +49,11 @@ impl ActivePlan {
     /// The plan's own row, and the end of the row that is too old.
     pub(super) fn writes(&self) -> Vec<Write> {
         let value = serde_json::to_vec(&self.status).expect("a plan is plain data");
-        let mut writes = vec![Write { key: plan_key(&self.group, self.status.id), expect: Expect::Any, value: Some(value) }];
+        let mut writes = vec![Write {
+            key: plan_key(&self.group, self.status.id),
+            expect: Expect::Any,
+            value: Some(value),
+        }];
         if let Some(old) = self.status.id.checked_sub(limits::HISTORY_PLANS as u64) {
             writes.push(Write { key: plan_key(&self.group, old), expect: Expect::Any, value: None });
         }

@@ -71,7 +71,12 @@ struct Inner {
 
 impl Office {
     /// Reads the store and takes office. Call only on a leader that has applied an entry of its own term.
-    pub fn open(node: NodeName, topology: Topology, store: Arc<dyn Store>, clock: Clock) -> Result<Arc<Office>, Error> {
+    pub fn open(
+        node: NodeName,
+        topology: Topology,
+        store: Arc<dyn Store>,
+        clock: Clock,
+    ) -> Result<Arc<Office>, Error> {
         let mut core = Controller::new(topology, clock.now());
         for (key, value) in store.local().range("group/") {
             core.record(read(key, &value.bytes)?, value.revision, clock.now());
@@ -101,7 +106,10 @@ impl Office {
     /// Decides until dropped or aborted at the end of the term.
     pub async fn run(self: Arc<Self>) {
         if let Err(e) = self.adopt_services().await {
-            tracing::warn!(error = &e as &dyn std::error::Error, "could not register new services; trying again");
+            tracing::warn!(
+                error = &e as &dyn std::error::Error,
+                "could not register new services; trying again"
+            );
         }
         loop {
             self.decide_all().await;
@@ -128,7 +136,8 @@ impl Office {
     async fn decide_all(&self) {
         let (names, unknown) = {
             let inner = self.lock();
-            let names: Vec<GroupName> = inner.core.topology().services.iter().map(|s| s.name.clone()).collect();
+            let names: Vec<GroupName> =
+                inner.core.topology().services.iter().map(|s| s.name.clone()).collect();
             let unknown = names.iter().any(|n| inner.core.group(n).is_none());
             (names, unknown)
         };
@@ -196,7 +205,12 @@ impl Office {
     }
 
     /// Commits a record, with the lease grant that it implies, and takes note of it.
-    async fn write_record(&self, record: &GroupRecord, expect: Expect, mut more: Vec<Write>) -> Result<u64, Error> {
+    async fn write_record(
+        &self,
+        record: &GroupRecord,
+        expect: Expect,
+        mut more: Vec<Write>,
+    ) -> Result<u64, Error> {
         let value = serde_json::to_vec(record).expect("a record is plain data");
         more.push(Write { key: group_key(&record.group), expect, value: Some(value) });
         let grant = LeaseOp::Grant {
@@ -242,8 +256,11 @@ impl Office {
         if self.lock().core.topology().node(node).is_none() {
             return Err(Error::Refused(format!("the topology of {} has no node {node}", self.node)));
         }
-        let write =
-            Write { key: session_key(node), expect: Expect::Any, value: Some(session.0.to_string().into_bytes()) };
+        let write = Write {
+            key: session_key(node),
+            expect: Expect::Any,
+            value: Some(session.0.to_string().into_bytes()),
+        };
         self.store.commit(Txn { writes: vec![write], leases: Vec::new() }).await.map_err(Error::Store)?;
         self.lock().confirmed = Instant::now();
         Ok(())
@@ -252,7 +269,11 @@ impl Office {
     fn check_session(&self, node: &NodeName, session: Session) -> Result<(), Error> {
         let local = self.store.local();
         let registered = local.get(&session_key(node)).map(|v| &v.bytes[..]);
-        if registered == Some(session.0.to_string().as_bytes()) { Ok(()) } else { Err(Error::UnknownSession(node.clone())) }
+        if registered == Some(session.0.to_string().as_bytes()) {
+            Ok(())
+        } else {
+            Err(Error::UnknownSession(node.clone()))
+        }
     }
 
     /// Takes a report and renews the leases it asks for.
@@ -264,7 +285,8 @@ impl Office {
             inner.core.report(&report.node, report.session, report.instances, now);
             let Inner { core, active, .. } = &mut *inner;
             for (group, plan) in active.iter_mut() {
-                if let Some(r) = core.world(group, now).and_then(|w| w.fresh(&report.node).map(|r| r.settled)) {
+                if let Some(r) = core.world(group, now).and_then(|w| w.fresh(&report.node).map(|r| r.settled))
+                {
                     plan.settled(&report.node, r, now);
                 }
             }
@@ -312,7 +334,13 @@ impl Office {
     }
 
     /// Assignments, at once if something changed since `after`, else when it does or the wait is over.
-    pub async fn assignments(&self, node: &NodeName, session: Session, after: u64, wait: Duration) -> Result<Orders, Error> {
+    pub async fn assignments(
+        &self,
+        node: &NodeName,
+        session: Session,
+        after: u64,
+        wait: Duration,
+    ) -> Result<Orders, Error> {
         self.check_session(node, session)?;
         self.wait_for_change(after, wait).await;
         Ok(self.orders(node, Vec::new()))

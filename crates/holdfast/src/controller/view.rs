@@ -8,7 +8,7 @@ use holdfast_core::choose::Blocker;
 use holdfast_core::decide::{Severity, TABLE, Verdict, diagnose};
 use holdfast_core::record::{Acker, Assurance, Mode};
 use holdfast_core::report::{InstanceReport, Process};
-use holdfast_core::topology::{Durability, Engine, Strategy};
+use holdfast_core::topology::{Durability, Engine, Service, Strategy};
 use holdfast_core::world::World;
 use holdfast_core::{NodeName, Position, Seen};
 
@@ -30,7 +30,9 @@ impl Office {
                 heard_ms_ago: inner.core.heard_ms_ago(&n.name, now),
             })
             .collect();
-        let services = topology.services.iter().filter_map(|s| inner.core.world(&s.name, now)).map(|w| service(&w)).collect();
+        let view =
+            |s: &Service| Some(service(&inner.core.world(&s.name, now)?, inner.core.settling(&s.name, now)));
+        let services = topology.services.iter().filter_map(view).collect();
         Status { name: topology.name.clone(), controller: self.node.to_string(), nodes, services }
     }
 
@@ -87,17 +89,46 @@ fn row_findings(code: &str, s: Severity, means: &str, verdict: &Verdict) -> Vec<
     let finding = |code: String, says: String, hint| Finding { code, severity: severity(s), says, hint };
     match verdict {
         Verdict::Healthy => Vec::new(),
-        Verdict::Act(plan) => vec![finding(code.into(), format!("{means}; next: {} ({})", plan.kind, plan.because), None)],
+        Verdict::Act(plan) => {
+            vec![finding(code.into(), format!("{means}; next: {} ({})", plan.kind, plan.because), None)]
+        }
         Verdict::Wait(blockers) => {
             let blocked = |b: &Blocker| finding(format!("{code}/{}", b.code), b.says.clone(), b.hint.clone());
-            std::iter::once(finding(code.into(), means.into(), None)).chain(blockers.iter().map(blocked)).collect()
+            std::iter::once(finding(code.into(), means.into(), None))
+                .chain(blockers.iter().map(blocked))
+                .collect()
         }
     }
 }
 
+/// Members that are not what they should be: the next failure may find the group without a stand-in.
+fn impaired(w: &World) -> Vec<Finding> {
+    let Some(p) = w.record.primary() else { return Vec::new() };
+    let warn = |code: &str, says: String| Finding {
+        code: code.into(),
+        severity: severity(Severity::Warning),
+        says,
+        hint: None,
+    };
+    let look = |node: &NodeName| match w.members.get(node) {
+        Some(Seen::Fresh(r)) if r.running() => {
+            let fits = *node == p.node || r.follows(&p.node);
+            (!fits).then(|| warn("member-rejoining", format!("{node} does not follow {} yet", p.node)))
+        }
+        Some(Seen::Fresh(_)) => Some(warn("member-down", format!("{node}'s engine does not run"))),
+        Some(Seen::Stale { age_ms, .. }) => {
+            Some(warn("member-silent", format!("{node} has not reported for {:.1} s", *age_ms as f64 / 1e3)))
+        }
+        Some(Seen::Never) | None => {
+            Some(warn("member-silent", format!("{node} has not reported to this controller")))
+        }
+    };
+    w.service.members.iter().filter_map(look).collect()
+}
+
 /// What members themselves complain of.
 fn member_findings(w: &World) -> Vec<Finding> {
-    let mut out = Vec::new();
+    let mut out = impaired(w);
     for (node, r) in w.fresh_members() {
         let mut say = |code: &str, severity: Severity, says: String| {
             out.push(Finding { code: code.into(), severity: self::severity(severity), says, hint: None });
@@ -109,22 +140,47 @@ fn member_findings(w: &World) -> Vec<Finding> {
             say("unsafe-setting", Severity::Warning, format!("{node}: {setting}"));
         }
         if let Some(lost) = &r.lost {
-            let says = format!("{node} had {} transactions that nobody else has; saved in {}", lost.transactions, lost.file);
+            let says = format!(
+                "{node} had {} transactions that nobody else has; saved in {}",
+                lost.transactions, lost.file
+            );
             say("writes-saved", Severity::Warning, says);
         }
     }
     if w.record.mode == Mode::Paused {
         let says = "automatic failover is paused".to_string();
-        out.push(Finding { code: "paused".into(), severity: severity(Severity::Warning), says, hint: Some("`holdfast resume`".into()) });
+        out.push(Finding {
+            code: "paused".into(),
+            severity: severity(Severity::Warning),
+            says,
+            hint: Some("`holdfast resume`".into()),
+        });
     }
     if w.sync() && w.record.assurance != Assurance::Held && w.record.primary().is_some() {
-        let says = "writes are acknowledged without a replica: automatic failover is off until it is back".to_string();
-        out.push(Finding { code: "durability-degraded".into(), severity: severity(Severity::Warning), says, hint: None });
+        let says = "writes are acknowledged without a replica: automatic failover is off until it is back"
+            .to_string();
+        out.push(Finding {
+            code: "durability-degraded".into(),
+            severity: severity(Severity::Warning),
+            says,
+            hint: None,
+        });
     }
     out
 }
 
-fn service(w: &World) -> ServiceStatus {
+fn service(w: &World, settling: bool) -> ServiceStatus {
+    if settling {
+        let says =
+            "this controller has just taken office and waits for the agents' first reports".to_string();
+        let severity = severity(Severity::Notice);
+        let finding = Finding { code: "new-controller".into(), severity, says, hint: None };
+        return ServiceStatus { state: "new-controller".into(), findings: vec![finding], ..described(w) };
+    }
+    described(w)
+}
+
+fn described(w: &World) -> ServiceStatus {
     let diagnosis = diagnose(w);
     let mut findings: Vec<Finding> = diagnosis
         .iter()
@@ -147,6 +203,7 @@ fn service(w: &World) -> ServiceStatus {
         }
         .into(),
         assurance: match w.record.assurance {
+            _ if w.record.epoch.0 == 0 => "none yet",
             Assurance::Held => "held",
             Assurance::Degraded => "degraded",
             Assurance::Restoring => "restoring",
@@ -160,7 +217,9 @@ fn service(w: &World) -> ServiceStatus {
         epoch: w.record.epoch.0,
         primary: w.record.primary().map(|p| p.node.to_string()),
         sync_set: w.record.sync_set().iter().map(NodeName::to_string).collect(),
-        state: diagnosis.map_or("healthy", |(row, _)| row.code).into(),
+        state: diagnosis
+            .map_or(if impaired(w).is_empty() { "healthy" } else { "impaired" }, |(row, _)| row.code)
+            .into(),
         findings,
         port: w.service.port,
         read_port: w.service.read_port,
@@ -198,7 +257,10 @@ fn member(w: &World, node: &NodeName) -> MemberStatus {
         lag_ms: upstream.and_then(|u| u.lag_ms),
         connections: report.map_or(0, |r| r.seen.connections),
         activity: report.and_then(|r| r.activity.clone()),
-        trouble: report.and_then(|r| r.trouble.clone()).or(refusal).or(upstream.and_then(|u| u.apply_error.clone())),
+        trouble: report
+            .and_then(|r| r.trouble.clone())
+            .or(refusal)
+            .or(upstream.and_then(|u| u.apply_error.clone())),
         unsafe_settings: report.map(|r| r.seen.unsafe_settings.clone()).unwrap_or_default(),
         lost: report.and_then(|r| r.lost.as_ref()).map(|l| LostStatus {
             transactions: l.transactions,
@@ -211,7 +273,7 @@ fn member(w: &World, node: &NodeName) -> MemberStatus {
 
 fn role(w: &World, node: &NodeName, report: Option<&InstanceReport>) -> String {
     let Some(p) = w.record.primary() else {
-        return "halted".into();
+        return if w.record.epoch.0 == 0 { "waiting" } else { "halted" }.into();
     };
     if p.node == *node {
         return if report.is_some_and(|r| r.leads == Some(p.epoch)) { "primary" } else { "opening" }.into();

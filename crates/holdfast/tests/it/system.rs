@@ -45,7 +45,8 @@ fn logs(dir: &std::path::Path) -> String {
         if path.extension().is_some_and(|e| e == "log") {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
-            out += &format!("--- {}\n{}\n", path.display(), lines[lines.len().saturating_sub(25)..].join("\n"));
+            out +=
+                &format!("--- {}\n{}\n", path.display(), lines[lines.len().saturating_sub(25)..].join("\n"));
         }
     }
     out
@@ -172,7 +173,8 @@ async fn a_member_is_rebuilt_from_the_primary_on_request() {
     wait_for("a write", async || load.acked() > 50).await;
     stage.sandbox.holdfast(&["reinit", "c"]).await.unwrap();
     let log = stage.sandbox.dir().join("c.log");
-    wait_for("a rebuild", async || std::fs::read_to_string(&log).unwrap_or_default().contains("reclone")).await;
+    wait_for("a rebuild", async || std::fs::read_to_string(&log).unwrap_or_default().contains("reclone"))
+        .await;
     stage.healthy().await;
     let ledger = load.finish().await;
     let engine = stage.sandbox.engine("c").unwrap();
@@ -191,7 +193,8 @@ async fn with_certificates_hosts_know_each_other_and_people_need_tokens() {
     let viewer = tls.join("viewer.token");
     let viewer = viewer.to_str().unwrap();
     stage.sandbox.holdfast(&["--token-file", viewer, "status"]).await.unwrap();
-    let refused = stage.sandbox.holdfast(&["--token-file", viewer, "switchover"]).await.unwrap_err().to_string();
+    let refused =
+        stage.sandbox.holdfast(&["--token-file", viewer, "switchover"]).await.unwrap_err().to_string();
     assert!(refused.contains("viewer"), "{refused}");
     let wrong = stage.dir.path().join("wrong.token");
     std::fs::write(&wrong, "0".repeat(64)).unwrap();
@@ -217,4 +220,49 @@ async fn paused_means_no_automatic_failover() {
     let service = stage.healthy().await;
     assert!(service["epoch"].as_u64().unwrap() >= 2, "{service}");
     stage.end().await;
+}
+
+/// What `status` says of a member, once `holds`.
+async fn member_until(sandbox: &Sandbox, node: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    wait_for(what, async || {
+        let service = sandbox.service().await.unwrap_or_default();
+        let members = service["members"].as_array().cloned().unwrap_or_default();
+        last = members.into_iter().find(|m| m["node"] == node).unwrap_or_default();
+        holds(&last)
+    })
+    .await;
+    last
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_refuses_to_start_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), 3);
+    options.engine_lines = "innodb_page_size = \"12345\"".into();
+    let sandbox = Sandbox::start(options).await.unwrap();
+    let member = member_until(&sandbox, "b", "the refusal", |m| m["state"] == "refuses").await;
+    let words = member["trouble"].as_str().unwrap();
+    assert!(words.contains("innodb") && words.contains("12345"), "{member}");
+    let explained = sandbox.holdfast(&["explain"]).await.unwrap();
+    assert!(explained.contains("12345"), "{explained}");
+    sandbox.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_of_somebody_else_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = dir.path().join("s/b/shop/data");
+    std::fs::create_dir_all(&theirs).unwrap();
+    std::fs::write(theirs.join("precious"), "not yours").unwrap();
+    let sandbox =
+        Sandbox::start(Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), 3)).await.unwrap();
+    let member = member_until(&sandbox, "b", "the refusal", |m| m["state"] == "refuses").await;
+    assert!(member["trouble"].as_str().unwrap().contains("not this instance's"), "{member}");
+    // Without knowing what b has, nobody is made primary of a new group.
+    let service = sandbox.service().await.unwrap();
+    assert_eq!(service["state"], "new-group", "{service}");
+    sandbox.stop().await.unwrap();
+    assert_eq!(std::fs::read_to_string(theirs.join("precious")).unwrap(), "not yours");
+    assert_eq!(std::fs::read_dir(&theirs).unwrap().count(), 1);
 }

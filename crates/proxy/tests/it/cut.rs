@@ -18,7 +18,7 @@ async fn a_newer_epoch_cuts_what_is_in_flight() {
     eventually("it runs", || running(&a, "SLEEP(20)")).await;
     front.close(2);
     let Refused(code, state, text) = client.result().await.unwrap_err();
-    assert_eq!((code, &*state), (2013, "08007"));
+    assert_eq!((code, &*state), (1158, "08007"));
     assert!(text.contains("UNKNOWN"), "{text}");
     front.open(2, &b);
     assert_eq!(client.value("SELECT @@port").await, b.addr.port().to_string());
@@ -117,7 +117,7 @@ async fn a_killed_server_leaves_the_outcome_unknown() {
     client.send_query("DO SLEEP(20)").await;
     eventually("it runs", || running(&a, "SLEEP(20)")).await;
     a.kill();
-    assert_eq!(client.result().await.unwrap_err().0, 2013);
+    assert_eq!(client.result().await.unwrap_err().0, 1158);
     client.send_query("SELECT @@port").await;
     eventually("the next is held", || front.handle.stats().held == 1).await;
     front.open(2, &b);

@@ -110,7 +110,7 @@ async fn an_open_transaction_is_told_once() {
     client.query("CREATE TABLE t (a INT)").await.unwrap_err();
     front.open(4, &engine);
     let Refused(code, state, _) = client.query("SELECT 1").await.unwrap_err();
-    assert_eq!((code, &*state), (2013, "08007"));
+    assert_eq!((code, &*state), (1158, "08007"));
     assert_eq!(front.handle.stats().errors_transaction_lost, 1);
 }
 
@@ -133,7 +133,7 @@ async fn what_cannot_be_moved_is_named() {
         epoch += 1;
         front.open(epoch, &engine);
         let Refused(code, state, text) = client.query("SELECT 1").await.unwrap_err();
-        assert_eq!((code, &*state), (2006, "08S01"), "{sql}");
+        assert_eq!((code, &*state), (1927, "70100"), "{sql}");
         assert!(text.contains(named) && text.contains("NOT executed"), "{sql}: {text}");
         assert_eq!(client.value("SELECT 5").await, "5", "goes on afresh");
         // What is given up in time does not stand in the way.

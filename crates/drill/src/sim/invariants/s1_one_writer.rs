@@ -8,7 +8,8 @@ use holdfast_core::limits;
 use holdfast_core::record::Stage;
 
 pub fn opened(sim: &mut Sim, node: usize) {
-    if sim.sync() {
+    // Stopped in the middle of opening, it opens when it is resumed, sees that its lease is over, and closes.
+    if sim.sync() || sim.now < sim.hosts[node].resumed_at + limits::FENCE_MS {
         return;
     }
     // Resumed, it closes at once, which takes it up to `FENCE_MS`.

@@ -1,0 +1,257 @@
+//! The rows of the table that keep the recorded sync set true (S5): who joins, who stands in, who leaves and when a
+//! node that left is forgotten, and the way down to degraded durability and back up.
+
+use crate::choose::Blocker;
+use crate::decide::{Verdict, act, in_office, replicas_by_fitness};
+use crate::plan::PlanKind;
+use crate::record::{Acker, Assurance, Incumbent};
+use crate::report::InstanceReport;
+use crate::topology::WhenNoSyncReplica;
+use crate::world::World;
+use crate::{NodeName, Seen, limits};
+
+fn leading_fresh<'w>(w: &'w World) -> Option<(&'w Incumbent, &'w InstanceReport)> {
+    let p = in_office(w).filter(|_| w.sync())?;
+    Some((p, w.fresh(&p.node)?))
+}
+
+/// A leaving node is forgotten only when it cannot acknowledge any more **and** what it acknowledged is elsewhere:
+/// on a remaining acker, or nowhere promised (degraded).
+pub(crate) fn acker_gone(w: &World) -> Option<Verdict> {
+    let (p, primary) = leading_fresh(w)?;
+    let out = |n: &NodeName| {
+        let itself = w.fresh(n).is_some_and(|r| r.quit_acknowledging(w.revision));
+        let away = w.absent_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::ACKER_GIVES_UP_AFTER_MS);
+        let unseen = w.absent_since.contains_key(n);
+        (itself && unseen) || away
+    };
+    let node = w.ackers_in(Acker::Leaving).find(|n| out(n))?;
+    let covered = w.ackers_in(Acker::Member).any(|m| w.caught_up(m, &p.node));
+    let mut record = w.record.clone();
+    if !covered && w.record.assurance == Assurance::Held {
+        if w.record.ackers.iter().any(|(n, a)| *a != Acker::Leaving && acker_well(w, p, n)) {
+            return None; // it will cover soon
+        }
+        // Nobody is left but the primary: whoever comes next must have all that the primary has by now.
+        record.left_behind = primary.seen.applied.clone();
+    }
+    record.ackers.remove(node);
+    act(w, record, PlanKind::SyncSet, format!("{node} can no longer acknowledge"))
+}
+
+/// Whoever could acknowledge is recorded, wanted or not (S5): an agent that was stopped for long goes on with what it
+/// was told before, and its engine reconnects by itself.
+pub(crate) fn acker_unrecorded(w: &World) -> Option<Verdict> {
+    let (_, primary) = leading_fresh(w)?;
+    let denies = |n: &NodeName| w.fresh(n).is_some_and(|r| r.quit_acknowledging(w.revision));
+    let node = primary.seen.ackers.iter().find(|n| !w.record.ackers.contains_key(*n) && !denies(n))?;
+    let mut record = w.record.clone();
+    record.ackers.insert(node.clone(), Acker::Leaving);
+    act(w, record, PlanKind::SyncSet, format!("{node} acknowledges without being in the sync set"))
+}
+
+fn acker_well(w: &World, p: &Incumbent, node: &NodeName) -> bool {
+    w.fresh(node).is_some_and(|r| r.follows(&p.node)) && !w.record.reinit.contains_key(node)
+}
+
+/// Not only while it connects anew.
+fn acker_lost_for_good(w: &World, p: &Incumbent, node: &NodeName) -> bool {
+    let unwell = || w.unwell_since.get(node).is_some_and(|t| w.now.since(*t) >= limits::SILENT_AFTER_MS);
+    !acker_well(w, p, node) && (w.fresh(node).is_none() || w.record.reinit.contains_key(node) || unwell())
+}
+
+/// Takes an acker out that does not follow, once another can stand in; with none, degrades if the policy says so.
+pub(crate) fn acker_lost(w: &World) -> Option<Verdict> {
+    let (p, _) = leading_fresh(w)?;
+    let active = |a: &Acker| *a != Acker::Leaving;
+    let lost =
+        w.record.ackers.iter().find(|(n, a)| active(a) && acker_lost_for_good(w, p, n)).map(|(n, _)| n);
+    let well = w.record.ackers.iter().filter(|(n, a)| active(a) && acker_well(w, p, n)).count();
+    let spare = spare_replica(w, p);
+    let mut record = w.record.clone();
+    if let Some(node) = lost {
+        if let Some(spare) = spare.as_ref().filter(|_| well < w.service.sync_replicas) {
+            record.ackers.insert(spare.clone(), Acker::Joining);
+            return act(
+                w,
+                record,
+                PlanKind::SyncSet,
+                format!("{spare} stands in for {node}, which {}", ails(w, node)),
+            );
+        }
+        if w.ackers_in(Acker::Member).any(|m| acker_well(w, p, m) && w.caught_up(m, &p.node)) {
+            record.ackers.insert(node.clone(), Acker::Leaving);
+            return act(w, record, PlanKind::SyncSet, format!("{node} {}", ails(w, node)));
+        }
+        if let Some(verdict) = last_acker_lost(w, p, node).filter(|_| spare.is_none()) {
+            return Some(verdict);
+        }
+    }
+    if spare.is_none() && may_degrade(w) {
+        record.ackers = record.ackers.keys().map(|n| (n.clone(), Acker::Leaving)).collect();
+        record.assurance = Assurance::Degraded;
+        let because = "no replica is left that could acknowledge, and the policy is to go on without (S5)";
+        return act(w, record, PlanKind::Degrade, because);
+    }
+    None
+}
+
+fn ails(w: &World, node: &NodeName) -> &'static str {
+    if w.record.reinit.contains_key(node) { "is to be rebuilt" } else { "does not follow" }
+}
+
+/// A lost acker that nobody stands in for leaves if nothing is promised, or if it is to be rebuilt.
+fn last_acker_lost(w: &World, p: &Incumbent, node: &NodeName) -> Option<Verdict> {
+    let mut record = w.record.clone();
+    record.ackers.insert(node.clone(), Acker::Leaving);
+    if w.record.assurance == Assurance::Degraded {
+        return act(w, record, PlanKind::SyncSet, format!("{node} {}", ails(w, node)));
+    }
+    if !w.record.reinit.contains_key(node) || w.record.ackers.iter().any(|(n, _)| acker_well(w, p, n)) {
+        return None;
+    }
+    let follows = w.fresh(node).is_some_and(|r| r.follows(&p.node));
+    match w.service.when_no_sync_replica {
+        WhenNoSyncReplica::Degrade => {
+            record.assurance = Assurance::Degraded;
+            let because = format!("{node} is to be rebuilt and nobody else can acknowledge (S5)");
+            act(w, record, PlanKind::Degrade, because)
+        }
+        WhenNoSyncReplica::Block if follows => {
+            let mut record = w.record.clone();
+            record.reinit.remove(node);
+            let because = format!(
+                "rebuild of {node} refused: it is the only replica that acknowledges, writes would stop"
+            );
+            act(w, record, PlanKind::Wish, because)
+        }
+        WhenNoSyncReplica::Block => {
+            act(w, record, PlanKind::SyncSet, format!("{node} is to be rebuilt and does not follow"))
+        }
+    }
+}
+
+/// Every recorded acker has been out of the primary's sight, or silent, for long enough. (A lost host's connection
+/// may look alive to the primary for a minute.)
+fn may_degrade(w: &World) -> bool {
+    let away = |n: &NodeName| {
+        let unseen = w.absent_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::DEGRADE_AFTER_MS);
+        let silent = match w.members.get(n) {
+            Some(Seen::Stale { age_ms, .. }) => *age_ms >= limits::DEGRADE_AFTER_MS,
+            Some(Seen::Never) | None => true,
+            Some(Seen::Fresh(_)) => false,
+        };
+        unseen || silent
+    };
+    w.record.assurance != Assurance::Degraded
+        && w.service.when_no_sync_replica == WhenNoSyncReplica::Degrade
+        && w.stage_age_ms() >= limits::DEGRADE_AFTER_MS
+        && w.record.ackers.keys().all(away)
+}
+
+/// The fittest replica that is not recorded yet.
+fn spare_replica(w: &World, p: &Incumbent) -> Option<NodeName> {
+    replicas_by_fitness(w, &p.node)
+        .find(|(n, _)| !w.record.ackers.contains_key(*n) && acker_well(w, p, n))
+        .map(|(n, _)| n.clone())
+}
+
+/// The way back: a replica acknowledges and is caught up → the primary waits again → all that was written
+/// meanwhile is on it → durability holds.
+pub(crate) fn degraded(w: &World) -> Option<Verdict> {
+    let (p, primary) = leading_fresh(w)?;
+    let ready = |n: &&NodeName| acker_ready_now(w, p, primary, n);
+    let mut record = w.record.clone();
+    match w.record.assurance {
+        Assurance::Held => None,
+        Assurance::Degraded => {
+            let node = active_ackers(w).find(ready)?;
+            record.assurance = Assurance::Restoring;
+            act(
+                w,
+                record,
+                PlanKind::Restore,
+                format!("{node} is caught up and acknowledges: writes wait for it again"),
+            )
+        }
+        Assurance::Restoring => {
+            // An older assignment, still on its way, could make it stop waiting after that.
+            if !primary.seen.waits_for_ack || primary.held < w.revision {
+                return None;
+            }
+            let node = active_ackers(w).find(ready)?.clone();
+            record.ackers.insert(node.clone(), Acker::Member);
+            record.assurance = Assurance::Held;
+            act(w, record, PlanKind::Restore, format!("{node} has everything that was written meanwhile"))
+        }
+    }
+}
+
+fn active_ackers<'w>(w: &'w World) -> impl Iterator<Item = &'w NodeName> {
+    w.ackers_in(Acker::Member).chain(w.ackers_in(Acker::Joining))
+}
+
+/// Both ends say that it acknowledges, and it has everything the primary last reported.
+fn acker_ready_now(w: &World, p: &Incumbent, primary: &InstanceReport, node: &NodeName) -> bool {
+    let itself = w.fresh(node).is_some_and(|r| r.seen.acknowledges);
+    itself && primary.seen.ackers.contains(node) && acker_well(w, p, node) && w.caught_up(node, &p.node)
+}
+
+pub(crate) fn acker_ready(w: &World) -> Option<Verdict> {
+    let (p, primary) = leading_fresh(w).filter(|_| w.record.assurance == Assurance::Held)?;
+    let ready = |n: &&NodeName| acker_ready_now(w, p, primary, n);
+    let node = w.ackers_in(Acker::Joining).find(ready)?.clone();
+    let mut record = w.record.clone();
+    record.ackers.insert(node.clone(), Acker::Member);
+    act(w, record, PlanKind::SyncSet, format!("{node} acknowledges and is caught up"))
+}
+
+pub(crate) fn sync_set_small(w: &World) -> Option<Verdict> {
+    let (p, _) = leading_fresh(w)?;
+    let active = w.record.ackers.values().filter(|a| **a != Acker::Leaving).count();
+    if active >= w.service.sync_replicas {
+        return None;
+    }
+    let mut record = w.record.clone();
+    // A leaving node that follows again is the first choice: it is recorded already.
+    let returning = w.ackers_in(Acker::Leaving).find(|n| acker_well(w, p, n)).cloned();
+    let node = returning.or_else(|| spare_replica(w, p))?;
+    record.ackers.insert(node.clone(), Acker::Joining);
+    act(w, record, PlanKind::SyncSet, format!("{node} follows and can acknowledge"))
+}
+
+/// A stand-in is let go once it is not needed: a takeover must hear from every recorded acker (S4).
+pub(crate) fn sync_set_large(w: &World) -> Option<Verdict> {
+    let (p, _) = leading_fresh(w).filter(|_| w.record.assurance == Assurance::Held)?;
+    let active = |n: &NodeName| w.record.ackers.get(n).is_some_and(|a| *a != Acker::Leaving);
+    let count = w.record.ackers.keys().filter(|n| active(n)).count();
+    let stay = w.ackers_in(Acker::Member).filter(|n| w.caught_up(n, &p.node)).count();
+    if count <= w.service.sync_replicas || stay <= w.service.sync_replicas {
+        return None;
+    }
+    let least = replicas_by_fitness(w, &p.node).map(|(n, _)| n).filter(|n| active(n)).last()?;
+    let mut record = w.record.clone();
+    record.ackers.insert(least.clone(), Acker::Leaving);
+    act(w, record, PlanKind::SyncSet, format!("enough replicas acknowledge without {least}"))
+}
+
+/// Nothing can be done, and not all is well: why.
+pub(crate) fn short_of_ackers(w: &World) -> Option<Verdict> {
+    let (p, _) = leading_fresh(w)?;
+    let well = w.ackers_in(Acker::Member).filter(|n| acker_well(w, p, n)).count();
+    let wanted = w.service.sync_replicas;
+    let blocker = match w.record.assurance {
+        Assurance::Held if well >= wanted => return None,
+        Assurance::Held if well > 0 => {
+            Blocker::new("sync-set-short", format!("{well} of {wanted} replicas acknowledge"))
+        }
+        Assurance::Held => Blocker::new("writes-wait", "no replica acknowledges: writes wait until one does")
+            .hint("bring a replica back; `when_no_sync_replica = \"degrade\"` would go on without"),
+        Assurance::Degraded | Assurance::Restoring => Blocker::new(
+            "degraded",
+            "writes do not wait for a replica: a failure of the primary can lose them (S5)",
+        )
+        .hint("bring a replica back"),
+    };
+    Some(Verdict::Wait(vec![blocker]))
+}
