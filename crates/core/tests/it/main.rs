@@ -1,0 +1,4 @@
+mod failover;
+mod scene;
+mod sync_set;
+mod wishes;

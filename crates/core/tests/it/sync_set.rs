@@ -1,0 +1,267 @@
+//! The recorded sync set is true at every moment (S5).
+
+use crate::scene::{EPOCH, NOW, Scene, check, n, sync};
+use expect_test::expect;
+use holdfast_core::Millis;
+use holdfast_core::record::{Acker, Assurance};
+use holdfast_core::report::Process;
+use holdfast_core::topology::WhenNoSyncReplica;
+
+fn unrecorded() -> Scene {
+    let mut s = sync();
+    s.record.ackers.clear();
+    s.of(2).seen.acknowledges = false;
+    s.of(1).seen.ackers.clear();
+    s
+}
+
+#[test]
+fn a_follower_joins_before_it_is_counted() {
+    let mut s = unrecorded();
+    check(
+        &s,
+        expect![[r#"
+        sync-set-small: sync-set because n2 follows and can acknowledge
+          epoch 4 led by n1, ackers [n2 Joining], Held
+          n2 follows n1, joins the sync set
+    "#]],
+    );
+    s.acker(3, Acker::Joining);
+    check(
+        &s,
+        expect![[r#"
+        acker-ready: sync-set because n3 acknowledges and is caught up
+          epoch 4 led by n1, ackers [n3 Member], Held
+    "#]],
+    );
+    s.of(3).seen.received = Some(crate::scene::at("0-1-99"));
+    check(
+        &s,
+        expect![[r#"
+            short-of-ackers: waits, writes-wait: no replica acknowledges: writes wait until one does
+              hint: bring a replica back; `when_no_sync_replica = "degrade"` would go on without
+        "#]],
+    );
+}
+
+#[test]
+fn a_stand_in_joins_for_an_acker_that_is_lost() {
+    let mut s = sync();
+    s.stream_broken(2);
+    check(
+        &s,
+        expect![[r#"
+        acker-lost: sync-set because n3 stands in for n2, which does not follow
+          epoch 4 led by n1, ackers [n2 Member, n3 Joining], Held
+          n3 follows n1, joins the sync set
+    "#]],
+    );
+    s.acker(3, Acker::Member);
+    check(
+        &s,
+        expect![[r#"
+        acker-lost: sync-set because n2 does not follow
+          epoch 4 led by n1, ackers [n2 Leaving, n3 Member], Held
+          n2 follows n1, leaves the sync set
+    "#]],
+    );
+}
+
+#[test]
+fn a_new_connection_is_no_loss() {
+    let mut s = sync();
+    s.stream_broken(2).unwell_since.insert(n(2), Millis(NOW.0 - 200));
+    check(
+        &s,
+        expect![[r#"
+            short-of-ackers: waits, writes-wait: no replica acknowledges: writes wait until one does
+              hint: bring a replica back; `when_no_sync_replica = "degrade"` would go on without
+        "#]],
+    );
+}
+
+fn leaving() -> Scene {
+    let mut s = sync();
+    s.acker(3, Acker::Member).record.ackers.insert(n(2), Acker::Leaving);
+    s
+}
+
+#[test]
+fn who_leaves_is_forgotten_only_when_it_cannot_acknowledge_any_more() {
+    let mut s = leaving();
+    check(
+        &s,
+        expect![[r#"
+        healthy
+    "#]],
+    );
+    s.disconnected(2, 300);
+    check(
+        &s,
+        expect![[r#"
+        healthy
+    "#]],
+    );
+    s.of(2).seen.acknowledges = false;
+    check(
+        &s,
+        expect![[r#"
+        acker-gone: sync-set because n2 can no longer acknowledge
+          epoch 4 led by n1, ackers [n3 Member], Held
+    "#]],
+    );
+    s.of(2).held = 8;
+    check(
+        &s,
+        expect![[r#"
+        healthy
+    "#]],
+    );
+}
+
+#[test]
+fn an_engine_that_does_not_answer_has_not_said_that_it_stopped() {
+    let mut s = leaving();
+    s.disconnected(2, 300).process(2, Process::Unresponsive);
+    check(
+        &s,
+        expect![[r#"
+            member-away: waits, member-not-following: n2 does not follow n1
+        "#]],
+    );
+    s.disconnected(2, 10_000);
+    check(
+        &s,
+        expect![[r#"
+        acker-gone: sync-set because n2 can no longer acknowledge
+          epoch 4 led by n1, ackers [n3 Member], Held
+    "#]],
+    );
+}
+
+#[test]
+fn what_it_acknowledged_must_be_elsewhere() {
+    let mut s = leaving();
+    s.disconnected(2, 300).of(2).seen.acknowledges = false;
+    s.of(3).seen.received = Some(crate::scene::at("0-1-99"));
+    check(
+        &s,
+        expect![[r#"
+        healthy
+    "#]],
+    );
+}
+
+#[test]
+fn the_last_one_may_leave_but_leaves_a_mark() {
+    let mut s = sync();
+    s.record.ackers.insert(n(2), Acker::Leaving);
+    s.silent(3).disconnected(2, 300).of(2).seen.acknowledges = false;
+    check(
+        &s,
+        expect![[r#"
+        acker-gone: sync-set because n2 can no longer acknowledge
+          epoch 4 led by n1, ackers [], Held
+    "#]],
+    );
+}
+
+#[test]
+fn whoever_acknowledges_is_recorded() {
+    let mut s = sync();
+    s.connected(3);
+    check(
+        &s,
+        expect![[r#"
+        acker-unrecorded: sync-set because n3 acknowledges without being in the sync set
+          epoch 4 led by n1, ackers [n2 Member, n3 Leaving], Held
+    "#]],
+    );
+}
+
+#[test]
+fn a_stand_in_is_let_go_when_enough_are_back() {
+    let mut s = sync();
+    s.acker(3, Acker::Member);
+    check(
+        &s,
+        expect![[r#"
+            sync-set-large: sync-set because enough replicas acknowledge without n3
+              epoch 4 led by n1, ackers [n2 Member, n3 Leaving], Held
+              n3 follows n1, leaves the sync set
+        "#]],
+    );
+}
+
+#[test]
+fn without_any_acker_the_policy_decides() {
+    let mut s = sync();
+    s.silent(3).silent(2).disconnected(2, 3_000);
+    check(
+        &s,
+        expect![[r#"
+            short-of-ackers: waits, writes-wait: no replica acknowledges: writes wait until one does
+              hint: bring a replica back; `when_no_sync_replica = "degrade"` would go on without
+        "#]],
+    );
+    s.service().when_no_sync_replica = WhenNoSyncReplica::Degrade;
+    check(
+        &s,
+        expect![[r#"
+        acker-lost: degrade because no replica is left that could acknowledge, and the policy is to go on without (S5)
+          epoch 4 led by n1, ackers [n2 Leaving], Degraded
+          n1 opens for writes, waiting for nobody
+          n2 follows n1, leaves the sync set
+    "#]],
+    );
+}
+
+#[test]
+fn the_way_back_from_degraded() {
+    let mut s = unrecorded();
+    s.record.assurance = Assurance::Degraded;
+    s.of(1).seen.waits_for_ack = false;
+    check(
+        &s,
+        expect![[r#"
+        sync-set-small: sync-set because n2 follows and can acknowledge
+          epoch 4 led by n1, ackers [n2 Joining], Degraded
+          n2 follows n1, joins the sync set
+    "#]],
+    );
+    s.acker(2, Acker::Joining);
+    check(
+        &s,
+        expect![[r#"
+        degraded: restore because n2 is caught up and acknowledges: writes wait for it again
+          epoch 4 led by n1, ackers [n2 Joining], Restoring
+          n1 opens for writes, waiting for acknowledgements
+    "#]],
+    );
+    s.record.assurance = Assurance::Restoring;
+    check(
+        &s,
+        expect![[r#"
+            short-of-ackers: waits, degraded: writes do not wait for a replica: a failure of the primary can lose them (S5)
+              hint: bring a replica back
+        "#]],
+    );
+    s.of(1).seen.waits_for_ack = true;
+    s.of(1).held = 8;
+    check(
+        &s,
+        expect![[r#"
+            short-of-ackers: waits, degraded: writes do not wait for a replica: a failure of the primary can lose them (S5)
+              hint: bring a replica back
+        "#]],
+    );
+    s.of(1).held = 9;
+    check(
+        &s,
+        expect![[r#"
+        degraded: restore because n2 has everything that was written meanwhile
+          epoch 4 led by n1, ackers [n2 Member], Held
+    "#]],
+    );
+    assert_eq!(s.record.epoch, EPOCH);
+}
