@@ -1,4 +1,5 @@
 //! A world in a few words: a healthy group of three, and what is changed about it.
+#![allow(clippy::unwrap_used)] // clippy takes only #[test] functions for tests
 
 use holdfast_core::decide::{Verdict, diagnose};
 use holdfast_core::record::{Acker, Assurance, Claim, ClaimKind, GroupRecord, Incumbent, Session, Stage};
