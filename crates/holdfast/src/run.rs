@@ -5,7 +5,7 @@ use crate::agent::rejoin::Rejoin;
 use crate::agent::{self, Agent, Instance};
 use crate::api::server::{self, Host};
 use crate::cli::Exit;
-use crate::clock::{Clock, unix_s};
+use crate::clock::{Clock, unix_ms, unix_s};
 use crate::config::{Config, secrets};
 use crate::controller::Office;
 use crate::http::{Access, Client, ClientOptions, Server, ServerOptions};
@@ -275,7 +275,7 @@ fn make_agent(
     link: &Arc<ControllerLink>,
     proxies: &[(GroupName, holdfast_proxy::Handle)],
 ) -> Result<Arc<Agent>, Report> {
-    let session = new_session()?;
+    let session = new_session(node)?;
     let stir = Arc::new(Notify::new());
     let mut instances = Vec::new();
     for service in topology.services.iter().filter(|s| s.members.contains(&node.name)) {
@@ -309,14 +309,23 @@ fn make_agent(
     }))
 }
 
-/// A number that no other life of this agent had: from the kernel's random source.
-fn new_session() -> Result<Session, Report> {
-    let mut bytes = [0; 8];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes))
-        .into_diagnostic()
-        .wrap_err("no random number for this agent's session")?;
-    Ok(Session(u64::from_le_bytes(bytes) >> 1))
+/// A number greater than that of every earlier life of this agent: kept in its data directory, and not below the wall
+/// clock, so that a replaced directory does not begin again at one.
+fn new_session(node: &Node) -> Result<Session, Report> {
+    let path = node.data_dir.join("session");
+    let before = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse::<u64>().unwrap_or(0),
+        Err(_) => 0,
+    };
+    let session = unix_ms().max(before.saturating_add(1));
+    let keep = || {
+        std::fs::create_dir_all(&node.data_dir)?;
+        let mut file = std::fs::File::create(&path)?;
+        std::io::Write::write_all(&mut file, session.to_string().as_bytes())?;
+        file.sync_all()
+    };
+    keep().into_diagnostic().wrap_err_with(|| format!("{} cannot be written", path.display()))?;
+    Ok(Session(session))
 }
 
 fn make_engine(topology: &Topology, node: &Node, service: &Service) -> Result<Arc<dyn Engine>, Report> {

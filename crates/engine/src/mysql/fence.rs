@@ -13,6 +13,8 @@ use tokio::time::{Instant, sleep};
 
 /// The engine refreshes its list of transactions no more often than every 100 ms.
 const TRANSACTIONS_POLL: Duration = Duration::from_millis(105);
+/// How long single statements are given to end before the first look for transactions.
+const DRAIN_SETTLE: Duration = Duration::from_millis(15);
 /// A fence statement gets at least this, so that a spent deadline still says what it failed at.
 const SLICE_MIN: Duration = Duration::from_millis(1);
 
@@ -83,6 +85,9 @@ impl MySqlEngine {
 
     pub(super) async fn wait_for_clients(&self, within: Duration) -> Result<u32, Error> {
         let until = Instant::now() + within;
+        // The list is as old as its last refresh, so the first look should be worth it: proxies have just been told to
+        // begin nothing new, and what is a single statement has ended by then.
+        sleep(DRAIN_SETTLE.min(within)).await;
         loop {
             let open = self.open_transactions().await?;
             if open == 0 || Instant::now() + TRANSACTIONS_POLL > until {

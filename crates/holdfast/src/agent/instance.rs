@@ -41,7 +41,7 @@ pub struct Instance {
 struct State {
     member: Member,
     /// Not taken yet; see [`Instance::assign`].
-    pending: Option<Assignment>,
+    pending: Option<(Assignment, Millis)>,
     seen: Observed,
     /// Since when the engine has not answered.
     deaf_since: Option<Millis>,
@@ -116,13 +116,19 @@ impl Instance {
 
     /// Keeps an assignment until the verb under way has ended: a promise that is reported while a verb of the
     /// assignment before still takes effect would not be true (S4).
-    pub fn assign(&self, assignment: Assignment) {
+    ///
+    /// `sent` is when the controller was asked: its answer confirms what is held as of then.
+    pub fn assign(&self, assignment: Assignment, sent: Millis) {
         let mut state = self.lock();
-        let held = state.pending.as_ref().or(state.member.assignment()).map(|a| a.revision);
-        if held.is_some_and(|held| assignment.revision <= held) {
+        if state.member.assignment().is_some_and(|held| held.revision == assignment.revision) {
+            state.member.confirmed(sent);
             return;
         }
-        state.pending = Some(assignment);
+        let held = state.pending.as_ref().map(|(a, _)| a).or(state.member.assignment());
+        if held.is_some_and(|held| assignment.revision < held.revision) {
+            return;
+        }
+        state.pending = Some((assignment, sent));
         drop(state);
         self.look.notify_one();
     }
@@ -130,9 +136,12 @@ impl Instance {
     /// Takes the assignment that waits. Call only between an observation and the verb that follows from it.
     fn take_assignment(&self) {
         let mut state = self.lock();
-        let Some(assignment) = state.pending.take() else { return };
-        if let Err(e) = state.member.assign(assignment) {
-            tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "assignment refused");
+        let Some((assignment, sent)) = state.pending.take() else { return };
+        match state.member.assign(assignment) {
+            Ok(()) => state.member.confirmed(sent),
+            Err(e) => {
+                tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "assignment refused");
+            }
         }
         drop(state);
         self.lease_changed.notify_one();
@@ -323,7 +332,7 @@ impl Instance {
         }
         let Ok(seen) = seen else { return false };
         let settled = answered || seen.process == Process::Unresponsive;
-        if seen.ended() && state.member.leads().is_some() {
+        if seen.ended() && !state.seen.ended() {
             state.member.exited();
         }
         let news = differs(&state.seen, &seen);
@@ -337,6 +346,8 @@ impl Instance {
 
     /// Starts the engine, and remembers its own words if it refuses.
     async fn start(&self) -> Result<(), holdfast_engine::Error> {
+        // It may have ended and been started again between two looks: what a crash purged must not be forgotten.
+        self.lock().member.exited();
         let started = self.engine.start().await;
         let refusal = match &started {
             Err(e) if !e.retryable() => Some(e.to_string()),
@@ -539,7 +550,7 @@ impl Instance {
 /// How often to look while a handover or a takeover waits for this instance.
 const HURRY_MS: u64 = 15;
 /// How soon to try a failed verb again. Most wait for another host that is about to be ready.
-const RETRY_MS: u64 = 40;
+const RETRY_MS: u64 = 15;
 /// How soon to start an engine again that did not start.
 const START_RETRY_MS: u64 = 3_000;
 /// How long the engine may take to obey [`Verb::Open`].

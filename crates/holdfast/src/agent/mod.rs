@@ -117,7 +117,7 @@ impl Agent {
                 instance.renewed(renewal.epoch, sent);
             }
         }
-        self.take(orders);
+        self.take(orders, sent);
         Ok(())
     }
 
@@ -140,10 +140,10 @@ impl Agent {
         due
     }
 
-    fn take(&self, orders: Orders) {
+    fn take(&self, orders: Orders, sent: Millis) {
         for assignment in orders.assignments {
             if let Some(instance) = self.instance(&assignment.group) {
-                instance.assign(assignment);
+                instance.assign(assignment, sent);
             }
         }
     }
@@ -152,10 +152,11 @@ impl Agent {
     async fn listen_forever(self: Arc<Self>) {
         let mut after = 0;
         loop {
+            let sent = self.options.clock.now();
             match self.options.link.assignments(&self.options.node, self.options.session, after).await {
                 Ok(orders) => {
                     after = orders.version;
-                    self.take(orders);
+                    self.take(orders, sent);
                 }
                 Err(e) => {
                     tracing::debug!(error = &e as &dyn std::error::Error, "no word from the controller");

@@ -256,12 +256,29 @@ impl Office {
         if self.lock().core.topology().node(node).is_none() {
             return Err(Error::Refused(format!("the topology of {} has no node {node}", self.node)));
         }
-        let write = Write {
-            key: session_key(node),
-            expect: Expect::Any,
-            value: Some(session.0.to_string().into_bytes()),
-        };
-        self.store.commit(Txn { writes: vec![write], leases: Vec::new() }).await.map_err(Error::Store)?;
+        let key = session_key(node);
+        let local = self.store.local();
+        let known = local.get(&key);
+        let number = known.and_then(|v| std::str::from_utf8(&v.bytes).ok()?.parse::<u64>().ok()).unwrap_or(0);
+        // A registration of an earlier life that was long on its way must not take the place of the present one.
+        if session.0 < number {
+            return Err(Error::Refused(format!(
+                "{node} is registered with the later session {number}; if its clock \
+                 was set back and its data directory replaced, set the clock right and start it again"
+            )));
+        }
+        let expect = known.map_or(Expect::Absent, |v| Expect::Revision(v.revision));
+        let write = Write { key, expect, value: Some(session.0.to_string().into_bytes()) };
+        let txn = Txn { writes: vec![write], leases: Vec::new() };
+        match self.store.commit(txn).await.map_err(Error::Store)? {
+            Outcome::Done { .. } => {}
+            Outcome::Conflict { .. } | Outcome::LeaseRefused { .. } => {
+                return Err(Error::Refused(format!(
+                    "another session of {node} was registered at the same moment"
+                )));
+            }
+            Outcome::Refused(refusal) => return Err(Error::Store(holdfast_store::Error::Refused(refusal))),
+        }
         self.lock().confirmed = Instant::now();
         Ok(())
     }
