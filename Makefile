@@ -13,11 +13,12 @@ SERVICES := mariadb haproxy nftables
 POLICY := /usr/sbin/policy-rc.d
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build lint test demo
+.PHONY: help setup build lint test demo bench
 
 help:
 	@echo 'make demo    a three-node MariaDB service on this machine: kill its primary, switch it over'
 	@echo 'make test    everything that is checked: lints, then every test on real servers'
+	@echo 'make bench   the proxy beside HAProxy and no proxy at all, in one run, as ratios'
 	@echo 'make lint    formatting, clippy, crate edges, generated files'
 	@echo 'make setup   install the Debian packages that tests and demo need (the others call it)'
 
@@ -63,3 +64,7 @@ test: setup lint
 demo: setup
 	cargo build --release --locked --package holdfast
 	$(TARGET)/release/holdfast drill demo
+
+bench: setup
+	cargo build --release --locked --package holdfast
+	bench/proxy.sh $(TARGET)/release/holdfast

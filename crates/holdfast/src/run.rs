@@ -73,6 +73,7 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
         store: store.clone(),
         agent: agent.clone(),
         proxies: Arc::new(proxies),
+        certificate_ends_unix_s: tls.as_ref().map(|t| t.ends_unix_s),
         access: Access::new(topology, tls.as_ref().map(|t| t.tokens.clone())),
     };
     tasks.spawn(api.run(server::router(host), std::future::pending()));
@@ -109,7 +110,11 @@ async fn watch_store(store: Option<Arc<Embedded>>) -> Refused {
         match now {
             Formation::Refused(why) => return why,
             Formation::Waiting(why) => tracing::info!("waiting for the store: {why}"),
-            Formation::Formed => {}
+            Formation::Formed => {
+                if let Some(mismatch) = store.mismatch() {
+                    tracing::warn!("{mismatch}");
+                }
+            }
         }
         let reason = leadership.borrow_and_update().stopped.clone();
         if let Some(reason) = reason.filter(|_| !stopped) {

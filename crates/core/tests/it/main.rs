@@ -1,3 +1,5 @@
+//! The decider, row by row: what it makes of a world, as text that reads as documentation.
+
 mod failover;
 mod scene;
 mod sync_set;

@@ -215,9 +215,21 @@ fn text_of(raw: &Path) -> Result<Vec<u8>, Error> {
         .output()
         .map_err(io("running", Path::new(flavour::BINLOG)))?;
     if output.status.success() {
-        return Ok(output.stdout);
+        return Ok(without_numbers(&output.stdout));
     }
     Err(Error::Program { program: flavour::BINLOG.into(), words: datadir::last_lines(&output.stderr) })
+}
+
+/// Without the statements that would give each transaction its old number again: a server that has gone on refuses
+/// them. The numbers stay readable in the comments.
+fn without_numbers(sql: &[u8]) -> Vec<u8> {
+    let numbers = |line: &&[u8]| {
+        let set = line.strip_prefix(b"/*!100001 ").unwrap_or(line);
+        ["gtid_domain_id", "gtid_seq_no", "server_id"]
+            .iter()
+            .any(|name| set.starts_with(format!("SET @@session.{name}=").as_bytes()))
+    };
+    sql.split_inclusive(|b| *b == b'\n').filter(|line| !numbers(line)).collect::<Vec<_>>().concat()
 }
 
 /// Puts the content under a free name; the same content saved twice stays one file. Only its owner may read it.

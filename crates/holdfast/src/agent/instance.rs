@@ -4,6 +4,8 @@
 //! [`Instance::keep_lease`] does nothing but close the instance when its right to write ends, whatever the other
 //! loop is stuck in (S2, S3).
 
+mod gate;
+
 use super::rejoin;
 use crate::clock::Clock;
 use holdfast_core::member::{Member, Verb, VouchRequest};
@@ -444,75 +446,6 @@ impl Instance {
         Ok(())
     }
 
-    async fn promote(&self, wait_for_ack: bool) -> Result<(), Error> {
-        let epoch = self.lock().member.promised();
-        self.engine.promote(wait_for_ack, epoch.0).await?;
-        self.lock().promoted = Some(epoch);
-        Ok(())
-    }
-
-    /// Opens for writes, unless too little of the lease is left to be sure that it is still held when the engine obeys.
-    async fn open(&self) -> Result<(), Error> {
-        let unfit = {
-            let state = self.lock();
-            let fit = state.promoted == Some(state.member.promised());
-            // An engine that looks fit (no upstream, waits as wanted) may have been started like that.
-            if fit { None } else { Some(state.seen.waits_for_ack) }
-        };
-        if let Some(wait_for_ack) = unfit {
-            self.promote(wait_for_ack).await?;
-        }
-        {
-            let mut state = self.lock();
-            let now = self.clock.now();
-            let epoch = match state.member.next(&state.seen, now) {
-                Some(Verb::Open) => state.member.promised(),
-                _ => return Ok(()),
-            };
-            if state.member.write_until().is_none_or(|until| until.since(now) < OPEN_BOUND_MS * 2) {
-                return Err(Error::LeaseTooShort);
-            }
-            state.member.opening(epoch);
-        }
-        self.lease_changed.notify_one();
-        let opened = tokio::time::timeout(Duration::from_millis(OPEN_BOUND_MS), self.engine.open()).await;
-        match opened {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => {
-                self.fence().await;
-                Err(e.into())
-            }
-            Err(_) => {
-                // It may obey at any later time: not acceptable.
-                self.kill().await;
-                Err(Error::OpenTimedOut)
-            }
-        }
-    }
-
-    /// S3: gate, clients, read-only, and past the bound SIGKILL.
-    async fn fence(&self) {
-        let epoch = self.lock().member.leads();
-        if let Some(epoch) = epoch {
-            (self.close_gate)(epoch);
-        }
-        let bound = Duration::from_millis(limits::FENCE_MS);
-        match tokio::time::timeout(bound, self.engine.close(bound)).await {
-            Ok(Ok(_)) => self.lock().member.closed(),
-            Ok(Err(e)) => {
-                let says = super::chain(&e);
-                tracing::warn!(group = %self.service.name, "closing in order failed ({says}): killing the engine");
-                self.kill().await;
-            }
-            Err(_) => {
-                tracing::warn!(group = %self.service.name, "closing in order took too long: killing the engine");
-                self.kill().await;
-            }
-        }
-        self.observe().await;
-        self.stir.notify_one();
-    }
-
     /// What was found that only this instance had, kept so that a restart of the agent does not forget to report it.
     fn keep_lost(&self, saved: Option<holdfast_engine::Saved>, epoch: Epoch) -> Option<Lost> {
         let saved = saved?;
@@ -523,14 +456,6 @@ impl Instance {
             tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "the report of saved writes is not kept");
         }
         Some(lost)
-    }
-
-    async fn kill(&self) {
-        match self.engine.kill().await {
-            Ok(()) => self.lock().member.closed(),
-            // It cannot be said to be closed; the fence comes again.
-            Err(e) => self.trouble(Some(&e)),
-        }
     }
 
     /// End of the agent: close, then shut the engine down.
@@ -553,8 +478,6 @@ const HURRY_MS: u64 = 15;
 const RETRY_MS: u64 = 15;
 /// How soon to start an engine again that did not start.
 const START_RETRY_MS: u64 = 3_000;
-/// How long the engine may take to obey [`Verb::Open`].
-const OPEN_BOUND_MS: u64 = 300;
 
 /// Why a verb could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -565,9 +488,16 @@ pub enum Error {
     Rejoin(#[from] rejoin::Error),
     #[error("the instance does not say what it has received")]
     NoPosition,
+    #[error(
+        "this agent has just started, and waits as long as its earlier life may have promised another primary"
+    )]
+    JustStarted,
     #[error("too little of the lease is left to open; the next renewal will do")]
     LeaseTooShort,
-    #[error("the engine did not open within {OPEN_BOUND_MS} ms and was killed, since it might have later")]
+    #[error(
+        "the engine did not open within {} ms and was killed, since it might have later",
+        gate::OPEN_BOUND_MS
+    )]
     OpenTimedOut,
 }
 

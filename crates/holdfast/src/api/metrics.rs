@@ -27,6 +27,11 @@ pub(super) async fn metrics(State(host): State<Host>) -> Response {
     instances(&mut page, &host);
     proxies(&mut page, &host);
     store(&mut page, &host);
+    if let Some(ends) = host.certificate_ends_unix_s.and_then(|s| u64::try_from(s).ok()) {
+        let name = "holdfast_certificate_ends_timestamp_seconds";
+        page.family(name, "gauge", "When this host's certificate ends, in seconds since 1970.");
+        page.sample(name, &[("node", host.node.as_str())], ends);
+    }
     text(StatusCode::OK, page.0)
 }
 

@@ -35,6 +35,8 @@ pub struct Host {
     pub store: Option<Arc<Embedded>>,
     pub agent: Arc<Agent>,
     pub proxies: Arc<Vec<(GroupName, holdfast_proxy::Handle)>>,
+    /// When this host's certificate ends.
+    pub certificate_ends_unix_s: Option<i64>,
     pub access: Access,
 }
 
