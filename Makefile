@@ -58,7 +58,7 @@ lint: build
 	$(TARGET)/debug/xtask schemas --check
 
 test: setup lint
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 # An optimised build: it prints milliseconds that people will compare.
 demo: setup
