@@ -69,6 +69,7 @@ pub static TABLE: &[Diagnosis] = &[
         primary_stuck,
         "the primary's process runs but does not answer, or cannot open"
     ),
+    row!(Critical, "primary-full", primary_full, "the primary's disk is full"),
     row!(
         Critical,
         "primary-lost",
@@ -374,6 +375,25 @@ fn primary_stuck(w: &World) -> Option<Verdict> {
         );
     }
     None
+}
+
+/// A primary without room hangs in its next commit: it goes on where there is room.
+fn primary_full(w: &World) -> Option<Verdict> {
+    let p = in_office(w)?;
+    let left = |r: &InstanceReport| r.seen.free_disk_bytes;
+    let free = w.fresh(&p.node).and_then(left).filter(|b| *b < limits::DISK_FULL_BYTES)?;
+    let says = format!("the disk of {} is full: {} KiB are left", p.node, free >> 10);
+    let room = |r: &InstanceReport| left(r).is_some_and(|b| b >= limits::DISK_ROOM_BYTES);
+    if w.fresh_members().any(|(n, r)| *n != p.node && r.follows(&p.node) && room(r)) {
+        return take_over(w, false, says);
+    }
+    wait(
+        Blocker::new(
+            "disk-full",
+            format!("{says}, and no replica has more than {} MiB", limits::DISK_ROOM_BYTES >> 20),
+        )
+        .hint("make room; commits that wait for it go on by themselves"),
+    )
 }
 
 fn primary_lost(w: &World) -> Option<Verdict> {

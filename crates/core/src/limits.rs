@@ -60,6 +60,11 @@ pub const PROXY_HELD_BYTES: usize = 64 << 20;
 /// How long a client may take to log in.
 pub const PROXY_LOGIN_MS: u64 = 10_000;
 
+/// With less than this, an engine cannot be trusted to finish a commit.
+pub const DISK_FULL_BYTES: u64 = 4 << 20;
+/// A member needs this much to take over from one whose disk is full; below it, `status` warns.
+pub const DISK_ROOM_BYTES: u64 = 64 << 20;
+
 /// Plans kept in a group's history.
 pub const HISTORY_PLANS: usize = 200;
 /// Nodes in a topology.

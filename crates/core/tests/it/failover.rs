@@ -564,3 +564,37 @@ fn another_region_takes_over_only_if_the_policy_says_so() {
     "#]],
     );
 }
+
+// ---- a full disk ----
+
+#[test]
+fn a_full_disk_is_left_for_one_with_room() {
+    let mut s = sync();
+    s.of(1).seen.free_disk_bytes = Some(1 << 20);
+    s.of(2).seen.free_disk_bytes = Some(1 << 30);
+    check(
+        &s,
+        expect![[r#"
+        primary-full: claim because the disk of n1 is full: 1024 KiB are left
+          epoch 5 claimed (Takeover { to: None }), ackers [n2 Member], Held
+          n1 closes, stops receiving, applies what it has
+          n2 closes, stops receiving, applies what it has
+          n3 closes, stops receiving, applies what it has
+    "#]],
+    );
+}
+
+#[test]
+fn a_full_disk_is_no_better_elsewhere() {
+    let mut s = sync();
+    for node in 1..=3 {
+        s.of(node).seen.free_disk_bytes = Some(1 << 20);
+    }
+    check(
+        &s,
+        expect![[r#"
+        primary-full: waits, disk-full: the disk of n1 is full: 1024 KiB are left, and no replica has more than 64 MiB
+          hint: make room; commits that wait for it go on by themselves
+    "#]],
+    );
+}

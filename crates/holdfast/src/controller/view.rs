@@ -10,7 +10,7 @@ use holdfast_core::record::{Acker, Assurance, Mode};
 use holdfast_core::report::{InstanceReport, Process};
 use holdfast_core::topology::{Durability, Engine, Service, Strategy};
 use holdfast_core::world::World;
-use holdfast_core::{NodeName, Position, Seen};
+use holdfast_core::{NodeName, Position, Seen, limits};
 
 impl Office {
     /// Everything, for `holdfast status`.
@@ -135,6 +135,9 @@ fn member_findings(w: &World) -> Vec<Finding> {
         };
         if let Some(trouble) = &r.trouble {
             say("member-trouble", Severity::Warning, format!("{node}: {trouble}"));
+        }
+        if let Some(free) = r.seen.free_disk_bytes.filter(|b| *b < limits::DISK_ROOM_BYTES) {
+            say("disk-low", Severity::Warning, format!("{node} has {} MiB of disk left", free >> 20));
         }
         for setting in &r.seen.unsafe_settings {
             say("unsafe-setting", Severity::Warning, format!("{node}: {setting}"));

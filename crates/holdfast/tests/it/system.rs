@@ -268,3 +268,58 @@ async fn a_data_directory_of_somebody_else_is_left_alone() {
     assert_eq!(std::fs::read_to_string(theirs.join("precious")).unwrap(), "not yours");
     assert_eq!(std::fs::read_dir(&theirs).unwrap().count(), 1);
 }
+
+/// A small file system of its own, unmounted with the test.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: std::path::PathBuf, size: &str) -> SmallDisk {
+        std::fs::create_dir_all(&at).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", size, "tmpfs"])
+            .arg(&at)
+            .status()
+            .unwrap();
+        assert!(mounted.success(), "this test needs root, to mount a tmpfs");
+        SmallDisk(at)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_whose_disk_is_full_hands_over_to_one_with_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(dir.path().join("s/a"), "size=400m");
+    let mut sandbox =
+        Sandbox::start(Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), 3)).await.unwrap();
+    let mut stage = {
+        sandbox.wait_healthy(BOUND).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(dir.path())));
+        Stage { sandbox, dir }
+    };
+    assert_eq!(stage.sandbox.primary().await.unwrap(), "a");
+    let proxies = stage.sandbox.proxies();
+    ledger::prepare(proxies[1], &account()).await.unwrap();
+    let load = Writers::start(&proxies[1..], &account(), 1, 4);
+    wait_for("a write", async || load.acked() > 20).await;
+    let filler = disk.0.join("filler");
+    // Until nothing fits any more.
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 1 << 16]).is_ok() {}
+    wait_for("another primary", async || stage.sandbox.primary().await.is_ok_and(|p| p != "a")).await;
+    let acked = load.acked();
+    wait_for("writes to go on", async || load.acked() > acked + 20).await;
+    drop(file);
+    std::fs::remove_file(&filler).unwrap();
+    stage.healthy().await;
+    let ledger = load.finish().await;
+    let now = stage.sandbox.primary().await.unwrap();
+    let present = ledger::present(stage.sandbox.engine(&now).unwrap(), &account(), 1).await.unwrap();
+    assert!(ledger.acked.iter().all(|(id, _)| present.contains(id)), "an acknowledged write is gone");
+    stage.end().await;
+    drop(disk);
+}
