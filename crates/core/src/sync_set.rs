@@ -43,6 +43,10 @@ pub(crate) fn acker_gone(w: &World) -> Option<Verdict> {
 /// was told before, and its engine reconnects by itself.
 pub(crate) fn acker_unrecorded(w: &World) -> Option<Verdict> {
     let (_, primary) = leading_fresh(w)?;
+    // Right after a change, no report can speak of the new record yet.
+    if w.stage_age_ms() < limits::SILENT_AFTER_MS {
+        return None;
+    }
     let denies = |n: &NodeName| w.fresh(n).is_some_and(|r| r.quit_acknowledging(w.revision));
     let node = primary.seen.ackers.iter().find(|n| !w.record.ackers.contains_key(*n) && !denies(n))?;
     let mut record = w.record.clone();

@@ -31,6 +31,9 @@ pub struct Instance {
     rejoin: rejoin::Rejoin,
     close_gate: CloseGate,
     lost_file: PathBuf,
+    vouched_file: PathBuf,
+    /// The agent's life before this one vouched for another primary.
+    vouched_before: bool,
     state: Mutex<State>,
     /// Something happened to this instance: look again.
     look: Notify,
@@ -72,6 +75,7 @@ pub struct Options {
 
 impl Instance {
     pub fn new(o: Options) -> Arc<Instance> {
+        let vouched_file = o.lost_file.with_file_name("vouched");
         let mut member = Member::new(o.node, o.service.name.clone(), o.session);
         let kept = std::fs::read(&o.lost_file).ok().and_then(|text| serde_json::from_slice(&text).ok());
         member.saved(kept);
@@ -82,6 +86,8 @@ impl Instance {
             clock: o.clock,
             engine: o.engine,
             close_gate: o.close_gate,
+            vouched_before: vouched_file.exists(),
+            vouched_file,
             lost_file: o.lost_file,
             state: Mutex::new(State {
                 member,
@@ -164,9 +170,14 @@ impl Instance {
         self.look.notify_one();
         self.lease_changed.notify_one();
     }
+    /// S14. A yes is on disk before it is said, so that the next life of this agent knows of it.
     pub fn vouch(&self, ask: &VouchRequest) -> bool {
         let now = self.clock.now();
-        self.lock().member.vouch(ask, now)
+        let yes = self.lock().member.vouch(ask, now);
+        yes && (self.vouched_file.exists() || self.note_vouch().is_ok())
+    }
+    fn note_vouch(&self) -> std::io::Result<()> {
+        std::fs::File::create(&self.vouched_file)?.sync_all()
     }
     pub fn wants_vouchers(&self) -> Option<VouchRequest> {
         self.lock().member.wants_vouchers(self.clock.now())

@@ -2,7 +2,6 @@
 
 use super::{Error, Instance};
 use holdfast_core::member::Verb;
-use holdfast_core::record::Role;
 use holdfast_core::{Millis, limits};
 use std::time::Duration;
 
@@ -35,10 +34,8 @@ impl Instance {
                 Some(Verb::Open) => state.member.promised(),
                 _ => return Ok(()),
             };
-            let found =
-                matches!(state.member.assignment().map(|a| &a.role), Some(Role::Lead { found: true, .. }));
-            if !found && now < Millis(limits::LEASE_MS + limits::CLOCK_DRIFT_MS) {
-                // An earlier life of this agent may have vouched for another primary just before it ended (S14).
+            if self.vouched_before && now < Millis(limits::LEASE_MS + limits::CLOCK_DRIFT_MS) {
+                // What the life before promised still holds (S14).
                 return Err(Error::JustStarted);
             }
             if state.member.write_until().is_none_or(|until| until.since(now) < OPEN_BOUND_MS * 2) {
