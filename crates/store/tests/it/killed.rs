@@ -48,6 +48,10 @@ async fn child_writes_until_it_is_killed() {
             }
             Err(error) => {
                 println!("\nfailed unknown={} {error}", error.is_unknown());
+                // The failure is announced a moment after the commit that met it was answered.
+                let mut leadership = store.leadership();
+                let stopped = leadership.wait_for(|l| l.stopped.is_some());
+                let _ = tokio::time::timeout(Duration::from_secs(10), stopped).await;
                 let again = store.commit(put("again", b"")).await.unwrap_err();
                 println!("\nagain stopped={} {again}", matches!(again, Error::Stopped { .. }));
                 return;
