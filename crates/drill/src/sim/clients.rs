@@ -6,6 +6,7 @@ use super::event::Event;
 use super::net::Plane;
 use super::{Power, Sim, invariants};
 use holdfast_core::{Epoch, Gate, Millis, RouteSnapshot};
+use std::sync::Arc;
 
 /// A client gives up on an answer after this long; what became of its write is unknown (S13).
 const ANSWER_MS: u64 = 2_000;
@@ -13,7 +14,7 @@ const ANSWER_MS: u64 = 2_000;
 /// What a proxy was told last.
 #[derive(Default)]
 pub struct Proxy {
-    route: Option<(RouteSnapshot, Millis)>,
+    route: Option<(Arc<RouteSnapshot>, Millis)>,
 }
 
 pub struct Client {
@@ -74,7 +75,7 @@ impl Writes {
 }
 
 impl Sim {
-    pub(super) fn proxy_route(&mut self, node: usize, snapshot: RouteSnapshot) {
+    pub(super) fn proxy_route(&mut self, node: usize, snapshot: Arc<RouteSnapshot>) {
         let now = self.local(node);
         let proxy = &mut self.hosts[node].proxy;
         let known = proxy.route.as_ref().map_or(Epoch(0), |(r, _)| r.epoch);

@@ -8,7 +8,7 @@
 use holdfast_core::position::MariaDbPosition;
 use holdfast_core::report::{Observed, Process, Stream, Upstream};
 use holdfast_core::{NodeName, Position};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// An upstream from which nothing comes for this long is given up (`slave_net_timeout` with heartbeats).
 pub const SILENCE_MS: u64 = 1_000;
@@ -77,7 +77,6 @@ pub struct Engine {
     /// Counts starts and ends, so that what belongs to another life can be told.
     pub life: u64,
     pub log: Vec<Tx>,
-    index: HashMap<(u32, u64), usize>,
     /// How much of the log is committed in the engine; the rest waits for an acknowledgement.
     pub committed: usize,
     pub relay: VecDeque<Tx>,
@@ -100,7 +99,6 @@ impl Engine {
             power: Power::Off { how: "never started".into() },
             life: 0,
             log: Vec::new(),
-            index: HashMap::new(),
             committed: 0,
             relay: VecDeque::new(),
             applied: MariaDbPosition::default(),
@@ -119,8 +117,10 @@ impl Engine {
         self.power == Power::On
     }
 
+    /// Numbers in a log have no gaps: each is one more than the last, whoever gave it.
     pub fn find(&self, server: u32, sequence: u64) -> Option<usize> {
-        self.index.get(&(server, sequence)).copied()
+        let at = usize::try_from(sequence).ok()?.checked_sub(1)?;
+        self.log.get(at).is_some_and(|t| t.server == server && t.sequence == sequence).then_some(at)
     }
 
     /// The very write, not only its number.
@@ -134,14 +134,12 @@ impl Engine {
     }
 
     fn append(&mut self, tx: Tx) {
-        self.index.insert((tx.server, tx.sequence), self.log.len());
         self.applied.add(0, tx.server, tx.sequence);
         self.received.add(0, tx.server, tx.sequence);
         self.log.push(tx);
     }
 
     fn reindex(&mut self) {
-        self.index = self.log.iter().enumerate().map(|(i, t)| ((t.server, t.sequence), i)).collect();
         self.applied = MariaDbPosition::default();
         for tx in &self.log {
             self.applied.add(0, tx.server, tx.sequence);

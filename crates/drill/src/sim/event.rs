@@ -5,6 +5,7 @@ use holdfast_core::Millis;
 use holdfast_core::record::{Assignment, Session};
 use holdfast_core::report::InstanceReport;
 use holdfast_core::{Epoch, Position, RouteSnapshot, member::VouchRequest};
+use std::sync::Arc;
 
 /// Between hosts, on the control plane.
 #[derive(Debug, Clone)]
@@ -23,7 +24,7 @@ pub enum Message {
         assignment: Option<Assignment>,
     },
     Route {
-        snapshot: Box<RouteSnapshot>,
+        snapshot: Arc<RouteSnapshot>,
     },
     CompareAsk {
         from: usize,
@@ -51,7 +52,7 @@ pub enum Event {
     /// To whatever process runs on that host when it arrives.
     Deliver {
         to: usize,
-        message: Message,
+        message: Box<Message>,
     },
     /// To one life of a host's process.
     Process {
@@ -81,7 +82,7 @@ pub enum Event {
         life: u64,
     },
     Fault,
-    Heal(faults::Fault),
+    Heal(Box<faults::Fault>),
     FaultsOff,
     Operator,
     Watch,
@@ -143,7 +144,7 @@ impl Sim {
             }
         }
         match event {
-            Event::Deliver { to, message } => self.deliver(to, message),
+            Event::Deliver { to, message } => self.deliver(to, *message),
             Event::Process { node, what, .. } => self.timer(node, what),
             Event::EngineTick { node } => self.engine_tick(node),
             Event::Ack { to, life, from, conn, upto } => self.ack(to, life, from, conn, upto),
@@ -196,7 +197,7 @@ impl Sim {
             Message::Answer { session, sent, renewed, assignment } => {
                 self.agent_answer(to, agent::Answer { session, sent, renewed, assignment });
             }
-            Message::Route { snapshot } => self.proxy_route(to, *snapshot),
+            Message::Route { snapshot } => self.proxy_route(to, snapshot),
             Message::CompareAsk { from, verb, epoch } => self.compare_asked(to, from, verb, epoch),
             Message::CompareAnswer { verb, position } => self.compare_answered(to, verb, &position),
             Message::VouchAsk { from, sent, ask } => self.vouch_asked(to, from, sent, &ask),
@@ -206,6 +207,7 @@ impl Sim {
 
     /// Sends on the control plane: may be late, lost, or doubled.
     pub(super) fn send(&mut self, from: usize, to: usize, message: Message) {
+        let message = Box::new(message);
         if from == to {
             return self.after(1, Event::Deliver { to, message });
         }

@@ -139,7 +139,7 @@ impl Sim {
             Fault::ProcessPaused { .. } | Fault::EngineHung { .. } => return,
         }
         self.faults.active += 1;
-        self.after(ms, Event::Heal(fault));
+        self.after(ms, Event::Heal(Box::new(fault)));
     }
 
     fn links_of(&self, node: usize, planes: &[Plane]) -> Vec<(Plane, usize, usize)> {

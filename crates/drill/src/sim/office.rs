@@ -114,8 +114,9 @@ impl Sim {
         let (now, group) = (self.local(node), self.group());
         let Some(office) = &self.hosts[node].office else { return };
         let Some(snapshot) = office.controller.route(&group, now) else { return };
+        let snapshot = std::sync::Arc::new(snapshot);
         for to in 0..self.hosts.len() {
-            self.send(node, to, Message::Route { snapshot: Box::new(snapshot.clone()) });
+            self.send(node, to, Message::Route { snapshot: snapshot.clone() });
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds of every run of the tests. `HOLDFAST_SEEDS=from..to` runs others.
-const SEEDS: std::ops::Range<u64> = 0..2_000;
+const SEEDS: std::ops::Range<u64> = 0..10_000;
 /// A sabotage must be found within so many seeds.
 const SABOTAGE_SEEDS: u64 = 1_500;
 
