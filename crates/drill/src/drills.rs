@@ -1,9 +1,15 @@
-//! Drills: break something real under load, and count what a client saw.
+//! Drills: break something real under load, and count what clients saw.
 
-use crate::ledger::{self, Account, IDS_PER_RUN, Ledger, Writers};
+use crate::direct::Probers;
+use crate::fault::{Fault, Harm};
+use crate::ground::Vantage;
+use crate::judge::{Promise, Round, Seen, judge};
+use crate::ledger::{self, Account, Ledger, Writers};
 use crate::sandbox::{self, DATABASE, PASSWORD, SERVICE, Sandbox, USER};
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -11,10 +17,15 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Drill {
-    /// SIGKILL to the primary's engine.
     KillEngine,
-    /// A planned switchover.
+    KillHost,
+    PartitionPrimary,
+    PauseEngine,
+    PauseAgent,
+    KillStoreLeader,
+    DiskFull,
     Switchover,
+    DoubleFailure,
 }
 
 /// Why a drill could not be run. A broken promise is a result, not an error.
@@ -24,64 +35,110 @@ pub enum Error {
     Sandbox(#[from] sandbox::Error),
     #[error("a client")]
     Client(#[from] mysql_async::Error),
-    #[error("no write was acknowledged for {0} s before anything was broken")]
+    #[error("no write was acknowledged within {0} s")]
     NoLoad(u64),
-}
-
-/// What a client saw in one round.
-#[derive(Debug, Clone, Serialize)]
-pub struct Round {
-    pub drill: Drill,
-    pub from: String,
-    pub to: String,
-    /// Longest time without an acknowledged write, over all writers.
-    pub outage_ms: u64,
-    pub acked: u64,
-    /// Acknowledged and not on the survivor.
-    pub lost: u64,
-    /// Outcome unknown to the client; either is right.
-    pub unknown: u64,
-    /// Errors that clients saw, of any kind.
-    pub client_errors: u64,
-    /// The first few different ones.
-    pub errors: Vec<String>,
-    /// Writes that Holdfast itself says were lost; only where something was.
-    pub reported_lost: Option<u64>,
-    /// Every promise that was broken, in words.
-    pub broken: Vec<String>,
-}
-
-/// Bounds that a round must keep, from the durability and the drill.
-struct Promise {
-    outage_ms: u64,
-    lost: bool,
-    errors: bool,
+    #[error("{0} is not possible here: it needs {1}")]
+    NotHere(&'static str, &'static str),
 }
 
 const LOAD_BEFORE: Duration = Duration::from_millis(700);
 const LOAD_AFTER: Duration = Duration::from_millis(700);
+/// How long a healed host stays under load before the round ends: whoever wakes up must not take a write.
+const LOAD_HEALED: Duration = Duration::from_millis(1_500);
 /// How long writes may take to come back before the drill gives up.
-const RECOVERY: Duration = Duration::from_secs(30);
-const REJOIN: Duration = Duration::from_secs(90);
+const RECOVERY: Duration = Duration::from_secs(45);
+pub(crate) const REJOIN: Duration = Duration::from_secs(120);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const COUNT_AGAIN: Duration = Duration::from_millis(5);
+
+/// Numbers of the writers of a run: through the proxies, through the proxy of the broken host, and past the proxies.
+const LOCAL_WRITERS: std::ops::Range<u8> = 64..66;
+const PROBERS: u8 = 100;
+const LOCAL_PROBER: u8 = 120;
 
 impl Drill {
-    fn promise(self, durability: &str) -> Promise {
-        let sync = durability == "sync";
+    pub const ALL: [Drill; 9] = [
+        Drill::KillEngine,
+        Drill::KillHost,
+        Drill::PartitionPrimary,
+        Drill::PauseEngine,
+        Drill::PauseAgent,
+        Drill::KillStoreLeader,
+        Drill::DiskFull,
+        Drill::Switchover,
+        Drill::DoubleFailure,
+    ];
+
+    pub fn name(self) -> &'static str {
         match self {
-            Drill::KillEngine => Promise { outage_ms: 1_000, lost: !sync, errors: true },
-            Drill::Switchover => Promise { outage_ms: 200, lost: false, errors: false },
+            Drill::KillEngine => "kill-engine",
+            Drill::KillHost => "kill-host",
+            Drill::PartitionPrimary => "partition-primary",
+            Drill::PauseEngine => "pause-engine",
+            Drill::PauseAgent => "pause-agent",
+            Drill::KillStoreLeader => "kill-store-leader",
+            Drill::DiskFull => "disk-full",
+            Drill::Switchover => "switchover",
+            Drill::DoubleFailure => "double-failure",
         }
     }
-    /// What it does and what is promised, in one line.
+
+    fn fault(self) -> Option<Fault> {
+        match self {
+            Drill::KillEngine | Drill::DoubleFailure => Some(Fault::KillEngine),
+            Drill::KillHost | Drill::KillStoreLeader => Some(Fault::KillHost),
+            Drill::PartitionPrimary => Some(Fault::Partition),
+            Drill::PauseEngine => Some(Fault::PauseEngine),
+            Drill::PauseAgent => Some(Fault::PauseAgent),
+            Drill::DiskFull => Some(Fault::FillDisk),
+            Drill::Switchover => None,
+        }
+    }
+
+    /// Bounds that every round must keep.
+    pub fn promise(self, durability: &str) -> Promise {
+        let sync = durability == "sync";
+        let host = if sync { 2_500 } else { 5_000 };
+        let (outage_ms, quiet) = match self {
+            Drill::KillEngine | Drill::DoubleFailure => (1_000, false),
+            Drill::KillHost | Drill::PartitionPrimary | Drill::KillStoreLeader => (host, false),
+            // Nobody sees these at once: the engine's silence has a bound, the agent's lease has to run out.
+            Drill::PauseEngine | Drill::PauseAgent | Drill::DiskFull => (5_000, false),
+            Drill::Switchover => (200, true),
+        };
+        Promise { outage_ms, may_lose: !sync && self != Drill::Switchover, no_errors: quiet }
+    }
+
+    /// What it does, in one line.
     pub fn describe(self) -> &'static str {
         match self {
-            Drill::KillEngine => {
-                "SIGKILL to the primary's engine; back within 1 s, under sync nothing acknowledged is lost"
+            Drill::KillEngine => "SIGKILL to the primary's engine",
+            Drill::KillHost => "the primary's host dies: network, agent, engine and proxy at once",
+            Drill::PartitionPrimary => "the primary and clients of its own are cut off from all others",
+            Drill::PauseEngine => "SIGSTOP to the primary's engine",
+            Drill::PauseAgent => {
+                "SIGSTOP to the primary's agent alone, resumed after the failover; its engine runs on"
             }
-            Drill::Switchover => {
-                "planned switchover under load; no client error, write pause at most 200 ms, nothing lost"
+            Drill::KillStoreLeader => "the host of the store's leader and the controller dies",
+            Drill::DiskFull => "the primary's file system is filled to the last byte",
+            Drill::Switchover => "planned switchover under load",
+            Drill::DoubleFailure => {
+                "SIGKILL to the primary's engine, and to the next primary's as soon as it takes writes"
             }
         }
+    }
+
+    /// What it promises, in one line.
+    pub fn promises(self) -> String {
+        let (sync, lost) = (self.promise("sync"), self.promise("async"));
+        let also = match (sync.no_errors, sync.outage_ms == lost.outage_ms) {
+            (true, _) => ", no client error".to_string(),
+            (false, true) => String::new(),
+            (false, false) => format!(" (async: {} ms)", lost.outage_ms),
+        };
+        let loss =
+            if lost.may_lose { "sync loses nothing, async reports all it lost" } else { "nothing lost" };
+        format!("writes are back within {} ms{also}; {loss}; never two primaries", sync.outage_ms)
     }
 }
 
@@ -91,138 +148,195 @@ pub fn account() -> Account {
 }
 
 /// Runs one round on a healthy sandbox, and leaves it healthy.
-pub async fn round(
-    sandbox: &mut Sandbox,
-    drill: Drill,
-    durability: &str,
-    number: u64,
-    writers: u8,
-) -> Result<Round, Error> {
-    let proxies = sandbox.proxies();
-    ledger::prepare(proxies[0], &account()).await?;
+pub async fn round(sandbox: &mut Sandbox, drill: Drill, number: u64, writers: u8) -> Result<Round, Error> {
+    let client = sandbox.vantage(sandbox.client())?;
     let before = sandbox.service().await?;
-    let from = before["primary"].as_str().unwrap_or_default().to_string();
-    let load = Writers::start(&proxies, &account(), number, writers);
-    wait_for_acks(&load, 0).await?;
+    let from = text(&before["primary"]);
+    let victim = match drill {
+        Drill::KillStoreLeader => sandbox.controller().await?,
+        _ => from.clone(),
+    };
+    if let Some(fault) = drill.fault().filter(|f| !f.possible(sandbox)) {
+        return Err(match fault {
+            Fault::FillDisk => Error::NotHere(drill.name(), "members with file systems of their own"),
+            _ => Error::NotHere(drill.name(), "network namespaces, so: root"),
+        });
+    }
+    let load = Load::start(sandbox, &client, drill, &victim, number, writers).await?;
+    load.writes(0).await?;
     tokio::time::sleep(LOAD_BEFORE).await;
 
     let struck = Instant::now();
-    match drill {
-        Drill::KillEngine => sandbox::signal(sandbox.engine_pid(&from)?, rustix::process::Signal::KILL),
-        Drill::Switchover => {
-            sandbox.holdfast(&["switchover", SERVICE]).await?;
+    let (to, harms) = strike(sandbox, drill, &victim, &before, &load).await?;
+    load.writes(load.main.acked()).await?;
+    tokio::time::sleep(LOAD_AFTER).await;
+    let ended = Instant::now();
+    for harm in harms {
+        let wakes = matches!(harm.fault, Fault::Partition | Fault::PauseAgent | Fault::PauseEngine);
+        harm.heal(sandbox).await?;
+        if wakes {
+            tokio::time::sleep(LOAD_HEALED).await;
         }
     }
-    let to = wait_for_next_epoch(sandbox, before["epoch"].as_u64().unwrap_or(0)).await?;
-    wait_for_acks(&load, load.acked()).await?;
-    tokio::time::sleep(LOAD_AFTER).await;
-    let ledger = load.finish().await;
-    let ended = Instant::now();
+    let (main, others, direct) = load.finish().await;
+    let outage = main.outage(struck, ended);
+    let mut ledger = main.clone();
+    ledger.add(others);
+    ledger.add(direct.ledger.clone());
 
     sandbox.wait_healthy(REJOIN).await?;
-    let survivor = sandbox.engine(&sandbox.primary().await?)?;
-    let present = ledger::present(survivor, &account(), number).await?;
-    let reported_lost = reported_lost(sandbox, &from).await?;
-    Ok(judge(drill, durability, (from, to), &ledger, &present, reported_lost, ledger.outage(struck, ended)))
+    let present = present(sandbox, &client, number).await?;
+    let reported_lost = reported_lost(sandbox, before["epoch"].as_u64().unwrap_or(0)).await?;
+    let seen = Seen { outage, ledger, client_errors: main.errors, direct, present, reported_lost };
+    Ok(judge(drill, drill.promise(sandbox.durability()), (from, to), seen))
 }
 
-async fn wait_for_acks(load: &Writers, more_than: u64) -> Result<(), Error> {
+/// All clients of a round.
+struct Load {
+    main: Writers,
+    local: Option<Writers>,
+    probers: Vec<Probers>,
+    _vantage: Option<Vantage>,
+}
+
+impl Load {
+    async fn start(
+        sandbox: &Sandbox,
+        client: &Vantage,
+        drill: Drill,
+        victim: &str,
+        run: u64,
+        writers: u8,
+    ) -> Result<Load, Error> {
+        let takes_proxy = drill.fault().is_some_and(Fault::takes_proxy);
+        let proxies = proxies_without(sandbox, Some(victim).filter(|_| takes_proxy))?;
+        let (first, account) = (proxies[0], account());
+        client.run(async move { ledger::prepare(first, &account).await }).await?;
+        let account = self::account();
+        let engines = sandbox.members().map(|n| sandbox.engine(n)).collect::<Result<Vec<_>, _>>()?;
+        let mut load = Load {
+            main: Writers::start(client, &proxies, &account, run, 0..writers),
+            local: None,
+            probers: vec![Probers::start(client, &engines, &account, run, PROBERS)],
+            _vantage: None,
+        };
+        if matches!(drill, Drill::PartitionPrimary) {
+            let there = sandbox.vantage(victim)?;
+            let (proxy, engine) = (sandbox.proxy(victim)?, sandbox.engine(victim)?);
+            load.local = Some(Writers::start(&there, &[proxy], &account, run, LOCAL_WRITERS));
+            load.probers.push(Probers::start(&there, &[engine], &account, run, LOCAL_PROBER));
+            load._vantage = Some(there);
+        }
+        Ok(load)
+    }
+
+    /// Waits until more than `than` writes were acknowledged to the clients whose outage counts.
+    async fn writes(&self, than: u64) -> Result<(), Error> {
+        wait_for_acks(&self.main, than).await
+    }
+
+    async fn finish(self) -> (Ledger, Ledger, crate::direct::Direct) {
+        let mut direct = crate::direct::Direct::default();
+        for probers in self.probers {
+            direct.add(probers.finish().await);
+        }
+        let local = match self.local {
+            Some(local) => local.finish().await,
+            None => Ledger::default(),
+        };
+        (self.main.finish().await, local, direct)
+    }
+}
+
+/// Waits until more than `than` writes were acknowledged.
+pub async fn wait_for_acks(load: &Writers, than: u64) -> Result<(), Error> {
     let end = Instant::now() + RECOVERY;
-    while load.acked() <= more_than {
+    while load.acked() <= than {
         if Instant::now() > end {
             return Err(Error::NoLoad(RECOVERY.as_secs()));
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(COUNT_AGAIN).await;
     }
     Ok(())
 }
 
-/// The primary of a later epoch: after a crash that may be the same node, if it was back first and had most.
-async fn wait_for_next_epoch(sandbox: &Sandbox, before: u64) -> Result<String, Error> {
+/// Where clients go that a host's end must not take along: the application's proxy first.
+pub(crate) fn proxies_without(
+    sandbox: &Sandbox,
+    victim: Option<&str>,
+) -> Result<Vec<SocketAddr>, sandbox::Error> {
+    let hosts = Some(sandbox.client()).into_iter().chain(sandbox.members());
+    let hosts: Vec<&str> = hosts.filter(|n| Some(*n) != victim).collect();
+    hosts.into_iter().map(|n| sandbox.proxy(n)).collect()
+}
+
+/// Breaks it; returns who leads then and what is still broken.
+async fn strike(
+    sandbox: &mut Sandbox,
+    drill: Drill,
+    victim: &str,
+    before: &Value,
+    load: &Load,
+) -> Result<(String, Vec<Harm>), Error> {
+    let epoch = before["epoch"].as_u64().unwrap_or(0);
+    let Some(fault) = drill.fault() else {
+        sandbox.holdfast(&["switchover", SERVICE]).await?;
+        return Ok((next_primary(sandbox, epoch).await?.0, Vec::new()));
+    };
+    let mut harms = vec![fault.strike(sandbox, victim).await?];
+    if drill == Drill::KillStoreLeader && before["primary"] != victim {
+        // Nobody has to take over; a writer whose acker is gone may have to wait.
+        load.writes(load.main.acked()).await?;
+        return Ok((text(&before["primary"]), harms));
+    }
+    let (mut to, later) = next_primary(sandbox, epoch).await?;
+    if drill == Drill::DoubleFailure {
+        load.writes(load.main.acked()).await?;
+        harms.push(fault.strike(sandbox, &to).await?);
+        to = next_primary(sandbox, later).await?.0;
+    }
+    Ok((to, harms))
+}
+
+/// The open primary of an epoch after `before`, and that epoch. After a crash that may be the same node, if it was back
+/// first and had most.
+async fn next_primary(sandbox: &Sandbox, before: u64) -> Result<(String, u64), Error> {
     let end = Instant::now() + RECOVERY;
     let mut last = String::new();
     while Instant::now() < end {
         match sandbox.service().await {
             Ok(service) => {
-                let open =
-                    service["members"].as_array().into_iter().flatten().find(|m| m["role"] == "primary");
-                let later = service["epoch"].as_u64().is_some_and(|e| e > before);
-                if let Some(node) = open.and_then(|m| m["node"].as_str()).filter(|_| later) {
-                    return Ok(node.to_string());
+                let mut members = service["members"].as_array().into_iter().flatten();
+                let open = members.find(|m| m["role"] == "primary");
+                let later = service["epoch"].as_u64().filter(|e| *e > before);
+                if let (Some(member), Some(epoch)) = (open, later) {
+                    return Ok((text(&member["node"]), epoch));
                 }
                 last = service["findings"].to_string();
             }
             Err(e) => last = e.to_string(),
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
     Err(sandbox::Error::Deadline { what: "a new primary".into(), waited_s: RECOVERY.as_secs(), last }.into())
 }
 
-/// What the returning primary said that only it had.
-async fn reported_lost(sandbox: &Sandbox, node: &str) -> Result<Option<u64>, Error> {
+/// The rows of a run on the primary.
+pub(crate) async fn present(sandbox: &Sandbox, client: &Vantage, run: u64) -> Result<BTreeSet<u64>, Error> {
+    let survivor = sandbox.engine(&sandbox.primary().await?)?;
+    let account = account();
+    Ok(client.run(async move { ledger::present(survivor, &account, run).await }).await?)
+}
+
+/// What members that came back after `epoch` said that only they had; `None` if nobody said anything.
+async fn reported_lost(sandbox: &Sandbox, epoch: u64) -> Result<Option<u64>, Error> {
     let service = sandbox.service().await?;
-    let member = service["members"].as_array().into_iter().flatten().find(|m| m["node"] == node);
-    Ok(member.and_then(|m| m["lost"]["transactions"].as_u64()))
+    let members = service["members"].as_array().into_iter().flatten();
+    let lost = members.map(|m| &m["lost"]).filter(|l| l["epoch"].as_u64().is_some_and(|e| e > epoch));
+    let lost: Vec<u64> = lost.filter_map(|l| l["transactions"].as_u64()).collect();
+    Ok(if lost.is_empty() { None } else { Some(lost.iter().sum()) })
 }
 
-fn judge(
-    drill: Drill,
-    durability: &str,
-    (from, to): (String, String),
-    ledger: &Ledger,
-    present: &BTreeSet<u64>,
-    reported_lost: Option<u64>,
-    outage: Duration,
-) -> Round {
-    let lost = ledger.acked.iter().filter(|(id, _)| !present.contains(id)).count() as u64;
-    let vanished_unknown = ledger.unknown.iter().filter(|id| !present.contains(id)).count() as u64;
-    let promise = drill.promise(durability);
-    let outage_ms = u64::try_from(outage.as_millis()).unwrap_or(u64::MAX);
-    let mut broken = Vec::new();
-    if outage_ms > promise.outage_ms {
-        broken.push(format!("outage {outage_ms} ms, promised {} ms", promise.outage_ms));
-    }
-    if lost > 0 && !promise.lost {
-        broken.push(format!("{lost} acknowledged writes lost, promised none"));
-    }
-    if !ledger.errors.is_empty() && !promise.errors {
-        broken.push(format!("{} client errors, promised none", ledger.errors.len()));
-    }
-    // What was acknowledged and vanished must be in the report; what was in flight may be.
-    let reported = reported_lost.unwrap_or(0);
-    if promise.lost && (reported < lost || reported > lost + vanished_unknown) {
-        broken.push(format!("{reported} lost writes reported, {lost} acknowledged and up to {vanished_unknown} more are missing"));
-    }
-    let acked: BTreeSet<u64> = ledger.acked.iter().map(|(id, _)| *id).collect();
-    let stray = present.iter().filter(|id| !acked.contains(id) && !ledger.unknown.contains(id)).count();
-    if stray > 0 {
-        broken.push(format!("{stray} writes are there that were refused as not executed"));
-    }
-    let mut errors = ledger.errors.clone();
-    errors.sort();
-    errors.dedup();
-    errors.truncate(5);
-    Round {
-        drill,
-        from,
-        to,
-        outage_ms,
-        acked: ledger.acked.len() as u64,
-        lost,
-        unknown: ledger.unknown.len() as u64,
-        client_errors: ledger.errors.len() as u64,
-        errors,
-        reported_lost,
-        broken,
-    }
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_string()
 }
-
-/// Median and worst outage of some rounds, in ms.
-pub fn outages(rounds: &[Round]) -> (u64, u64) {
-    let mut all: Vec<u64> = rounds.iter().map(|r| r.outage_ms).collect();
-    all.sort_unstable();
-    (all.get(all.len() / 2).copied().unwrap_or(0), all.last().copied().unwrap_or(0))
-}
-
-const _: () = assert!(IDS_PER_RUN < u64::MAX / 4_096, "a thousand rounds fit into BIGINT UNSIGNED");

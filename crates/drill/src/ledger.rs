@@ -4,10 +4,12 @@
 //! *refused* (an error that says it was not executed) or *unknown* (anything else). Nothing is ever tried again under
 //! the same id, so that a row tells exactly which write it is from.
 
+use crate::ground::Vantage;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,7 +24,7 @@ pub struct Account {
 }
 
 /// What the writers of one run saw.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Ledger {
     /// Acknowledged ids and when.
     pub acked: Vec<(u64, Instant)>,
@@ -33,6 +35,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Takes over what others saw.
+    pub fn add(&mut self, other: Ledger) {
+        self.acked.extend(other.acked);
+        self.unknown.extend(other.unknown);
+        self.errors.extend(other.errors);
+    }
     /// The longest time without an acknowledgement that began after `from`, or was under way then.
     pub fn outage(&self, from: Instant, to: Instant) -> Duration {
         let mut times: Vec<Instant> = self.acked.iter().map(|(_, t)| *t).collect();
@@ -61,17 +69,19 @@ pub const IDS_PER_RUN: u64 = 1 << 40;
 const IDS_PER_WRITER: u64 = 1 << 32;
 /// One statement may take this long, holding included, before a client gives up on it.
 const STATEMENT: Duration = Duration::from_secs(20);
+/// Holding while there is no primary included.
+const CONNECT: Duration = Duration::from_secs(10);
 const ERRORS_KEPT: usize = 1_000;
 
 /// The proxy's answers that promise that nothing was executed: MySQL codes and how their text begins.
-fn not_executed(e: &mysql_async::Error) -> bool {
+pub(crate) fn not_executed(e: &mysql_async::Error) -> bool {
     match e {
         mysql_async::Error::Server(e) => e.message.contains("not executed"),
         _ => false,
     }
 }
 
-/// Connects with a bound on everything.
+/// Connects within [`CONNECT`].
 pub async fn connect(addr: SocketAddr, account: &Account) -> Result<Conn, mysql_async::Error> {
     let opts = OptsBuilder::default()
         .ip_or_hostname(addr.ip().to_string())
@@ -80,7 +90,11 @@ pub async fn connect(addr: SocketAddr, account: &Account) -> Result<Conn, mysql_
         .pass(Some(&account.password))
         .db_name(Some(&account.database))
         .prefer_socket(false);
-    Conn::new(Opts::from(opts)).await
+    let late = || std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{addr} did not answer"));
+    match tokio::time::timeout(CONNECT, Conn::new(Opts::from(opts))).await {
+        Ok(connected) => connected,
+        Err(_) => Err(mysql_async::Error::Io(late().into())),
+    }
 }
 
 /// Creates the table if it is missing.
@@ -107,15 +121,26 @@ pub async fn present(
     Ok(ids.into_iter().collect())
 }
 
+/// Ids of a writer follow this one.
+pub(crate) fn first_id(run: u64, writer: u8) -> u64 {
+    run * IDS_PER_RUN + u64::from(writer) * IDS_PER_WRITER
+}
+
 impl Writers {
-    /// Starts `count` writers, spread over the proxies.
-    pub fn start(proxies: &[SocketAddr], account: &Account, run: u64, count: u8) -> Writers {
+    /// Starts one writer on `at` for each of `numbers`, which no other writer of the run has, spread over the proxies.
+    pub fn start(
+        at: &Vantage,
+        proxies: &[SocketAddr],
+        account: &Account,
+        run: u64,
+        numbers: Range<u8>,
+    ) -> Writers {
         let stop = Arc::new(AtomicBool::new(false));
         let acked = Arc::new(AtomicU64::new(0));
         let mut tasks = tokio::task::JoinSet::new();
-        for (writer, addr) in (0..count).zip(proxies.iter().cycle()) {
-            let first = run * IDS_PER_RUN + u64::from(writer) * IDS_PER_WRITER;
-            tasks.spawn(write(*addr, account.clone(), first, stop.clone(), acked.clone()));
+        for (writer, addr) in numbers.zip(proxies.iter().cycle()) {
+            let first = first_id(run, writer);
+            tasks.spawn_on(write(*addr, account.clone(), first, stop.clone(), acked.clone()), at.handle());
         }
         Writers { stop, tasks, acked }
     }
@@ -131,9 +156,7 @@ impl Writers {
         let mut all = Ledger::default();
         while let Some(one) = self.tasks.join_next().await {
             let Ok(one) = one else { continue };
-            all.acked.extend(one.acked);
-            all.unknown.extend(one.unknown);
-            all.errors.extend(one.errors);
+            all.add(one);
         }
         all
     }

@@ -1,6 +1,11 @@
 //! Proof: seeded simulator, testbed of real processes, fault injection, checkers.
 
+pub mod direct;
+pub mod disk;
 pub mod drills;
+pub mod fault;
+pub mod ground;
+pub mod judge;
 pub mod ledger;
 pub mod sandbox;
 pub mod sim;

@@ -1,15 +1,17 @@
-//! A deployment on loopback: real processes of the real binary, real engines, one directory. What `holdfast dev` runs
-//! and what drills break.
+//! A deployment on this machine: real processes of the real binary, real engines, one directory. What `holdfast dev`
+//! runs and what drills break.
 //!
 //! It starts the binary, never links it, and asks it only through its own command line, as a user would. When it is
 //! dropped, everything it started is gone; if it is killed, the kernel takes its children along.
 
+use crate::disk::SmallDisk;
+use crate::ground::{Cut, Ground, Place, Vantage, Ways};
 use serde_json::Value;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::Instant;
 
 /// Why a sandbox could not be made or asked.
@@ -32,6 +34,14 @@ pub enum Error {
     InUse { addr: SocketAddr },
     #[error("no free loopback network for a sandbox: 127.0.1 to 127.0.250 are in use")]
     NoNetwork,
+    #[error(
+        "{0} needs network namespaces: run as root, on a kernel with namespaces, veth and bridge, with iproute2 and util-linux"
+    )]
+    NoNamespaces(&'static str),
+    #[error("`{tool}` failed: {says}; drills in network namespaces need root, iproute2 and nftables")]
+    Network { tool: String, says: String },
+    #[error("could not mount a small file system on {path}: {says}; drills of full disks need root")]
+    Mount { path: PathBuf, says: String },
     #[error("`holdfast {command}` failed: {says}")]
     Command { command: String, says: String },
     #[error("{what} did not come true within {waited_s} s; last seen: {last}")]
@@ -48,12 +58,15 @@ pub struct Options {
     /// The binary to run.
     pub exe: PathBuf,
     pub dir: PathBuf,
-    /// Hosts are 127.0.`net`.11, .12, …; `None` looks for a free one.
-    pub net: Option<u8>,
+    pub network: Network,
     /// Members of the service.
     pub nodes: u8,
     /// Hosts without an instance. If there are any, only they vote.
     pub witnesses: u8,
+    /// An application's host, [`APP`]: a proxy and nothing else.
+    pub app: bool,
+    /// Each member's files are on a file system of this size.
+    pub disk_mib: Option<u32>,
     /// Certificates between the hosts, tokens for people.
     pub tls: bool,
     /// `sync` or `async`.
@@ -67,14 +80,16 @@ pub struct Options {
 }
 
 impl Options {
-    /// `nodes` members that vote themselves, sync, no certificates, on a network of their own.
+    /// `nodes` members that vote themselves, sync, no certificates, on a loopback network of their own.
     pub fn new(exe: impl Into<PathBuf>, dir: impl Into<PathBuf>, nodes: u8) -> Options {
         Options {
             exe: exe.into(),
             dir: dir.into(),
-            net: None,
+            network: Network::Loopback(None),
             nodes,
             witnesses: 0,
+            app: false,
+            disk_mib: None,
             tls: false,
             durability: "sync".into(),
             port: 3306,
@@ -82,18 +97,29 @@ impl Options {
             engine_lines: String::new(),
         }
     }
-    fn hosts(&self) -> u8 {
-        self.nodes + self.witnesses
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        let hosts = usize::from(self.nodes + self.witnesses);
+        NAMES.into_iter().take(hosts).chain(self.app.then_some(APP))
     }
+    fn ports(&self) -> [u16; 4] {
+        [API_PORT, self.port, self.port + 1, self.port + 2]
+    }
+}
+
+/// What the hosts stand on; see [`Ground`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Hosts are 127.0.N.11, .12, …; `None` looks for a free N.
+    Loopback(Option<u8>),
+    Namespaces,
 }
 
 /// See the module.
 pub struct Sandbox {
     options: Options,
-    net: u8,
+    ground: Ground,
     nodes: Vec<Node>,
-    /// Keeps the network to this sandbox as long as it lives.
-    _reservation: TcpListener,
+    disks: Vec<SmallDisk>,
 }
 
 struct Node {
@@ -105,8 +131,11 @@ struct Node {
 pub const SERVICE: &str = "shop";
 pub const USER: &str = "app";
 pub const DATABASE: &str = "shop";
-/// Only ever listens on loopback.
+/// Only ever listens on loopback or in a namespace.
 pub const PASSWORD: &str = "sandbox";
+
+/// The application's host.
+pub const APP: &str = "app";
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const STOP: Duration = Duration::from_secs(15);
@@ -117,22 +146,22 @@ impl Sandbox {
         std::fs::create_dir_all(&options.dir).map_err(|e| file("create", &options.dir, e))?;
         let dir = options.dir.canonicalize().map_err(|e| file("find", &options.dir, e))?;
         let options = Options { dir, ..options };
-        let (net, reservation) = match options.net {
-            Some(net) => {
-                let addr = reservation(net);
-                (net, TcpListener::bind(addr).map_err(|_| Error::InUse { addr })?)
-            }
-            None => free_network(&options)?,
+        let mut options = options;
+        // The agents' API listens beyond loopback only with certificates.
+        options.tls |= options.network == Network::Namespaces;
+        let hosts = options.names().count();
+        let ground = match options.network {
+            Network::Loopback(net) => Ground::loopback(net, hosts, &options.ports())?,
+            Network::Namespaces => Ground::namespaces(hosts).await?,
         };
-        for node in 0..options.hosts() {
-            for port in [options.port, options.port + 1, options.port + 2, API_PORT] {
-                let addr = SocketAddr::new(address(net, node), port);
-                TcpListener::bind(addr).map_err(|_| Error::InUse { addr })?;
+        let nodes = options.names().map(|n| Node { name: n.to_string(), process: None }).collect();
+        let mut sandbox = Sandbox { ground, nodes, disks: Vec::new(), options };
+        if let Some(mib) = sandbox.options.disk_mib {
+            let dirs = sandbox.members().map(|n| sandbox.options.dir.join(n)).collect::<Vec<_>>();
+            for dir in dirs {
+                sandbox.disks.push(SmallDisk::mount(dir, mib)?);
             }
         }
-        let nodes =
-            NAMES.iter().take(options.hosts().into()).map(|n| Node { name: (*n).to_string(), process: None });
-        let mut sandbox = Sandbox { net, nodes: nodes.collect(), options, _reservation: reservation };
         sandbox.write("holdfast.toml", &sandbox.topology())?;
         sandbox.write("app.password", PASSWORD)?;
         sandbox.write("replication.password", "sandbox-replication")?;
@@ -164,16 +193,18 @@ impl Sandbox {
         let members = usize::from(self.options.nodes);
         for (at, node) in self.nodes.iter().enumerate() {
             // An even number of voters adds no safety: the last node of an even sandbox does not vote.
-            let vote =
-                if self.options.witnesses > 0 { at >= members } else { at < members - (members + 1) % 2 };
-            let (name, address) = (&node.name, address(self.net, at as u8));
+            let vote = match self.options.witnesses {
+                _ if node.name == APP => false,
+                0 => at < members - (members + 1) % 2,
+                1.. => at >= members,
+            };
+            let (name, address) = (&node.name, self.ground.address(at));
             text += &format!(
                 "\n[[node]]\nname = \"{name}\"\nid = {}\naddress = \"{address}\"\nzone = \"zone-{name}\"\nvoter = {vote}\ndata_dir = \"{dir}/{name}\"\n",
                 at + 1
             );
         }
-        let members: Vec<String> =
-            self.nodes.iter().take(members).map(|n| format!("\"{}\"", n.name)).collect();
+        let members: Vec<String> = self.members().map(|n| format!("\"{n}\"")).collect();
         let (read_port, engine_port) = (port + 1, port + 2);
         text += &format!(
             "\n[[service]]\nname = \"{SERVICE}\"\nengine = \"mariadb\"\ndurability = \"{durability}\"\nmembers = [{}]\nport = {port}\nread_port = {read_port}\nengine_port = {engine_port}\n{service_lines}\n\
@@ -194,7 +225,7 @@ impl Sandbox {
             .open(&log)
             .map_err(|e| file("open", &log, e))?;
         let err = out.try_clone().map_err(|e| file("open", &log, e))?;
-        let mut command = Command::new(&self.options.exe);
+        let mut command = self.ground.command(at, &self.options.exe);
         command
             .arg("--config")
             .arg(self.options.dir.join("holdfast.toml"))
@@ -216,14 +247,61 @@ impl Sandbox {
     pub fn node_names(&self) -> impl Iterator<Item = &str> {
         self.nodes.iter().map(|n| n.name.as_str())
     }
-    /// The proxies' read/write addresses, in the order of the nodes.
+    /// The hosts that hold data.
+    pub fn members(&self) -> impl Iterator<Item = &str> {
+        self.node_names().take(self.options.nodes.into())
+    }
+    /// The members' read/write addresses, in the order of the nodes.
     pub fn proxies(&self) -> Vec<SocketAddr> {
-        (0..self.options.nodes).map(|n| SocketAddr::new(address(self.net, n), self.options.port)).collect()
+        (0..usize::from(self.options.nodes)).map(|p| self.proxy_at(p)).collect()
+    }
+    /// A host's own read/write address.
+    pub fn proxy(&self, node: &str) -> Result<SocketAddr, Error> {
+        Ok(self.proxy_at(self.at(node)?))
+    }
+    fn proxy_at(&self, place: Place) -> SocketAddr {
+        SocketAddr::new(self.ground.address(place), self.options.port)
     }
     /// An engine's own address.
     pub fn engine(&self, node: &str) -> Result<SocketAddr, Error> {
         let at = self.at(node)?;
-        Ok(SocketAddr::new(address(self.net, at as u8), self.options.port + 2))
+        Ok(SocketAddr::new(self.ground.address(at), self.options.port + 2))
+    }
+    pub fn durability(&self) -> &str {
+        &self.options.durability
+    }
+
+    /// The host where clients and operators stand: the application's, else the last.
+    pub fn client(&self) -> &str {
+        &self.nodes.last().expect("a sandbox has nodes").name
+    }
+    /// A thread on a host, for clients.
+    pub fn vantage(&self, node: &str) -> Result<Vantage, Error> {
+        self.ground.vantage(self.at(node)?)
+    }
+    /// True if hosts can be cut off from each other.
+    pub fn can_cut(&self) -> bool {
+        self.ground.can_cut()
+    }
+    /// Cuts some hosts off from all others; returns what [`Sandbox::mend`] takes back.
+    pub async fn cut(&mut self, nodes: &[&str], ways: Ways) -> Result<Cut, Error> {
+        let side = nodes.iter().map(|n| self.at(n)).collect::<Result<_, _>>()?;
+        let cut = Cut { side, ways };
+        self.ground.cut(cut.clone()).await?;
+        Ok(cut)
+    }
+    pub async fn mend(&mut self, cut: &Cut) -> Result<(), Error> {
+        self.ground.mend(cut).await
+    }
+    /// True if members have file systems of their own.
+    pub fn has_disks(&self) -> bool {
+        !self.disks.is_empty()
+    }
+    /// A member's small file system.
+    pub fn disk(&self, node: &str) -> Result<&SmallDisk, Error> {
+        let dir = self.options.dir.join(node);
+        let disk = self.disks.iter().find(|d| d.path() == dir);
+        disk.ok_or_else(|| Error::Missing(format!("file system of its own for {node}")))
     }
 
     fn at(&self, node: &str) -> Result<usize, Error> {
@@ -265,7 +343,7 @@ impl Sandbox {
     /// Runs `holdfast ARGS` against this deployment and returns its standard output. Exit code 6 (attention) is no
     /// failure here.
     pub async fn holdfast(&self, args: &[&str]) -> Result<String, Error> {
-        let mut command = Command::new(&self.options.exe);
+        let mut command = self.ground.command(self.at(self.client())?, &self.options.exe);
         command.arg("--config").arg(self.config()).args(args).stdin(Stdio::null()).kill_on_drop(true);
         let output = command
             .output()
@@ -278,20 +356,24 @@ impl Sandbox {
         Err(Error::Command { command: args.join(" "), says })
     }
 
+    async fn json(&self, command: &str) -> Result<Value, Error> {
+        let text = self.holdfast(&[command, "-o", "json"]).await?;
+        serde_json::from_str(&text)
+            .map_err(|e| Error::Command { command: format!("{command} -o json"), says: e.to_string() })
+    }
     /// The sandbox's service in `holdfast status -o json`.
     pub async fn service(&self) -> Result<Value, Error> {
-        let text = self.holdfast(&["status", "-o", "json"]).await?;
-        let status: Value = serde_json::from_str(&text)
-            .map_err(|e| Error::Command { command: "status -o json".into(), says: e.to_string() })?;
-        Ok(status["services"][0].clone())
+        Ok(self.json("status").await?["services"][0].clone())
     }
-
-    /// `holdfast history -o json`.
+    /// The node whose controller is in office; it is the store's leader.
+    pub async fn controller(&self) -> Result<String, Error> {
+        let status = self.json("status").await?;
+        let named = status["controller"].as_str().ok_or_else(|| Error::Missing("controller".into()))?;
+        Ok(named.to_string())
+    }
+    /// The plans of `holdfast history -o json`.
     pub async fn history(&self) -> Result<Vec<Value>, Error> {
-        let text = self.holdfast(&["history", "-o", "json"]).await?;
-        let history: Value = serde_json::from_str(&text)
-            .map_err(|e| Error::Command { command: "history -o json".into(), says: e.to_string() })?;
-        Ok(history["plans"].as_array().cloned().unwrap_or_default())
+        Ok(self.json("history").await?["plans"].as_array().cloned().unwrap_or_default())
     }
 
     /// The node that leads right now.
@@ -377,28 +459,8 @@ fn summary(service: &Value) -> String {
     format!("{} {} [{}] {}", service["state"], service["assurance"], each.join("; "), service["findings"])
 }
 
-const API_PORT: u16 = 7400;
+pub(crate) const API_PORT: u16 = 7400;
 
-fn address(net: u8, node: u8) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(127, 0, net, 11 + node))
-}
-
-/// Bound while a sandbox has the network: two sandboxes that look at the same moment cannot both take it.
-fn reservation(net: u8) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, net, 10)), API_PORT)
-}
-
-/// The first network that nobody has reserved and on whose ports nobody listens.
-fn free_network(options: &Options) -> Result<(u8, TcpListener), Error> {
-    let unused = |net: u8, port: u16| {
-        (0..options.hosts()).all(|n| TcpListener::bind(SocketAddr::new(address(net, n), port)).is_ok())
-    };
-    (1..=250)
-        .filter_map(|net| Some((net, TcpListener::bind(reservation(net)).ok()?)))
-        .find(|(net, _)| [API_PORT, options.port].into_iter().all(|port| unused(*net, port)))
-        .ok_or(Error::NoNetwork)
-}
-
-fn file(what: &'static str, path: &Path, source: std::io::Error) -> Error {
+pub(crate) fn file(what: &'static str, path: &Path, source: std::io::Error) -> Error {
     Error::File { what, path: path.to_path_buf(), source }
 }

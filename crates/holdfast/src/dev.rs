@@ -4,7 +4,7 @@ use crate::cli::DevArgs;
 use crate::cli::args::Durability;
 use crate::sayln;
 use holdfast_drill::drills::account;
-use holdfast_drill::sandbox::{Options, Sandbox};
+use holdfast_drill::sandbox::{Network, Options, Sandbox};
 use miette::{IntoDiagnostic, Report, WrapErr};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
     let exe = std::env::current_exe().into_diagnostic().wrap_err("could not find this program's own file")?;
     let mode = durability(args.durability);
     let options = Options {
-        net: Some(0),
+        network: Network::Loopback(Some(0)),
         durability: if args.nodes == 1 { "async".into() } else { mode.into() },
         port: args.port,
         ..Options::new(exe, args.dir, args.nodes)

@@ -1,6 +1,8 @@
 //! What can be typed.
 
+use clap::builder::TypedValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use holdfast_drill::drills::Drill;
 use std::path::PathBuf;
 
 /// High availability for stateful backends, from a cold backup to multi-active, in one binary and one topology file.
@@ -115,20 +117,12 @@ pub struct DevArgs {
 pub enum DrillCommand {
     /// Run one drill on a sandbox of its own
     Run {
-        #[arg(value_enum)]
+        #[arg(value_parser = drill_names())]
         drill: Drill,
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
-        #[arg(long, value_enum, default_value_t = Durability::Sync)]
-        durability: Durability,
-        /// Clients that write at the same time
-        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
-        writers: u8,
-        #[arg(long, short, value_enum, default_value_t = Output::Table)]
-        output: Output,
-        /// Where the sandbox goes [default: a temporary directory, removed afterwards]
-        #[arg(long)]
-        dir: Option<PathBuf>,
+        #[command(flatten)]
+        sandbox: SandboxArgs,
     },
     /// List the drills and what each promises
     List,
@@ -136,12 +130,43 @@ pub enum DrillCommand {
     Demo,
 }
 
+/// What drills break.
+#[derive(Args, Clone)]
+pub struct SandboxArgs {
+    #[arg(long, value_enum, default_value_t = Durability::Sync)]
+    pub durability: Durability,
+    /// Clients that write at the same time
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub writers: u8,
+    /// What the hosts stand on; partitions need namespaces
+    #[arg(long, value_enum, default_value_t = Network::Auto)]
+    pub network: Network,
+    /// Hosts that vote and hold no data; without any, the members vote
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
+    pub witnesses: u8,
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Where the sandbox goes [default: a temporary directory, removed afterwards]
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+}
+
+/// The drills' names, each with what it does.
+fn drill_names() -> impl clap::builder::TypedValueParser<Value = Drill> {
+    let names = Drill::ALL.map(|d| clap::builder::PossibleValue::new(d.name()).help(d.describe()));
+    clap::builder::PossibleValuesParser::new(names).map(|name| {
+        Drill::ALL.into_iter().find(|d| d.name() == name).expect("the parser takes only these names")
+    })
+}
+
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Drill {
-    /// SIGKILL to the primary's engine
-    KillEngine,
-    /// A planned switchover under load
-    Switchover,
+pub enum Network {
+    /// Namespaces where they can be made, else loopback
+    Auto,
+    /// Each host a network namespace of its own; needs root
+    Namespaces,
+    /// Each host an address of the loopback network
+    Loopback,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]

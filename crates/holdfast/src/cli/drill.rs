@@ -1,47 +1,46 @@
 //! `holdfast drill`: breaks real processes of a sandbox of its own and prints what a client saw.
 
-use super::args::{self, DrillCommand, Output};
+use super::args::{DrillCommand, Durability, Network, Output, SandboxArgs};
 use super::exit::{Exit, Failure};
 use super::output::table;
 use crate::{say, sayln};
-use holdfast_drill::drills::{self, Drill, Round};
-use holdfast_drill::sandbox::{Options, Sandbox};
+use holdfast_drill::drills::{self, Drill};
+use holdfast_drill::ground;
+use holdfast_drill::judge::{self, Round};
+use holdfast_drill::sandbox::{self, Options, Sandbox};
 use miette::{IntoDiagnostic, WrapErr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 const START: Duration = Duration::from_secs(120);
+/// Room for an engine's files and an hour of drills; the disk that is filled is not the user's.
+const DISK_MIB: u32 = 1_024;
 
 pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
     match command {
         DrillCommand::List => {
-            for d in [Drill::KillEngine, Drill::Switchover] {
-                sayln!("{:<12} {}", name(d), d.describe());
+            for d in Drill::ALL {
+                sayln!("{:<18} {}\n{:<18} {}", d.name(), d.describe(), "", d.promises());
             }
             Ok(Exit::Ok)
         }
-        DrillCommand::Run { drill, rounds, durability, writers, output, dir } => {
-            let drill = match drill {
-                args::Drill::KillEngine => Drill::KillEngine,
-                args::Drill::Switchover => Drill::Switchover,
-            };
-            let talk = output == Output::Table;
-            let rounds = on_sandbox(dir, durability, talk, &[(drill, rounds)], writers).await?;
-            print(&rounds, output);
+        DrillCommand::Run { drill, rounds, sandbox } => {
+            let rounds = on_sandbox(&sandbox, &[(drill, rounds)]).await?;
+            print(&rounds, sandbox.output);
             Ok(verdict(&rounds))
         }
         DrillCommand::Demo => {
             sayln!(
                 "Three MariaDB servers under Holdfast on loopback, four clients writing through the proxies.\n"
             );
-            let rounds = on_sandbox(
-                None,
-                args::Durability::Sync,
-                true,
-                &[(Drill::KillEngine, 1), (Drill::Switchover, 1)],
-                4,
-            )
-            .await?;
+            let args = SandboxArgs {
+                durability: Durability::Sync,
+                writers: 4,
+                network: Network::Loopback,
+                witnesses: 0,
+                output: Output::Table,
+                dir: None,
+            };
+            let rounds = on_sandbox(&args, &[(Drill::KillEngine, 1), (Drill::Switchover, 1)]).await?;
             sayln!();
             for r in &rounds {
                 demo_round(r);
@@ -51,40 +50,38 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
     }
 }
 
-fn name(drill: Drill) -> &'static str {
-    match drill {
-        Drill::KillEngine => "kill-engine",
-        Drill::Switchover => "switchover",
-    }
-}
-
 fn verdict(rounds: &[Round]) -> Exit {
     if rounds.iter().all(|r| r.broken.is_empty()) { Exit::Ok } else { Exit::PromiseBroken }
 }
 
 /// Runs drills on a fresh sandbox, stops it, and removes its directory unless the user named it.
-async fn on_sandbox(
-    dir: Option<PathBuf>,
-    durability: args::Durability,
-    talk: bool,
-    plan: &[(Drill, u32)],
-    writers: u8,
-) -> Result<Vec<Round>, Failure> {
-    let keep = dir.is_some();
-    let dir =
-        dir.unwrap_or_else(|| std::env::temp_dir().join(format!("holdfast-drill-{}", std::process::id())));
-    let durability = crate::dev::durability(durability);
+async fn on_sandbox(args: &SandboxArgs, plan: &[(Drill, u32)]) -> Result<Vec<Round>, Failure> {
+    let temporary = std::env::temp_dir().join(format!("holdfast-drill-{}", std::process::id()));
+    let dir = args.dir.clone().unwrap_or(temporary);
+    let network = match args.network {
+        Network::Loopback => sandbox::Network::Loopback(None),
+        Network::Auto if !ground::available().await => sandbox::Network::Loopback(None),
+        Network::Auto | Network::Namespaces => sandbox::Network::Namespaces,
+    };
+    let full = plan.iter().any(|(d, _)| *d == Drill::DiskFull);
     let exe = std::env::current_exe().into_diagnostic().wrap_err("could not find this program's own file")?;
-    let options = Options { durability: durability.to_string(), ..Options::new(exe, &dir, 3) };
+    let options = Options {
+        durability: crate::dev::durability(args.durability).to_string(),
+        network,
+        app: true,
+        witnesses: args.witnesses,
+        disk_mib: full.then_some(DISK_MIB),
+        ..Options::new(exe, &dir, 3)
+    };
     let mut sandbox = Sandbox::start(options).await.map_err(|e| failed(e, "starting the sandbox"))?;
     let outcome = tokio::select! {
-        outcome = rounds(&mut sandbox, durability, talk, plan, writers) => outcome,
+        outcome = rounds(&mut sandbox, plan, args) => outcome,
         _ = tokio::signal::ctrl_c() => Err(Failure::failed(miette::miette!("interrupted; the sandbox was stopped"))),
     };
     let stopped = sandbox.stop().await.map_err(|e| failed(e, "stopping the sandbox"));
     if outcome.is_err() {
         eprintln!("The sandbox's files are kept for a look: {}", dir.display());
-    } else if !keep {
+    } else if args.dir.is_none() {
         let _ = std::fs::remove_dir_all(&dir);
     }
     let rounds = outcome?;
@@ -94,27 +91,19 @@ async fn on_sandbox(
 
 async fn rounds(
     sandbox: &mut Sandbox,
-    durability: &str,
-    talk: bool,
     plan: &[(Drill, u32)],
-    writers: u8,
+    args: &SandboxArgs,
 ) -> Result<Vec<Round>, Failure> {
     sandbox.wait_healthy(START).await.map_err(|e| failed(e, "waiting for the sandbox"))?;
     let mut all = Vec::new();
     for (drill, count) in plan {
-        for number in 0..*count {
+        for number in 1..=*count {
             let id = all.len() as u64 + 1;
-            let round = drills::round(sandbox, *drill, durability, id, writers)
-                .await
-                .map_err(|e| failed(e, "drilling"))?;
-            if talk {
-                sayln!(
-                    "{} {}/{count}: outage {} ms, lost {}",
-                    name(*drill),
-                    number + 1,
-                    round.outage_ms,
-                    round.lost
-                );
+            let round =
+                drills::round(sandbox, *drill, id, args.writers).await.map_err(|e| failed(e, "drilling"))?;
+            if args.output == Output::Table {
+                let (outage, lost) = (round.outage_ms, round.lost);
+                sayln!("{} {number}/{count}: outage {outage} ms, lost {lost}", drill.name());
             }
             all.push(round);
         }
@@ -127,10 +116,12 @@ fn failed(e: impl std::error::Error + Send + Sync + 'static, doing: &'static str
 }
 
 fn print(rounds: &[Round], output: Output) {
-    let (median, worst) = drills::outages(rounds);
+    let (median, worst) = judge::outages(rounds);
     if output == Output::Json {
-        let value =
-            serde_json::json!({ "rounds": rounds, "outage_ms": { "median": median, "worst": worst } });
+        let broken = rounds.iter().filter(|r| !r.broken.is_empty()).count();
+        let value = serde_json::json!({
+            "rounds": rounds, "outage_ms": { "median": median, "worst": worst }, "broken_rounds": broken,
+        });
         sayln!("{}", serde_json::to_string_pretty(&value).expect("plain data"));
         return;
     }
@@ -139,7 +130,7 @@ fn print(rounds: &[Round], output: Output) {
         .map(|r| {
             let reported = r.reported_lost.map_or("-".to_string(), |n| n.to_string());
             [
-                name(r.drill).to_string(),
+                r.drill.name().to_string(),
                 format!("{} -> {}", r.from, r.to),
                 r.outage_ms.to_string(),
                 r.acked.to_string(),
@@ -147,12 +138,14 @@ fn print(rounds: &[Round], output: Output) {
                 reported,
                 r.unknown.to_string(),
                 r.client_errors.to_string(),
+                r.dual_writes.to_string(),
                 r.broken.join("; "),
             ]
             .to_vec()
         })
         .collect();
-    let head = ["DRILL", "PRIMARY", "OUTAGE ms", "ACKED", "LOST", "REPORTED", "UNKNOWN", "ERRORS", "BROKEN"];
+    let head =
+        ["DRILL", "PRIMARY", "OUTAGE ms", "ACKED", "LOST", "REPORTED", "UNKNOWN", "ERRORS", "DUAL", "BROKEN"];
     say!("\n{}", table(&head, &rows));
     sayln!("  outage: median {median} ms, worst {worst} ms");
     for error in rounds.iter().flat_map(|r| &r.errors) {
@@ -164,6 +157,7 @@ fn demo_round(r: &Round) {
     let what = match r.drill {
         Drill::KillEngine => format!("SIGKILL to the primary on {}; {} took over", r.from, r.to),
         Drill::Switchover => format!("Planned switchover from {} to {}", r.from, r.to),
+        other => format!("{}: {} then {}", other.name(), r.from, r.to),
     };
     sayln!("{what}. What the clients saw:");
     sayln!(

@@ -1,7 +1,8 @@
 //! Whole deployments: real processes of the real binary, real MariaDB, on loopback networks of their own. What a
 //! client may lose is asserted; how long it takes is measured elsewhere (`holdfast drill`), never here.
 
-use holdfast_drill::drills::{self, Drill, Round, account};
+use holdfast_drill::drills::{self, Drill, account};
+use holdfast_drill::judge::Round;
 use holdfast_drill::ledger::{self, Writers};
 use holdfast_drill::sandbox::{Options, Sandbox, signal};
 use mysql_async::prelude::Queryable;
@@ -52,6 +53,11 @@ fn logs(dir: &std::path::Path) -> String {
     out
 }
 
+/// Where the clients of a loopback sandbox are.
+fn here(sandbox: &Sandbox) -> holdfast_drill::ground::Vantage {
+    sandbox.vantage(sandbox.client()).unwrap()
+}
+
 fn no_loss(round: &Round) {
     assert_eq!(round.lost, 0, "{round:?}");
     assert!(round.acked > 0, "{round:?}");
@@ -69,10 +75,10 @@ async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 async fn sync_loses_nothing_when_the_primary_is_killed_or_switched() {
     let mut stage = stage(3, |_| {}).await;
     for number in 1..=2 {
-        no_loss(&drills::round(&mut stage.sandbox, Drill::KillEngine, "sync", number, 4).await.unwrap());
+        no_loss(&drills::round(&mut stage.sandbox, Drill::KillEngine, number, 4).await.unwrap());
     }
     for number in 3..=4 {
-        let round = drills::round(&mut stage.sandbox, Drill::Switchover, "sync", number, 4).await.unwrap();
+        let round = drills::round(&mut stage.sandbox, Drill::Switchover, number, 4).await.unwrap();
         no_loss(&round);
         assert_eq!(round.client_errors, 0, "{round:?}");
     }
@@ -87,7 +93,7 @@ async fn sync_loses_nothing_when_the_primary_is_killed_or_switched() {
 async fn async_reports_what_it_lost() {
     let mut stage = stage(2, |o| o.durability = "async".into()).await;
     for number in 1..=2 {
-        let round = drills::round(&mut stage.sandbox, Drill::KillEngine, "async", number, 8).await.unwrap();
+        let round = drills::round(&mut stage.sandbox, Drill::KillEngine, number, 8).await.unwrap();
         let broken: Vec<&String> = round.broken.iter().filter(|b| !b.starts_with("outage")).collect();
         assert!(broken.is_empty(), "{round:?}");
     }
@@ -102,7 +108,7 @@ async fn a_host_dies_and_comes_back() {
     let from = stage.sandbox.primary().await.unwrap();
     let others: Vec<_> =
         stage.sandbox.node_names().zip(&proxies).filter(|(n, _)| *n != from).map(|(_, p)| *p).collect();
-    let load = Writers::start(&others, &account(), 1, 4);
+    let load = Writers::start(&here(&stage.sandbox), &others, &account(), 1, 0..4);
     wait_for("a write", async || load.acked() > 20).await;
     stage.sandbox.kill_node(&from).await.unwrap();
     let acked = load.acked();
@@ -132,7 +138,7 @@ async fn without_a_store_the_primary_goes_on_only_while_all_members_vouch() {
     let primary = stage.sandbox.primary().await.unwrap();
     let replica = if primary == "a" { "b" } else { "a" };
     let at = if primary == "a" { 0 } else { 1 };
-    let load = Writers::start(&proxies[at..=at], &account(), 1, 2);
+    let load = Writers::start(&here(&stage.sandbox), &proxies[at..=at], &account(), 1, 0..2);
     wait_for("a write", async || load.acked() > 0).await;
     for witness in ["c", "d", "e"] {
         stage.sandbox.kill_node(witness).await.unwrap();
@@ -169,7 +175,7 @@ async fn a_member_is_rebuilt_from_the_primary_on_request() {
     let mut stage = stage(3, |_| {}).await;
     let proxies = stage.sandbox.proxies();
     ledger::prepare(proxies[0], &account()).await.unwrap();
-    let load = Writers::start(&proxies, &account(), 1, 2);
+    let load = Writers::start(&here(&stage.sandbox), &proxies, &account(), 1, 0..2);
     wait_for("a write", async || load.acked() > 50).await;
     stage.sandbox.holdfast(&["reinit", "c"]).await.unwrap();
     let log = stage.sandbox.dir().join("c.log");
@@ -200,7 +206,7 @@ async fn with_certificates_hosts_know_each_other_and_people_need_tokens() {
     std::fs::write(&wrong, "0".repeat(64)).unwrap();
     let wrong = stage.sandbox.holdfast(&["--token-file", wrong.to_str().unwrap(), "status"]).await;
     assert!(wrong.unwrap_err().to_string().contains("token"));
-    let round = drills::round(&mut stage.sandbox, Drill::KillEngine, "sync", 1, 2).await.unwrap();
+    let round = drills::round(&mut stage.sandbox, Drill::KillEngine, 1, 2).await.unwrap();
     no_loss(&round);
     stage.end().await;
 }
@@ -304,7 +310,7 @@ async fn a_primary_whose_disk_is_full_hands_over_to_one_with_room() {
     assert_eq!(stage.sandbox.primary().await.unwrap(), "a");
     let proxies = stage.sandbox.proxies();
     ledger::prepare(proxies[1], &account()).await.unwrap();
-    let load = Writers::start(&proxies[1..], &account(), 1, 4);
+    let load = Writers::start(&here(&stage.sandbox), &proxies[1..], &account(), 1, 0..4);
     wait_for("a write", async || load.acked() > 20).await;
     let filler = disk.0.join("filler");
     // Until nothing fits any more.
