@@ -46,7 +46,7 @@ impl MySqlEngine {
         self.until_ready().await?;
         self.settle_clone().await?;
         self.judge_recovery().await?;
-        self.find_residue().await?;
+        self.settle_residue().await?;
         self.state().ready = true;
         Ok(())
     }
@@ -166,14 +166,16 @@ impl MySqlEngine {
         blocking(move || datadir::clone_settled(&at)).await
     }
 
-    /// Remembers what a restart left in the relay log: starting a replication thread would purge it.
-    async fn find_residue(&self) -> Result<(), Error> {
+    /// Remembers what a restart left in the relay log, since starting a replication thread would purge it, and begins to
+    /// apply it: whatever this instance is to be next, it has to have applied what it received.
+    async fn settle_residue(&self) -> Result<(), Error> {
         let tables = self.sessions.act.run("reading positions", super::rewind::POSITIONS, STATEMENT).await?;
         let applied = super::rewind::applied(&tables)?;
         let index = self.logs().relay;
         let residue = blocking(move || residue(&index, &applied)).await?;
+        let left = residue.is_some();
         self.state().residue = residue;
-        Ok(())
+        if left { self.receive_no_more().await } else { Ok(()) }
     }
 
     async fn start_attached(&self, start_command: &[String]) -> Result<(), Error> {
@@ -205,7 +207,7 @@ impl MySqlEngine {
         self.fence(STATEMENT).await?;
         let replicates = self.sessions.act.run("looking", "SHOW ALL SLAVES STATUS", STATEMENT).await?;
         if !replicates.iter().any(|t| (0..t.rows.len()).any(|r| t.on(r, "Slave_SQL_Running"))) {
-            self.find_residue().await?;
+            self.settle_residue().await?;
         }
         self.state().ready = true;
         Ok(())
