@@ -85,6 +85,8 @@ impl Controller {
     /// The record as the store has it now.
     pub fn record(&mut self, record: GroupRecord, revision: u64, now: Millis) {
         let since = self.since;
+        let service = self.topology.service(&record.group);
+        let cool_down_ms = service.map_or(limits::COOL_DOWN_MS, |s| s.cool_down_ms);
         let group = self.groups.entry(record.group.clone()).or_insert_with(|| Group {
             record: record.clone(),
             revision: 0,
@@ -93,13 +95,13 @@ impl Controller {
             absent_since: BTreeMap::new(),
             absent_reports: BTreeMap::new(),
             unwell_since: BTreeMap::new(),
-            cool_down_until: record.last_takeover.map(|_| now.plus(limits::COOL_DOWN_MS)),
+            cool_down_until: record.last_takeover.map(|_| now.plus(cool_down_ms)),
         });
         if revision <= group.revision {
             return;
         }
         if group.record.last_takeover != record.last_takeover {
-            group.cool_down_until = record.last_takeover.map(|_| now.plus(limits::COOL_DOWN_MS));
+            group.cool_down_until = record.last_takeover.map(|_| now.plus(cool_down_ms));
         }
         let new_primary = group.record.primary() != record.primary();
         if new_primary && record.primary().is_some() {

@@ -41,8 +41,10 @@ pub const OPEN_MS: u64 = 15_000;
 /// Under `sync`, how long writes wait for an acker to come back before the policy degrades durability.
 pub const DEGRADE_AFTER_MS: u64 = 3_000;
 /// After a failover, another automatic one of the same group waits this long unless the new primary's own agent
-/// saw it die (S12).
+/// saw it die (S12). Default of a service's `cool_down_s`.
 pub const COOL_DOWN_MS: u64 = 60_000;
+/// Largest `cool_down_s`; who wants no automatic failover at all pauses it.
+pub const COOL_DOWN_MAX_S: u64 = 3_600;
 /// If more than this share of all groups needs a failover at once, none is done automatically (S12).
 pub const MASS_FAILURE_PERCENT: u64 = 50;
 /// ... but only from this many groups on; below, one failing group is already half.

@@ -65,6 +65,8 @@ pub struct Service {
     pub replication: ReplicationUser,
     /// Automatic failover across regions (S12: off unless turned on).
     pub cross_region_failover: bool,
+    /// After a takeover, another automatic one waits this long unless the new primary certainly ended (S12).
+    pub cool_down_ms: u64,
     /// Engine options of the user's own, added to the server's command line (`innodb_buffer_pool_size` …).
     pub engine_options: BTreeMap<String, String>,
 }

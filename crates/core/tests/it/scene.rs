@@ -58,6 +58,7 @@ fn service(durability: Durability) -> Service {
             password: PasswordSource::Env("P".into()),
         },
         cross_region_failover: false,
+        cool_down_ms: holdfast_core::limits::COOL_DOWN_MS,
         engine_options: BTreeMap::new(),
     }
 }

@@ -50,6 +50,7 @@ fn topology(rng: &mut Rng, hosts: usize, members: usize) -> Topology {
             password: PasswordSource::Env("P".into()),
         },
         cross_region_failover: false,
+        cool_down_ms: holdfast_core::limits::COOL_DOWN_MS,
         engine_options: BTreeMap::new(),
     };
     Topology {

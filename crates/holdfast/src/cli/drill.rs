@@ -12,6 +12,8 @@ use miette::{IntoDiagnostic, WrapErr};
 use std::time::Duration;
 
 const START: Duration = Duration::from_secs(120);
+/// Rounds follow each other faster than failures do.
+const COOL_DOWN_S: u32 = 1;
 /// Room for an engine's files and an hour of drills; the disk that is filled is not the user's.
 const DISK_MIB: u32 = 1_024;
 
@@ -70,6 +72,7 @@ async fn on_sandbox(args: &SandboxArgs, plan: &[(Drill, u32)]) -> Result<Vec<Rou
         network,
         app: true,
         witnesses: args.witnesses,
+        service_lines: format!("cool_down_s = {COOL_DOWN_S}"),
         disk_mib: full.then_some(DISK_MIB),
         ..Options::new(exe, &dir, 3)
     };

@@ -52,6 +52,7 @@ pub(super) struct ServiceDraft {
     pub port: Option<At<u16>>,
     pub read_port: Option<At<u16>>,
     pub cross_region_failover: Option<At<bool>>,
+    pub cool_down_s: Option<At<u64>>,
     pub managed: bool,
     pub management: Option<At<Management>>,
     pub engine_options: Vec<(At<String>, String)>,
@@ -146,6 +147,7 @@ fn service(mut r: Record, out: &mut Findings) -> ServiceDraft {
         port: r.port("port"),
         read_port: r.port("read_port"),
         cross_region_failover: r.flag("cross_region_failover"),
+        cool_down_s: r.number("cool_down_s"),
         managed,
         management,
         engine_options: r.options("engine_options"),
@@ -270,6 +272,7 @@ fn finished_service(draft: ServiceDraft) -> Option<Service> {
         users: draft.users.into_iter().map(user).collect::<Option<_>>()?,
         replication: ReplicationUser { name: replication.name?.value, password: replication.password?.value },
         cross_region_failover: draft.cross_region_failover?.value,
+        cool_down_ms: draft.cool_down_s?.value * 1_000,
         engine_options: draft.engine_options.into_iter().map(|(name, value)| (name.value, value)).collect(),
     })
 }

@@ -279,6 +279,13 @@ static SERVICE: Section = Section {
             "Fail over automatically to another region. Off: only `holdfast failover` does.",
         ),
         field(
+            "cool_down_s",
+            Kind::Number { min: 0, max: limits::COOL_DOWN_MAX_S },
+            Need::Default(Default::Number(limits::COOL_DOWN_MS / 1_000)),
+            "Seconds after an automatic failover in which another one happens only if the new primary's process is \
+             seen to end (S12). `holdfast failover` does not wait.",
+        ),
+        field(
             "managed",
             Kind::One(&MANAGED),
             Need::Optional("`managed = {}`, unless `attached` is given"),
