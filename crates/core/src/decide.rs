@@ -6,7 +6,7 @@
 use crate::choose::{Blocker, choose};
 use crate::plan::{Plan, PlanKind};
 use crate::record::{Acker, Assurance, Claim, ClaimKind, GroupRecord, Incumbent, Mode, Stage, Wish};
-use crate::report::{InstanceReport, Process};
+use crate::report::{InstanceReport, Process, Stream};
 use crate::sync_set;
 use crate::topology::WhenNoSyncReplica;
 use crate::world::World;
@@ -520,8 +520,20 @@ fn member_away(w: &World) -> Option<Verdict> {
     let away = w.service.members.iter().filter(|n| **n != p.node).filter_map(|n| match w.fresh(n) {
         None => Some(Blocker::new("member-silent", format!("{n} does not report"))),
         Some(r) if r.follows(&p.node) => None,
+        Some(r) if r.lost.as_ref().is_some_and(|l| !l.complete) && r.activity.is_none() => {
+            let says = format!(
+                "{n} has writes that {} lacks, and not all could be saved: their log is gone",
+                p.node
+            );
+            let hint = format!("look at {n}'s data, then `holdfast reinit {n}`, which discards it");
+            Some(Blocker::new("not-saved", says).hint(hint))
+        }
         Some(r) => {
-            let doing = r.activity.clone().or_else(|| r.trouble.clone());
+            let refused = r.seen.upstream.as_ref().and_then(|u| match &u.stream {
+                Stream::Refused { why } => Some(why.clone()),
+                Stream::Off | Stream::Up | Stream::Broken { .. } => None,
+            });
+            let doing = r.activity.clone().or_else(|| r.trouble.clone()).or(refused);
             let doing = doing.map_or_else(String::new, |d| format!(": {d}"));
             Some(Blocker::new("member-not-following", format!("{n} does not follow {}{doing}", p.node)))
         }

@@ -34,6 +34,16 @@ pub enum Stream {
     Up,
     /// Wants to receive but does not; the engine's own words.
     Broken { why: String },
+    /// Does not receive and never will from there: the upstream has purged what comes next, or does not know what this
+    /// instance has. Trying again does not help.
+    Refused { why: String },
+}
+
+impl Stream {
+    /// Receives, or tries to.
+    pub fn tries(&self) -> bool {
+        matches!(self, Stream::Up | Stream::Broken { .. })
+    }
 }
 
 /// Where an instance replicates from.
@@ -54,11 +64,22 @@ pub struct Lost {
     pub file: String,
     /// In which epoch they were found.
     pub epoch: Epoch,
+    /// All of them are in the file. Not so where the log that held them was purged, or came with a clone.
+    #[serde(default = "complete")]
+    pub complete: bool,
+}
+
+fn complete() -> bool {
+    true
 }
 
 /// What an agent sees of its engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
+    /// When this look at the engine began, on the agent's own clock. An agent that is busy, or whose engine does not
+    /// answer, reports what it saw last: two reports with one look say no more than one.
+    #[serde(default)]
+    pub at: Millis,
     pub process: Process,
     pub version: String,
     /// The engine's own switch.
@@ -87,6 +108,7 @@ impl Observed {
     /// Nothing is known but the state of the process.
     pub fn only(process: Process) -> Observed {
         Observed {
+            at: Millis(0),
             process,
             version: String::new(),
             writable: false,
@@ -108,7 +130,7 @@ impl Observed {
     }
     /// Receives, or tries to.
     pub fn receives(&self) -> bool {
-        self.upstream.as_ref().is_some_and(|u| u.stream != Stream::Off)
+        self.upstream.as_ref().is_some_and(|u| u.stream.tries())
     }
     pub fn ended(&self) -> bool {
         matches!(self.process, Process::Exited { .. } | Process::Refuses { .. })
