@@ -65,6 +65,9 @@ impl Writes {
     pub fn saved(&mut self, write: usize) {
         self.all[write].saved = true;
     }
+    pub fn forgiven(&mut self, write: usize) {
+        self.all[write].forgiven = true;
+    }
     pub fn acknowledged(&self) -> u64 {
         self.all.iter().filter(|w| w.acknowledged).count() as u64
     }
@@ -134,8 +137,12 @@ impl Sim {
         {
             return;
         }
+        let full = engine.full;
         let write = self.writes.enter(Some(client));
         self.clients[client].outstanding = Some((write, self.now));
+        if full {
+            return; // waits for room until the client gives up
+        }
         let engine = &mut self.hosts[to].engine;
         let tx = engine.write(write);
         let at = engine.log.len() - 1;
