@@ -119,9 +119,13 @@ impl Engine {
         self.child.wait().unwrap();
     }
 
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
     /// As root, not through the proxy.
     pub fn sql(&self, sql: &str) -> String {
-        let socket = format!("--socket={}", self.dir.path().join("s").display());
+        let socket = format!("--socket={}", self.socket().display());
         let out = Command::new("mariadb")
             .args(["--no-defaults", "-uroot", "-N", &socket, "-e", sql])
             .output()
