@@ -266,7 +266,10 @@ impl Member {
     pub fn recloned(&mut self, lost: Option<Lost>) {
         // Compared again before it follows: the donor's data is what the primary had when the copy ended.
         self.history = History::Unknown;
-        self.rebuilt_for = Some(self.session);
+        // A rebuild that nobody wished for does not stand for one that is wished for later.
+        let wished =
+            self.assignment.as_ref().is_some_and(|a| matches!(a.role, Role::Follow { reclone: true, .. }));
+        self.rebuilt_for = self.rebuilt_for.max(wished.then_some(self.session));
         self.lost = lost.or(self.lost.take());
     }
 

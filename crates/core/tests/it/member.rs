@@ -85,3 +85,16 @@ fn what_no_log_holds_counts_as_not_saved() {
     assert_eq!(member.next(&returning, NOW), None);
     assert!(!member.report(&returning, None, None, NOW).lost.unwrap().complete);
 }
+
+/// Simulator, seed 16804 of its second model: the wish was taken for granted.
+#[test]
+fn a_rebuild_that_was_needed_does_not_stand_for_one_that_is_wished_for() {
+    let mut member = follower(false);
+    member.compared(&at("0-1-50"), &at("0-1-100"));
+    assert_eq!(member.next(&seen("0-1-50", purged()), NOW), Some(Verb::Reclone { primary: n(1) }));
+    member.recloned(None);
+    follow(&mut member, 10, true);
+    let following = seen("0-1-100", Some(Stream::Up));
+    assert_eq!(member.report(&following, None, None, NOW).rebuilt_for, None);
+    assert_eq!(member.next(&following, NOW), Some(Verb::StopReceiving));
+}

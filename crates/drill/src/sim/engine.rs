@@ -101,6 +101,7 @@ pub struct Engine {
     pub poison: Option<usize>,
     pub apply_error: Option<String>,
     pub hung_at: u64,
+    pub ended_at: u64,
 }
 
 impl Engine {
@@ -126,6 +127,7 @@ impl Engine {
             poison: None,
             apply_error: None,
             hung_at: 0,
+            ended_at: 0,
         }
     }
 

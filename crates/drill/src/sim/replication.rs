@@ -170,6 +170,7 @@ impl Sim {
         }
         tell!(self, "{}'s engine ends: {how}", self.names[node]);
         let host = &mut self.hosts[node];
+        host.engine.ended_at = self.now;
         let tail = host.engine.end(how, cuts);
         host.cut.extend(tail);
         self.process_after(1, node, Timer::EngineEnded);

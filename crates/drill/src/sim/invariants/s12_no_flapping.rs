@@ -8,7 +8,7 @@ use holdfast_core::limits::{CLOCK_DRIFT_MS, COOL_DOWN_MS, LEASE_MS};
 use holdfast_core::plan::Plan;
 use holdfast_core::record::{Claim, ClaimKind, GroupRecord, Stage, Wish};
 
-/// How long ago a process may have hung for the word of it to be still under way.
+/// How long ago a process may have hung, or ended, for the word of it to be still under way.
 const OLD_NEWS_MS: u64 = 12_000;
 
 /// The last takeover, and what its primary was then.
@@ -52,6 +52,7 @@ pub fn claimed(sim: &mut Sim, before: &GroupRecord, plan: &Plan) {
     let certain = host.life != last.process_life
         || host.engine.life != last.engine_life
         || !host.engine.on()
+        || host.engine.ended_at > 0 && sim.now < host.engine.ended_at + OLD_NEWS_MS
         || hung && host.engine.hung_at > 0
         || closed && opened_once(sim, last.node);
     if sim.now < last.at + wait && !certain {
