@@ -259,6 +259,9 @@ impl Member {
         let nothing = Lost { transactions: 0, file: String::new(), epoch: self.promised, complete: false };
         let lost = lost.unwrap_or(nothing);
         self.history = if lost.complete { History::Saved } else { History::Unsaved };
+        if !lost.complete {
+            self.rebuilt_for = None; // a wish that still stands is for this as well
+        }
         self.lost = Some(lost);
     }
 

@@ -175,7 +175,11 @@ pub struct InstanceReport {
 impl InstanceReport {
     /// True if the agent has closed the instance and will not open it for an epoch before `epoch`.
     pub fn closed_for(&self, epoch: Epoch) -> bool {
-        self.leads.is_none() && (self.seen.ended() || (!self.seen.writable && self.promised >= epoch))
+        self.leads.is_none() && (self.seen.ended() || (self.seen_closed() && self.promised >= epoch))
+    }
+    /// The engine said that it takes no writes. One that does not answer says nothing (S11).
+    pub fn seen_closed(&self) -> bool {
+        self.running() && !self.seen.writable || self.seen.ended()
     }
     /// True if the agent promised `epoch` and nothing more is received from the epochs before.
     pub fn halted_for(&self, epoch: Epoch) -> bool {

@@ -98,3 +98,16 @@ fn a_rebuild_that_was_needed_does_not_stand_for_one_that_is_wished_for() {
     assert_eq!(member.report(&following, None, None, NOW).rebuilt_for, None);
     assert_eq!(member.next(&following, NOW), Some(Verb::StopReceiving));
 }
+
+/// Simulator, seed 3796: rebuilt as wished, it came to have writes of its own again before it followed.
+#[test]
+fn a_wish_that_still_stands_covers_what_could_not_be_saved_since() {
+    let mut member = follower(true);
+    member.compared(&at("0-1-50"), &at("0-1-100"));
+    assert_eq!(member.next(&seen("0-1-50", None), NOW), Some(Verb::Reclone { primary: n(1) }));
+    member.recloned(None);
+    let returning = seen("0-1-50,0-2-60", None);
+    member.compared(&at("0-1-50,0-2-60"), &at("0-1-100"));
+    member.saved(None);
+    assert_eq!(member.next(&returning, NOW), Some(Verb::Reclone { primary: n(1) }));
+}

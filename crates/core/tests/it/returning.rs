@@ -136,3 +136,30 @@ fn two_reports_of_one_look_say_no_more_than_one() {
     assert_eq!(report(1, 1_500, 990), None);
     assert_eq!(report(1, 1_750, 1_700), Some(Millis(1_750)));
 }
+
+/// Simulator, seed 2726: an attached engine went on without its agent, hung, and was taken for closed by the next one.
+#[test]
+fn an_engine_that_does_not_answer_a_new_agent_is_not_known_to_be_closed() {
+    let mut s = asynchronous();
+    s.restarted(1).process(1, Process::Unresponsive).taken_over();
+    s.of(1).session = holdfast_core::record::Session(2);
+    s.of(1).promised = EPOCH.next();
+    s.halted(2, "0-1-100").halted(3, "0-1-100");
+    check(
+        &s,
+        expect![[r#"
+            no-primary: waits, lease-running: n1 may still hold its lease for 2800 ms
+        "#]],
+    );
+    s.lease_over();
+    check(
+        &s,
+        expect![[r#"
+            no-primary: promote because n2 has everything the others have (at 0-1-100)
+              epoch 5 led by n2, ackers [], Held
+              n1 follows n2
+              n2 opens for writes, waiting for nobody
+              n3 follows n2
+        "#]],
+    );
+}

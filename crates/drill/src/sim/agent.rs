@@ -44,13 +44,17 @@ impl Sim {
         let group = self.group();
         let is_member = self.members.contains(&node);
         let same_life = self.sabotaged(Sabotage::SessionReused);
-        let started = self.local(node);
+        let (started, now, attached) = (self.local(node), self.now, self.attached);
         let host = &mut self.hosts[node];
         if host.power != Power::Down {
             return;
         }
         host.power = Power::Up;
         host.life += 1;
+        if attached {
+            // Its engine may be open: closing it is the first thing that it does.
+            host.resumed_at = now + RETRY_MS;
+        }
         let session = Session(if same_life { 1 } else { host.life });
         host.agent = is_member.then(|| Agent {
             session,
@@ -64,6 +68,10 @@ impl Sim {
             settled: 0,
         });
         tell!(self, "{} starts, session {}", self.names[node], session.0);
+        // What an earlier life left open and does not answer is killed, like anything that does not close in time (S3).
+        if self.hosts[node].engine.power == engine::Power::Hung && self.hosts[node].engine.writable {
+            self.engine_down(node, "killed: it was open and does not answer", true);
+        }
         self.voter_up(node);
         if is_member {
             self.process_after(1, node, Timer::AgentTick);

@@ -29,6 +29,9 @@ impl Client {
     pub fn new(home: usize, direct: bool) -> Client {
         Client { home, direct: direct.then_some(home), outstanding: None, last_answer: 0 }
     }
+    pub fn home(&self) -> usize {
+        self.home
+    }
     pub fn through_proxy(&self) -> bool {
         self.direct.is_none()
     }

@@ -275,7 +275,6 @@ impl Sim {
         }
     }
 
-    /// The managed engine dies with its agent.
     fn process_crash(&mut self, node: usize, away_ms: u64) {
         if self.hosts[node].power != Power::Up {
             return;
@@ -286,7 +285,10 @@ impl Sim {
 
     pub(super) fn process_down(&mut self, node: usize) {
         tell!(self, "{}'s process ends", self.names[node]);
-        self.engine_down(node, "its agent ended", true);
+        // A managed engine dies with its agent; an attached one goes on as it is.
+        if !self.attached || self.rng.percent(30) {
+            self.engine_down(node, "its agent ended", true);
+        }
         let host = &mut self.hosts[node];
         host.power = Power::Down;
         host.agent = None;
@@ -329,7 +331,9 @@ impl Sim {
             self.hosts[node].slow_disk_ms = 0;
             self.engine_unhung(node);
             self.process_resumed(node);
-            self.process_up(node);
+            if self.gone != Some(node) {
+                self.process_up(node);
+            }
         }
         self.after(500, Event::Watch);
     }

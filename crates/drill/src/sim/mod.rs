@@ -201,6 +201,10 @@ pub struct Sim {
     faults: faults::Faults,
     /// Cut the tail without acknowledgement off at a restart, or keep it.
     cuts_tail: bool,
+    /// Something else runs the engines: they go on when their agents end.
+    attached: bool,
+    /// A host that never comes back.
+    gone: Option<usize>,
     next_id: u64,
     healthy_since: Option<u64>,
     forced: u64,

@@ -5,7 +5,7 @@ use super::event::Event;
 use super::net::Plane;
 use super::{Power, Sim, tell};
 use holdfast_core::plan::PlanKind;
-use holdfast_core::record::{Mode, Session, Wish};
+use holdfast_core::record::{Assurance, GroupRecord, Mode, Session, Wish};
 use holdfast_core::topology::{Durability, WhenNoSyncReplica};
 use std::collections::BTreeSet;
 
@@ -20,6 +20,8 @@ pub enum Victim {
     Agent,
     /// That agent's engine.
     Engine,
+    /// That agent's host, for ever. Nothing else goes wrong in that run.
+    Host,
 }
 
 /// Where in a scripted run something crashes.
@@ -55,6 +57,8 @@ pub enum Moment {
 pub struct Moments {
     pub passed: u64,
     pub kinds: BTreeSet<String>,
+    /// The promise held when the host went for ever.
+    pub held: bool,
 }
 
 /// How long what crashed stays away.
@@ -84,6 +88,15 @@ impl Sim {
             }
             Victim::ControllersHost => self.crash_host(in_office.unwrap_or(node)),
             Victim::Agent => self.crash_host(node),
+            Victim::Host => {
+                self.gone = Some(node);
+                // Before an acker has caught up, one failure is two.
+                let covered = |r: &GroupRecord| r.assurance == Assurance::Held && !r.sync_set().is_empty();
+                let led = |r: &GroupRecord| r.founded && r.primary().is_some();
+                let held = |r: &GroupRecord| led(r) && (!self.sync() || covered(r));
+                self.moments.held = self.store.record().is_some_and(|(r, _)| held(r));
+                self.process_down(node);
+            }
             Victim::Engine => self.engine_down(node, "killed (signal 9)", true),
         }
     }
@@ -106,6 +119,10 @@ impl Sim {
 
     /// The course of events: everything that the table answers with a plan.
     pub(super) fn scene(&mut self, number: usize) {
+        // A network that was cut is mended: it is no part of what fails in that run.
+        if self.gone.is_some() && number != 4 {
+            return;
+        }
         let primary = self.members.iter().copied().find(|n| self.hosts[*n].engine.writable);
         let replica = self.members.iter().copied().rfind(|n| Some(*n) != primary);
         match (number, primary, replica) {

@@ -120,6 +120,7 @@ impl Sim {
         }
         let faults = faults::Faults::new(rng.range(1, 4) as usize, rng.range(600, 5_000));
         let operators = rng.percent(60);
+        let attached = opts.script.is_none() && rng.percent(20);
         let mut sim = Sim {
             now: 0,
             queue: BinaryHeap::new(),
@@ -134,7 +135,9 @@ impl Sim {
             writes: Writes::default(),
             clients: (0..4).map(|c| Client::new(rng.below(hosts), c % 2 == 1)).collect(),
             faults,
-            cuts_tail: rng.percent(50),
+            cuts_tail: !attached && rng.percent(60),
+            attached,
+            gone: None,
             next_id: 0,
             healthy_since: None,
             forced: 0,
