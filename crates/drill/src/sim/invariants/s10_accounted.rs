@@ -12,8 +12,9 @@ pub fn at_the_end(sim: &Sim) -> Result<(), Violation> {
     for (_, write) in sim.writes.owed() {
         let there = write.tx.is_some_and(|tx| leader.has(tx));
         // What only a host had that never comes back is lost, and known to be.
-        let went = sim.gone.is_some_and(|n| write.tx.is_some_and(|tx| sim.hosts[n].engine.has(tx)));
-        if !there && !write.saved && !(went && !sim.sync()) {
+        let went =
+            !sim.sync() && sim.gone.is_some_and(|n| write.tx.is_some_and(|tx| sim.hosts[n].engine.has(tx)));
+        if !there && !write.saved && !went {
             let tx = write.tx.expect("acknowledged writes were written");
             let says = format!(
                 "0-{}-{} was acknowledged, is not there, and nobody saved it",
