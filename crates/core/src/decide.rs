@@ -520,7 +520,7 @@ fn member_away(w: &World) -> Option<Verdict> {
     let away = w.service.members.iter().filter(|n| **n != p.node).filter_map(|n| match w.fresh(n) {
         None => Some(Blocker::new("member-silent", format!("{n} does not report"))),
         Some(r) if r.follows(&p.node) => None,
-        Some(r) if not_saved(p, r) => {
+        Some(r) if not_saved(r) => {
             let says = format!(
                 "{n} has writes that {} lacks, and not all could be saved: their log is gone",
                 p.node
@@ -542,10 +542,10 @@ fn member_away(w: &World) -> Option<Verdict> {
     (!blockers.is_empty()).then_some(Verdict::Wait(blockers))
 }
 
-/// It has never followed this primary since, so what it could not save is still there.
-fn not_saved(p: &Incumbent, r: &InstanceReport) -> bool {
-    let theirs = r.seen.upstream.as_ref().is_some_and(|u| u.node.as_ref() == Some(&p.node));
-    r.running() && !theirs && r.activity.is_none() && r.lost.as_ref().is_some_and(|l| !l.complete)
+/// It does not try to follow, and what it could not save is still there.
+fn not_saved(r: &InstanceReport) -> bool {
+    let waits = r.running() && !r.seen.receives() && r.activity.is_none();
+    waits && r.lost.as_ref().is_some_and(|l| !l.complete)
 }
 
 fn reinit_done(w: &World) -> Option<Verdict> {

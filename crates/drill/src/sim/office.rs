@@ -251,7 +251,10 @@ impl Sim {
             }
             return;
         }
-        office.heard.insert(from.agent, told);
+        let overtaken = |h: &InstanceReport| h.session == told.session && h.taken > told.taken;
+        if !office.heard.get(&from.agent).is_some_and(overtaken) {
+            office.heard.insert(from.agent, told);
+        }
         office.controller.report(&name, from.session, vec![report], now);
         match renewal {
             Some(epoch) => {

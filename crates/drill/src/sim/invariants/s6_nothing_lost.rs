@@ -79,7 +79,12 @@ pub fn proposed(sim: &mut Sim, at: usize, plan: &Plan) {
             && has(*n).is_some_and(|p| p.partial_cmp(&mine).is_none())
     };
     if let Some(other) = sim.members.iter().find(|n| diverges(n)) {
-        let says = format!("{} is promoted although {} has what it lacks", primary.node, sim.names[*other]);
+        let theirs = has(*other).map(|p| p.to_string()).unwrap_or_default();
+        let who = &sim.names[*other];
+        let says = format!(
+            "{} (at {mine}) is promoted although {who} (at {theirs}) has what it lacks",
+            primary.node
+        );
         sim.violate(Violation::new("S6", says));
     }
 }
