@@ -270,10 +270,20 @@ fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
     };
     // Who did not halt, or is connected to the new primary already, may acknowledge without being told to (S5).
     let loose = w.record.ackers.keys().filter(|n| !w.last(n).is_some_and(|r| r.halted_for(w.record.epoch)));
-    for n in loose.chain(&report.seen.ackers).filter(|n| *n != node) {
+    let from = claim.from.as_ref().filter(|f| may_still_receive(w, f)).map(|f| &f.node);
+    for n in loose.chain(from).chain(&report.seen.ackers).filter(|n| *n != node) {
         record.ackers.entry(n.clone()).or_insert(Acker::Leaving);
     }
     record
+}
+
+/// An incumbent that is not known to have led may never have heard that it was to: it goes on as the replica that it
+/// was, and acknowledges to whoever is at the other end.
+fn may_still_receive(w: &World, from: &Incumbent) -> bool {
+    !w.last(&from.node).is_some_and(|r| {
+        let led = r.session == from.session && (r.leads.max(r.gave_up) >= Some(from.epoch));
+        led || r.seen.ended() || r.halted_for(w.record.epoch)
+    })
 }
 
 /// Fresh members apart from `primary`: other zones first, then the order of the topology.

@@ -7,7 +7,7 @@ use expect_test::expect;
 use holdfast_core::Millis;
 use holdfast_core::Seen;
 use holdfast_core::controller::Controller;
-use holdfast_core::record::{Acker, ClaimKind};
+use holdfast_core::record::{Acker, ClaimKind, Incumbent, Session};
 use holdfast_core::report::{Lost, Process, Stream};
 
 fn ended() -> Process {
@@ -160,6 +160,39 @@ fn an_engine_that_does_not_answer_a_new_agent_is_not_known_to_be_closed() {
               n1 follows n2
               n2 opens for writes, waiting for nobody
               n3 follows n2
+        "#]],
+    );
+}
+
+/// Simulator, seed 238338: the primary that was named never heard of it, and acknowledged as before.
+#[test]
+fn an_incumbent_that_may_never_have_led_is_recorded_as_an_acker() {
+    let mut s = sync();
+    s.taken_over().halted(2, "0-1-100").halted(3, "0-1-100").lease_over();
+    s.claim().from = Some(Incumbent { node: n(1), session: Session(1), epoch: EPOCH });
+    s.of(1).leads = None;
+    s.of(1).seen.writable = false;
+    s.silent(1);
+    check(
+        &s,
+        expect![[r#"
+            no-primary: promote because n2 has everything the others have (at 0-1-100)
+              epoch 5 led by n2, ackers [n1 Leaving, n3 Joining], Held
+              n1 follows n2, leaves the sync set
+              n2 opens for writes, waiting for acknowledgements
+              n3 follows n2, joins the sync set
+        "#]],
+    );
+    // Seen to lead, it has forgotten its upstream.
+    s.of(1).leads = Some(EPOCH);
+    check(
+        &s,
+        expect![[r#"
+            no-primary: promote because n2 has everything the others have (at 0-1-100)
+              epoch 5 led by n2, ackers [n3 Joining], Held
+              n1 follows n2
+              n2 opens for writes, waiting for acknowledgements
+              n3 follows n2, joins the sync set
         "#]],
     );
 }
