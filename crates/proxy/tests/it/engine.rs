@@ -2,6 +2,7 @@
 
 use holdfast_core::{Endpoint, NodeName, ZoneName};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -100,7 +101,8 @@ impl Engine {
 
     fn wait_ready(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(self.addr).is_err() {
+        // The Unix socket is there a moment later than the other.
+        while TcpStream::connect(self.addr).is_err() || UnixStream::connect(self.socket()).is_err() {
             let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             assert!(self.child.try_wait().unwrap().is_none(), "mariadbd ended: {}", log());
             assert!(Instant::now() < deadline, "mariadbd is not ready: {}", log());
