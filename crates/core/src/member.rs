@@ -147,6 +147,11 @@ impl Member {
         self.leads
     }
 
+    /// The last epoch that it never opens for again.
+    pub fn gave_up(&self) -> Option<Epoch> {
+        self.gave_up
+    }
+
     // ---- what comes in ----
 
     /// Takes an assignment, unless it is older than what was promised.

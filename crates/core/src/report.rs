@@ -173,9 +173,12 @@ pub struct InstanceReport {
 }
 
 impl InstanceReport {
-    /// True if the agent has closed the instance and will not open it for an epoch before `epoch`.
+    /// True if the instance is closed and its agent will not open it for an epoch before `epoch`: it has promised so, or
+    /// was open in the epoch before and gave that up. That a process ended is not enough: one that was named and had not
+    /// opened yet may be started again, and open.
     pub fn closed_for(&self, epoch: Epoch) -> bool {
-        self.leads.is_none() && (self.seen.ended() || (self.seen_closed() && self.promised >= epoch))
+        let never_again = self.promised >= epoch || self.gave_up.is_some_and(|e| e.next() >= epoch);
+        self.leads.is_none() && self.seen_closed() && never_again
     }
     /// The engine said that it takes no writes. One that does not answer says nothing (S11).
     pub fn seen_closed(&self) -> bool {

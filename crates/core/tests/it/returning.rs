@@ -196,3 +196,28 @@ fn an_incumbent_that_may_never_have_led_is_recorded_as_an_acker() {
         "#]],
     );
 }
+
+/// Simulator, seed 512511: named and not open yet, it ended, was started again, and could have opened after all.
+#[test]
+fn an_engine_that_ended_before_it_opened_may_still_open() {
+    let mut s = asynchronous();
+    s.process(1, ended()).taken_over().halted(2, "0-1-100").halted(3, "0-1-100");
+    s.of(1).gave_up = None;
+    check(
+        &s,
+        expect![[r#"
+            no-primary: waits, lease-running: n1 may still hold its lease for 2800 ms
+        "#]],
+    );
+    s.of(1).gave_up = Some(EPOCH);
+    check(
+        &s,
+        expect![[r#"
+            no-primary: promote because n2 has everything the others have (at 0-1-100)
+              epoch 5 led by n2, ackers [], Held
+              n1 follows n2
+              n2 opens for writes, waiting for nobody
+              n3 follows n2
+        "#]],
+    );
+}

@@ -14,7 +14,6 @@ use super::Sim;
 use holdfast_core::plan::Plan;
 use holdfast_core::record::{GroupRecord, Stage};
 use holdfast_core::{Epoch, Millis};
-use std::collections::BTreeSet;
 
 /// A rule that was broken, and how.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +35,6 @@ pub struct Watched {
     lease: s2_lease::Lease,
     vouches: Vec<Option<s14_vouched::Vouch>>,
     takeover: Option<s12_no_flapping::Takeover>,
-    opened_since_takeover: BTreeSet<usize>,
 }
 
 impl Watched {
@@ -58,7 +56,6 @@ pub fn proposed(sim: &mut Sim, office: usize, plan: &Plan) {
 pub fn committed(sim: &mut Sim, before: &GroupRecord, plan: &Plan) {
     s12_no_flapping::claimed(sim, before, plan);
     if matches!(plan.record.stage, Stage::Led { .. }) && before.primary().is_none() {
-        sim.watched.opened_since_takeover.clear();
         s2_lease::promoted(sim, before, plan);
         s2_lease::led(sim, plan);
         s6_nothing_lost::promoted(sim, plan);
@@ -84,7 +81,6 @@ pub fn replaced(sim: &mut Sim, node: usize, place: usize) {
 
 /// An engine was opened for writes by its agent.
 pub fn opened(sim: &mut Sim, node: usize) {
-    sim.watched.opened_since_takeover.insert(node);
     s1_one_writer::opened(sim, node);
     s14_vouched::opened(sim, node);
 }

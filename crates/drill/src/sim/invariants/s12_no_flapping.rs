@@ -47,21 +47,18 @@ pub fn claimed(sim: &mut Sim, before: &GroupRecord, plan: &Plan) {
     // On the fastest clock that the drift allows.
     let wait = COOL_DOWN_MS * LEASE_MS / (LEASE_MS + CLOCK_DRIFT_MS);
     let host = &sim.hosts[last.node];
-    let closed = host.agent.as_ref().is_none_or(|a| a.member.leads().is_none());
+    let over = before.primary().map(|p| p.epoch);
+    let closed = host.agent.as_ref().is_none_or(|a| a.member.gave_up() >= over);
     let hung = host.engine.power == engine::Power::Hung || sim.now < host.engine.hung_at + OLD_NEWS_MS;
     let certain = host.life != last.process_life
         || host.engine.life != last.engine_life
         || !host.engine.on()
         || host.engine.ended_at > 0 && sim.now < host.engine.ended_at + OLD_NEWS_MS
         || hung && host.engine.hung_at > 0
-        || closed && opened_once(sim, last.node);
+        || closed;
     if sim.now < last.at + wait && !certain {
         let ms = sim.now - last.at;
         let says = format!("{ms} ms after the last takeover, {}: {}", sim.names[last.node], plan.because);
         sim.violate(Violation::new("S12", says));
     }
-}
-
-fn opened_once(sim: &Sim, node: usize) -> bool {
-    sim.watched.opened_since_takeover.contains(&node)
 }

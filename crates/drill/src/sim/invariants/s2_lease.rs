@@ -58,7 +58,8 @@ fn closed(sim: &Sim, from: &Incumbent) -> bool {
     let host = &sim.hosts[sim.host_of(&from.node)];
     let again = host.agent.as_ref().is_some_and(|a| {
         a.session == from.session
-            && (a.member.leads().is_some() || a.member.promised() <= from.epoch && !ended(host))
+            && (a.member.leads().is_some()
+                || a.member.promised() <= from.epoch && a.member.gave_up() < Some(from.epoch))
     });
     (!host.engine.writable || ended(host)) && !again
 }
