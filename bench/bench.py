@@ -32,7 +32,7 @@ IDLE_CLIENTS = 2000
 LARGE_BYTES = 1 << 20
 WAIT_S = 120
 PORT, ENGINE_PORT, HAPROXY_PORT, HAPROXY_UNIX_PORT, HAND_PORT = 13306, 13308, 13310, 13311, 13312
-PRIMARY = "127.0.0.11"
+NODES = {"a": "127.0.0.11", "b": "127.0.0.12"}
 HAND = ["127.0.0.13", "127.0.0.14"]
 
 DIR = pathlib.Path(tempfile.mkdtemp(prefix="hfb"))
@@ -98,7 +98,7 @@ def turns(ways, test, threads):
 
 
 def dev(durability):
-    """Two nodes; the process and the hosts' processes by their names."""
+    """Two nodes: the process, the hosts' processes by their names, and which of them leads."""
     process = start(f"dev-{durability}", HOLDFAST, "dev", "--dir", DIR / durability, "--nodes", 2,
                     "--durability", durability, "--port", PORT)
     until("a healthy service", lambda: "\nHealthy" in (DIR / f"dev-{durability}.log").read_text())
@@ -107,7 +107,9 @@ def dev(durability):
         command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         if "--node" in command:
             hosts[command[command.index("--node") + 1]] = int(pid)
-    return process, hosts
+    with connect(NODES["a"], PORT).cursor() as cursor:
+        cursor.execute("SELECT @@report_host")
+        return process, hosts, cursor.fetchone()[0]
 
 
 def cpu_s(pid):
@@ -119,16 +121,17 @@ def resident_kib(pid):
     return int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1])
 
 
-def quiet(hosts):
+def quiet(hosts, leader):
     before = {name: cpu_s(pid) for name, pid in hosts.items()}
     time.sleep(QUIET_S)
-    for (name, pid), role in zip(sorted(hosts.items()), ("primary's", "replica's")):
+    for name, pid in hosts.items():
+        role = "primary's" if name == leader else "replica's"
         share = 100 * (cpu_s(pid) - before[name]) / QUIET_S
         note(f"CPU of the {role} host, {QUIET_S} s of nothing", "<= 1 %", f"{share:.2f} %", share <= 1)
 
 
-def proxy(hosts):
-    socket = DIR / "async/a/shop/run/db.sock"
+def proxy(hosts, leader):
+    primary, socket = NODES[leader], DIR / "async" / leader / "shop/run/db.sock"
     config = DIR / "haproxy.cfg"
     config.write_text(f"""global
   maxconn 4000
@@ -138,17 +141,17 @@ defaults
   timeout client 1m
   timeout server 1m
 listen tcp
-  bind {PRIMARY}:{HAPROXY_PORT}
-  server primary {PRIMARY}:{ENGINE_PORT}
+  bind {primary}:{HAPROXY_PORT}
+  server primary {primary}:{ENGINE_PORT}
 listen unix
-  bind {PRIMARY}:{HAPROXY_UNIX_PORT}
+  bind {primary}:{HAPROXY_UNIX_PORT}
   server primary unix@{socket}
 """)
     haproxy = start("haproxy", "haproxy", "-db", "-f", config)
-    ways = {"direct": (PRIMARY, ENGINE_PORT), "HAProxy": (PRIMARY, HAPROXY_PORT),
-            "HAProxy, Unix socket": (PRIMARY, HAPROXY_UNIX_PORT), "Holdfast": (PRIMARY, PORT)}
-    until("HAProxy", lambda: connect(PRIMARY, HAPROXY_PORT).close() is None)
-    sysbench(PRIMARY, ENGINE_PORT, "oltp_read_write", "prepare", 1)
+    ways = {"direct": (primary, ENGINE_PORT), "HAProxy": (primary, HAPROXY_PORT),
+            "HAProxy, Unix socket": (primary, HAPROXY_UNIX_PORT), "Holdfast": (primary, PORT)}
+    until("HAProxy", lambda: connect(primary, HAPROXY_PORT).close() is None)
+    sysbench(primary, ENGINE_PORT, "oltp_read_write", "prepare", 1)
     for what, test, least in (("point selects", "oltp_point_select", 1.25), ("read/write", "oltp_read_write", 1.0)):
         seen = turns(ways, test, THREADS)
         base_rate, base_late = seen["HAProxy"]
@@ -160,16 +163,16 @@ listen unix
                 note(f"{what}: 99th percentile", "<= HAProxy's", f"{late:.2f} ms, HAProxy {base_late:.2f} ms",
                      late <= base_late)
     stop(haproxy)
-    idle_memory(hosts["a"])
+    idle_memory(hosts[leader], primary)
 
 
 def connect(address, port, **more):
     return pymysql.connect(host=address, port=port, user="app", password="sandbox", database="shop", **more)
 
 
-def idle_memory(pid):
+def idle_memory(pid, primary):
     before = resident_kib(pid)
-    clients = [connect(PRIMARY, PORT) for _ in range(IDLE_CLIENTS)]
+    clients = [connect(primary, PORT) for _ in range(IDLE_CLIENTS)]
     per_client = (resident_kib(pid) - before) / IDLE_CLIENTS
     note(f"memory per idle client of {IDLE_CLIENTS}", "<= 40 KiB", f"{per_client:.1f} KiB", per_client <= 40)
     for client in clients:
@@ -221,9 +224,9 @@ def by_hand():
 
 
 def writes():
-    process, _ = dev("sync")
+    process, _, leader = dev("sync")
     by_hand()
-    ways = {"by hand": (HAND[0], HAND_PORT), "under Holdfast": (PRIMARY, ENGINE_PORT)}
+    ways = {"by hand": (HAND[0], HAND_PORT), "under Holdfast": (NODES[leader], ENGINE_PORT)}
     for address, port in ways.values():
         sysbench(address, port, "oltp_update_index", "prepare", 1)
     seen = turns(ways, "oltp_update_index", WRITERS)
@@ -236,9 +239,9 @@ def writes():
 
 def main():
     load = os.getloadavg()[0]
-    process, hosts = dev("async")
-    quiet(hosts)
-    proxy(hosts)
+    process, hosts, leader = dev("async")
+    quiet(hosts, leader)
+    proxy(hosts, leader)
     stop(process)
     writes()
     widths = [max(len(row[i]) for row in TABLE) for i in range(4)]
