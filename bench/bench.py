@@ -80,7 +80,8 @@ def sysbench(address, port, test, command, threads, seconds=SECONDS):
          f"--time={seconds}", "--percentile=99", test, command],
         stdout=subprocess.PIPE, text=True)
     if out.returncode:
-        sys.exit(out.stdout)
+        logs = "\n".join(f"{p}:\n{p.read_text()[-2000:]}" for p in DIR.rglob("*.log"))
+        sys.exit(f"{out.stdout}\n{test} at {address}:{port} failed; the logs' ends:\n{logs}")
     rate = re.search(r"queries:\s+\d+\s+\(([\d.]+)", out.stdout)
     late = re.search(r"99th percentile:\s+([\d.]+)", out.stdout)
     return (float(rate[1]), float(late[1])) if rate and late else None
