@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::runtime::Handle as Thread;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -180,19 +179,12 @@ impl Service {
         Ok((Service { shared, listeners, routes: options.routes }, handle))
     }
 
-    /// Serves on the caller's runtime until `shutdown` completes; then every session is dropped and its connections
-    /// close.
+    /// Serves until `shutdown` completes; then every session is dropped and its connections close.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        self.run_on(vec![Thread::current()], shutdown).await;
-    }
-
-    /// The same with the sessions spread over `threads`; each stays where it began. Listeners and snapshots are the
-    /// caller's runtime's.
-    pub async fn run_on(self, threads: Vec<Thread>, shutdown: impl Future<Output = ()>) {
         let mut tasks = JoinSet::new();
         tasks.spawn(pump(self.shared.clone(), self.routes));
         for (listener, role) in self.listeners {
-            tasks.spawn(accept(self.shared.clone(), listener, role, threads.clone()));
+            tasks.spawn(accept(self.shared.clone(), listener, role));
         }
         shutdown.await;
         tasks.shutdown().await;
@@ -219,19 +211,17 @@ async fn pump(shared: Arc<Shared>, mut routes: watch::Receiver<Option<Arc<Route>
     }
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener, role: Role, threads: Vec<Thread>) {
+async fn accept(shared: Arc<Shared>, listener: TcpListener, role: Role) {
     let mut sessions = JoinSet::new();
-    let open: Vec<_> = threads.iter().map(|_| Arc::new(AtomicUsize::new(0))).collect();
+    let open = Arc::new(AtomicUsize::new(0));
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     let _ = stream.set_nodelay(true);
                     let _ = socket2::SockRef::from(&stream).set_keepalive(true);
-                    // Other threads' sockets are theirs alone from here on. Out of memory it is the client that loses.
-                    let Ok(stream) = stream.into_std() else { continue };
-                    let (place, thread) = Place::take(&open, shared.limits.connections);
-                    sessions.spawn_on(serve(shared.clone(), stream, peer, role, place), &threads[thread]);
+                    let place = Place::take(&open, shared.limits.connections);
+                    sessions.spawn(serve(shared.clone(), stream, peer, role, place));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a client; is the limit of open files too low?");
@@ -243,20 +233,14 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, role: Role, threads:
     }
 }
 
-/// One of a listener's places for clients, on one of its threads.
+/// One of a listener's places for clients.
 struct Place(Arc<AtomicUsize>);
 
 impl Place {
-    /// On the thread that has the fewest clients; `None` if there are `limit` on all. Only the listener's own task
-    /// takes places.
-    fn take(open: &[Arc<AtomicUsize>], limit: usize) -> (Option<Place>, usize) {
-        let counts = || open.iter().map(|n| n.load(Ordering::Relaxed));
-        let thread = counts().enumerate().min_by_key(|(_, n)| *n).map_or(0, |(thread, _)| thread);
-        let place = (counts().sum::<usize>() < limit).then(|| {
-            open[thread].fetch_add(1, Ordering::Relaxed);
-            Place(open[thread].clone())
-        });
-        (place, thread)
+    fn take(open: &Arc<AtomicUsize>, limit: usize) -> Option<Place> {
+        open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1))
+            .is_ok()
+            .then(|| Place(open.clone()))
     }
 }
 
@@ -266,14 +250,7 @@ impl Drop for Place {
     }
 }
 
-async fn serve(
-    shared: Arc<Shared>,
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
-    role: Role,
-    place: Option<Place>,
-) {
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
+async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, role: Role, place: Option<Place>) {
     let Some(_place) = place else {
         count(&shared.counters.errors_connections);
         farewell(stream, &errors::too_many_connections(shared.limits.connections).packet(0)).await;

@@ -2,8 +2,7 @@
 
 use crate::client::Client;
 use crate::engine::{Engine, eventually};
-use crate::front::{Front, options};
-use holdfast_proxy::Service;
+use crate::front::Front;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -36,41 +35,6 @@ async fn two_thousand_clients() {
     assert_eq!(front.handle.stats().rehomed as usize, CLIENTS);
     drop(clients);
     eventually("all are gone", || front.handle.stats().connections == 0).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_are_spread_over_the_threads_and_leave_room() {
-    let (mut options, _routes) = options();
-    options.limits.connections = 4;
-    // Nobody is logged in without an engine, but a connection is a session from its first byte on.
-    let (service, handle) = Service::bind(options).await.unwrap();
-    let threads: Vec<_> = (0..2)
-        .map(|_| {
-            let mut thread = tokio::runtime::Builder::new_multi_thread();
-            thread.worker_threads(1).enable_all().build().unwrap()
-        })
-        .collect();
-    let handles = threads.iter().map(|t| t.handle().clone()).collect();
-    let task = tokio::spawn(service.run_on(handles, std::future::pending()));
-    let on = |thread: usize| threads[thread].metrics().num_alive_tasks();
-    let connect = || tokio::net::TcpStream::connect(handle.rw_addr());
-    let mut clients = Vec::new();
-    for n in 1..=4 {
-        clients.push(connect().await.unwrap());
-        eventually("it is served", || on(0) + on(1) == n).await;
-        assert!(on(0).abs_diff(on(1)) <= 1, "{} and {}", on(0), on(1));
-    }
-    // Full, until somebody leaves; the place is the thread's that has one less.
-    let mut refused = [0; 5];
-    connect().await.unwrap().read_exact(&mut refused).await.unwrap();
-    assert_eq!(refused[4], 0xFF);
-    drop(clients.remove(0));
-    eventually("one is gone", || on(0) + on(1) == 3).await;
-    clients.push(connect().await.unwrap());
-    eventually("another is served", || (on(0), on(1)) == (2, 2)).await;
-    task.abort();
-    eventually("all end with the service", || on(0) + on(1) == 0).await;
-    threads.into_iter().for_each(tokio::runtime::Runtime::shutdown_background);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
