@@ -198,8 +198,8 @@ def by_hand():
         subprocess.run(["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db", "--user=root",
                         "--auth-root-authentication-method=normal"], check=True, stdout=subprocess.DEVNULL)
         start(f"hand{number}", "mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", f"--socket={socket}",
-              f"--bind-address={address}", f"--port={HAND_PORT}", f"--server-id={number}", "--skip-name-resolve=1",
-              "--max-connections=4096", "--max-binlog-size=134217728", "--character-set-server=utf8mb4",
+              f"--tmpdir={root}", f"--bind-address={address}", f"--port={HAND_PORT}", f"--server-id={number}",
+              "--skip-name-resolve=1", "--max-connections=4096", "--max-binlog-size=134217728", "--character-set-server=utf8mb4",
               "--innodb-buffer-pool-size=64M", "--log-bin=binlog", "--log-slave-updates=1", "--binlog-format=ROW",
               "--relay-log=relay", "--gtid-strict-mode=1", "--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1",
               "--sync-relay-log=1", "--slave-parallel-threads=4", "--slave-parallel-mode=optimistic",

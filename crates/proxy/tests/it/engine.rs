@@ -88,6 +88,8 @@ impl Engine {
             .args(options)
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", dir.path().join("s").display()))
+            // A starting server deletes the temporary tables that it finds, another's too.
+            .arg(format!("--tmpdir={}", dir.path().display()))
             .arg(format!("--init-file={}", dir.path().join("init.sql").display()))
             .arg(format!("--port={}", port.port()))
             .stdout(Stdio::null())
