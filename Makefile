@@ -18,7 +18,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 help:
 	@echo 'make demo    a three-node MariaDB service on this machine: kill its primary, switch it over'
 	@echo 'make test    everything that is checked: lints, then every test on real servers'
-	@echo 'make bench   the proxy beside HAProxy and no proxy at all, in one run, as ratios'
+	@echo 'make bench   the proxy beside HAProxy, writes beside a pair set up by hand, in one run, as ratios'
 	@echo 'make lint    formatting, clippy, crate edges, generated files'
 	@echo 'make setup   install the Debian packages that tests and demo need (the others call it)'
 
@@ -67,4 +67,4 @@ demo: setup
 
 bench: setup
 	cargo build --release --locked --package holdfast
-	bench/proxy.sh $(TARGET)/release/holdfast
+	bench/bench.py $(TARGET)/release/holdfast

@@ -5,6 +5,7 @@
 //! that has most; where two have what the other lacks, nobody: an operator decides.
 
 use crate::record::{Assurance, Claim, ClaimKind, Incumbent};
+use crate::report::{InstanceReport, Process};
 use crate::world::World;
 use crate::{NodeName, Position, Seen, limits};
 use serde::{Deserialize, Serialize};
@@ -116,8 +117,27 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     let now = claim.from.as_ref().and_then(|f| w.halted_position(&f.node));
     let known = claim.known.iter().chain(now).cloned().reduce(|a, b| a.union(&b));
     let known_loss = known.map(|k| k.transactions_missing_in(position)).filter(|n| *n > 0);
+    if known_loss.is_some() && may_return(w, claim) {
+        let says = format!("{node} lacks writes of the old primary, which is being started again");
+        return Err(vec![Blocker::new("may-return", says).hint(ACCEPT_LOSS)]);
+    }
     let because = format!("{node} has everything the others have (at {})", position.brief());
     Ok(Choice { node: node.clone(), because, known_loss })
+}
+
+/// Under `async`, the shortest outage is not worth what is known to be lost by it: for a while, an incumbent that can be
+/// started again is waited for.
+fn may_return(w: &World, claim: &Claim) -> bool {
+    let unnamed = matches!(claim.kind, ClaimKind::Takeover { to: None });
+    let Some(from) = claim.from.as_ref().filter(|_| unnamed && !w.sync() && !claim.accept_loss) else {
+        return false;
+    };
+    let starts = |r: &InstanceReport| match r.seen.process {
+        Process::Starting | Process::Exited { .. } => true,
+        Process::Running => !r.halted_for(w.record.epoch) || !r.seen.drained,
+        Process::Unresponsive | Process::Refuses { .. } => false,
+    };
+    w.stage_age_ms() < limits::RETURN_MS && w.fresh(&from.node).is_some_and(starts)
 }
 
 fn handover(w: &World, from: &Incumbent, to: &NodeName) -> Result<Choice, Vec<Blocker>> {

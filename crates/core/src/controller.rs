@@ -27,8 +27,8 @@ struct Group {
     lease_renewed: Millis,
     absent_since: BTreeMap<NodeName, Millis>,
     unwell_since: BTreeMap<NodeName, Millis>,
-    /// Reports of the primary in a row in which an acker no longer acknowledged.
-    absent_reports: BTreeMap<NodeName, u32>,
+    /// The primary's first look in a row in which an acker no longer acknowledged.
+    absent_at: BTreeMap<NodeName, Millis>,
     cool_down_until: Option<Millis>,
 }
 
@@ -93,7 +93,7 @@ impl Controller {
             record_since: now,
             lease_renewed: since,
             absent_since: BTreeMap::new(),
-            absent_reports: BTreeMap::new(),
+            absent_at: BTreeMap::new(),
             unwell_since: BTreeMap::new(),
             cool_down_until: record.last_takeover.map(|_| now.plus(cool_down_ms)),
         });
@@ -106,7 +106,7 @@ impl Controller {
         let new_primary = group.record.primary() != record.primary();
         if new_primary && record.primary().is_some() {
             group.absent_since.clear();
-            group.absent_reports.clear();
+            group.absent_at.clear();
             group.unwell_since.clear();
             // The grant that came with the record counts as a renewal: the new holder may count from then on.
             group.lease_renewed = now;
@@ -114,7 +114,7 @@ impl Controller {
         // Whose part changed is counted anew: what it did under the part before may not have been seen yet.
         let same = |n: &NodeName| record.ackers.get(n).is_some_and(|a| group.record.ackers.get(n) == Some(a));
         group.absent_since.retain(|n, _| same(n));
-        group.absent_reports.retain(|n, _| same(n));
+        group.absent_at.retain(|n, _| same(n));
         group.record = record;
         group.revision = revision;
         group.record_since = now;
@@ -257,8 +257,8 @@ impl Group {
     }
 
     /// Keeps, for each recorded acker, since when it does not acknowledge: the primary does not see it, or it says so
-    /// itself. Counted from the primary's *second* such report, because the first may have been taken before the
-    /// acker stopped; what the primary had by then includes all that was ever acknowledged by it.
+    /// itself. Counted from the primary's *second* such look, because the first may have been taken before the acker
+    /// stopped; what the primary had by then includes all that was ever acknowledged by it.
     fn sight_ackers(&mut self, node: &NodeName, r: &InstanceReport, own_word: &[NodeName], now: Millis) {
         let Some(p) = self.record.primary() else { return };
         if p.node != *node || r.leads != Some(p.epoch) {
@@ -267,12 +267,10 @@ impl Group {
         for acker in self.record.ackers.keys() {
             if r.seen.ackers.contains(acker) && !own_word.contains(acker) {
                 self.absent_since.remove(acker);
-                self.absent_reports.remove(acker);
+                self.absent_at.remove(acker);
                 continue;
             }
-            let reports = self.absent_reports.entry(acker.clone()).or_default();
-            *reports = reports.saturating_add(1);
-            if *reports >= 2 {
+            if r.seen.at > *self.absent_at.entry(acker.clone()).or_insert(r.seen.at) {
                 self.absent_since.entry(acker.clone()).or_insert(now);
             }
         }

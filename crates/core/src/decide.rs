@@ -6,7 +6,7 @@
 use crate::choose::{Blocker, choose};
 use crate::plan::{Plan, PlanKind};
 use crate::record::{Acker, Assurance, Claim, ClaimKind, GroupRecord, Incumbent, Mode, Stage, Wish};
-use crate::report::{InstanceReport, Process};
+use crate::report::{InstanceReport, Process, Stream};
 use crate::sync_set;
 use crate::topology::WhenNoSyncReplica;
 use crate::world::World;
@@ -270,10 +270,20 @@ fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
     };
     // Who did not halt, or is connected to the new primary already, may acknowledge without being told to (S5).
     let loose = w.record.ackers.keys().filter(|n| !w.last(n).is_some_and(|r| r.halted_for(w.record.epoch)));
-    for n in loose.chain(&report.seen.ackers).filter(|n| *n != node) {
+    let from = claim.from.as_ref().filter(|f| may_still_receive(w, f)).map(|f| &f.node);
+    for n in loose.chain(from).chain(&report.seen.ackers).filter(|n| *n != node) {
         record.ackers.entry(n.clone()).or_insert(Acker::Leaving);
     }
     record
+}
+
+/// An incumbent that is not known to have led may never have heard that it was to: it goes on as the replica that it
+/// was, and acknowledges to whoever is at the other end.
+fn may_still_receive(w: &World, from: &Incumbent) -> bool {
+    !w.last(&from.node).is_some_and(|r| {
+        let led = r.session == from.session && (r.leads.max(r.gave_up) >= Some(from.epoch));
+        led || r.seen.ended() || r.halted_for(w.record.epoch)
+    })
 }
 
 /// Fresh members apart from `primary`: other zones first, then the order of the topology.
@@ -520,14 +530,32 @@ fn member_away(w: &World) -> Option<Verdict> {
     let away = w.service.members.iter().filter(|n| **n != p.node).filter_map(|n| match w.fresh(n) {
         None => Some(Blocker::new("member-silent", format!("{n} does not report"))),
         Some(r) if r.follows(&p.node) => None,
+        Some(r) if not_saved(r) => {
+            let says = format!(
+                "{n} has writes that {} lacks, and not all could be saved: their log is gone",
+                p.node
+            );
+            let hint = format!("look at {n}'s data, then `holdfast reinit {n}`, which discards it");
+            Some(Blocker::new("not-saved", says).hint(hint))
+        }
         Some(r) => {
-            let doing = r.activity.clone().or_else(|| r.trouble.clone());
+            let refused = r.seen.upstream.as_ref().and_then(|u| match &u.stream {
+                Stream::Refused { why } => Some(why.clone()),
+                Stream::Off | Stream::Up | Stream::Broken { .. } => None,
+            });
+            let doing = r.activity.clone().or_else(|| r.trouble.clone()).or(refused);
             let doing = doing.map_or_else(String::new, |d| format!(": {d}"));
             Some(Blocker::new("member-not-following", format!("{n} does not follow {}{doing}", p.node)))
         }
     });
     let blockers: Vec<Blocker> = away.collect();
     (!blockers.is_empty()).then_some(Verdict::Wait(blockers))
+}
+
+/// It does not try to follow, and what it could not save is still there.
+fn not_saved(r: &InstanceReport) -> bool {
+    let waits = r.running() && !r.seen.receives() && r.activity.is_none();
+    waits && r.lost.as_ref().is_some_and(|l| !l.complete)
 }
 
 fn reinit_done(w: &World) -> Option<Verdict> {

@@ -38,6 +38,10 @@ pub const HANDOVER_MS: u64 = 4_000;
 /// A named primary that has not opened by then is given up. Longer than `LEASE_MS + CLOCK_DRIFT_MS`, which a
 /// candidate that vouched for the old primary waits out (S14).
 pub const OPEN_MS: u64 = 15_000;
+/// Under `async`, a takeover that is known to lose something waits this long for the old primary, while its agent is
+/// there to start it again.
+/// A managed engine is back within a few hundred ms; more would break the bound of a killed engine's outage.
+pub const RETURN_MS: u64 = 700;
 /// Under `sync`, how long writes wait for an acker to come back before the policy degrades durability.
 pub const DEGRADE_AFTER_MS: u64 = 3_000;
 /// After a failover, another automatic one of the same group waits this long unless the new primary's own agent

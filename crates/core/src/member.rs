@@ -71,6 +71,8 @@ enum History {
     },
     /// Saved; to be rebuilt.
     Saved,
+    /// Not all of it could be saved: it stays as it is until a person wishes it rebuilt (S10).
+    Unsaved,
 }
 
 /// See the module.
@@ -143,6 +145,11 @@ impl Member {
     /// The epoch this instance is open in.
     pub fn leads(&self) -> Option<Epoch> {
         self.leads
+    }
+
+    /// The last epoch that it never opens for again.
+    pub fn gave_up(&self) -> Option<Epoch> {
+        self.gave_up
     }
 
     // ---- what comes in ----
@@ -249,17 +256,28 @@ impl Member {
 
     /// [`Verb::SaveDivergence`] is done; `lost` is what only this instance had, if anything.
     pub fn saved(&mut self, lost: Option<Lost>) {
-        if matches!(self.history, History::Diverges { .. }) {
-            self.history = History::Saved;
+        if !matches!(self.history, History::Diverges { .. }) {
+            self.lost = lost.or(self.lost.take());
+            return;
         }
-        self.lost = lost.or(self.lost.take());
+        // It has something, or the histories would not diverge: found nowhere means not saved.
+        let nothing = Lost { transactions: 0, file: String::new(), epoch: self.promised, complete: false };
+        let lost = lost.unwrap_or(nothing);
+        self.history = if lost.complete { History::Saved } else { History::Unsaved };
+        if !lost.complete {
+            self.rebuilt_for = None; // a wish that still stands is for this as well
+        }
+        self.lost = Some(lost);
     }
 
     /// [`Verb::Reclone`] is done; `lost` is what it found and saved that the donor did not have.
     pub fn recloned(&mut self, lost: Option<Lost>) {
         // Compared again before it follows: the donor's data is what the primary had when the copy ended.
         self.history = History::Unknown;
-        self.rebuilt_for = Some(self.session);
+        // A rebuild that nobody wished for does not stand for one that is wished for later.
+        let wished =
+            self.assignment.as_ref().is_some_and(|a| matches!(a.role, Role::Follow { reclone: true, .. }));
+        self.rebuilt_for = self.rebuilt_for.max(wished.then_some(self.session));
         self.lost = lost.or(self.lost.take());
     }
 
@@ -377,13 +395,15 @@ impl Member {
         let rebuild = reclone && self.rebuilt_for != Some(self.session);
         let upstream = seen.upstream.as_ref().filter(|u| u.node.as_ref() == Some(primary));
         // A broken stream is the engine's to retry, or a sign that the primary is gone: it is reported, not mended.
-        if !rebuild && upstream.is_some_and(|u| u.stream != Stream::Off && u.apply_error.is_none()) {
+        if !rebuild && upstream.is_some_and(|u| u.stream.tries() && u.apply_error.is_none()) {
             let may = seen.acknowledges != acknowledges && (!acknowledges || trusted);
             return may.then_some(Verb::Acknowledge(acknowledges));
         }
         if seen.receives() {
             return Some(Verb::StopReceiving);
         }
+        // Neither its own log nor the primary's has what comes next: only the data itself is left to follow from.
+        let refused = upstream.is_some_and(|u| matches!(u.stream, Stream::Refused { .. }));
         match &self.history {
             History::Unknown => {
                 (seen.drained || applying_failed(seen)).then(|| Verb::Compare { primary: primary.clone() })
@@ -392,7 +412,7 @@ impl Member {
                 Some(Verb::SaveDivergence { theirs: theirs.clone() })
             }
             // Also a wished-for rebuild is compared first: what only this instance has is saved (S10).
-            History::Fits { .. } if rebuild || applying_failed(seen) => {
+            History::Fits { .. } if rebuild || refused || applying_failed(seen) => {
                 Some(Verb::Reclone { primary: primary.clone() })
             }
             // Starting the replication threads purges the relay log (S7).
@@ -402,6 +422,7 @@ impl Member {
             }
             History::Diverges { theirs } => Some(Verb::SaveDivergence { theirs: theirs.clone() }),
             History::Saved => Some(Verb::Reclone { primary: primary.clone() }),
+            History::Unsaved => rebuild.then(|| Verb::Reclone { primary: primary.clone() }),
         }
     }
 

@@ -34,6 +34,16 @@ pub enum Stream {
     Up,
     /// Wants to receive but does not; the engine's own words.
     Broken { why: String },
+    /// Does not receive and never will from there: the upstream has purged what comes next, or does not know what this
+    /// instance has. Trying again does not help.
+    Refused { why: String },
+}
+
+impl Stream {
+    /// Receives, or tries to.
+    pub fn tries(&self) -> bool {
+        matches!(self, Stream::Up | Stream::Broken { .. })
+    }
 }
 
 /// Where an instance replicates from.
@@ -54,11 +64,22 @@ pub struct Lost {
     pub file: String,
     /// In which epoch they were found.
     pub epoch: Epoch,
+    /// All of them are in the file. Not so where the log that held them was purged, or came with a clone.
+    #[serde(default = "complete")]
+    pub complete: bool,
+}
+
+fn complete() -> bool {
+    true
 }
 
 /// What an agent sees of its engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
+    /// When this look at the engine began, on the agent's own clock. An agent that is busy, or whose engine does not
+    /// answer, reports what it saw last: two reports with one look say no more than one.
+    #[serde(default)]
+    pub at: Millis,
     pub process: Process,
     pub version: String,
     /// The engine's own switch.
@@ -87,6 +108,7 @@ impl Observed {
     /// Nothing is known but the state of the process.
     pub fn only(process: Process) -> Observed {
         Observed {
+            at: Millis(0),
             process,
             version: String::new(),
             writable: false,
@@ -108,7 +130,7 @@ impl Observed {
     }
     /// Receives, or tries to.
     pub fn receives(&self) -> bool {
-        self.upstream.as_ref().is_some_and(|u| u.stream != Stream::Off)
+        self.upstream.as_ref().is_some_and(|u| u.stream.tries())
     }
     pub fn ended(&self) -> bool {
         matches!(self.process, Process::Exited { .. } | Process::Refuses { .. })
@@ -151,9 +173,16 @@ pub struct InstanceReport {
 }
 
 impl InstanceReport {
-    /// True if the agent has closed the instance and will not open it for an epoch before `epoch`.
+    /// True if the instance is closed and its agent will not open it for an epoch before `epoch`: it has promised so, or
+    /// was open in the epoch before and gave that up. That a process ended is not enough: one that was named and had not
+    /// opened yet may be started again, and open.
     pub fn closed_for(&self, epoch: Epoch) -> bool {
-        self.leads.is_none() && (self.seen.ended() || (!self.seen.writable && self.promised >= epoch))
+        let never_again = self.promised >= epoch || self.gave_up.is_some_and(|e| e.next() >= epoch);
+        self.leads.is_none() && self.seen_closed() && never_again
+    }
+    /// The engine said that it takes no writes. One that does not answer says nothing (S11).
+    pub fn seen_closed(&self) -> bool {
+        self.running() && !self.seen.writable || self.seen.ended()
     }
     /// True if the agent promised `epoch` and nothing more is received from the epochs before.
     pub fn halted_for(&self, epoch: Epoch) -> bool {

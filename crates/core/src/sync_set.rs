@@ -5,7 +5,7 @@ use crate::choose::Blocker;
 use crate::decide::{Verdict, act, in_office, replicas_by_fitness};
 use crate::plan::PlanKind;
 use crate::record::{Acker, Assurance, Incumbent};
-use crate::report::InstanceReport;
+use crate::report::{InstanceReport, Process};
 use crate::topology::WhenNoSyncReplica;
 use crate::world::World;
 use crate::{NodeName, Seen, limits};
@@ -22,6 +22,8 @@ pub(crate) fn acker_gone(w: &World) -> Option<Verdict> {
     let out = |n: &NodeName| {
         let itself = w.fresh(n).is_some_and(|r| r.quit_acknowledging(w.revision));
         let away = w.absent_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::ACKER_GIVES_UP_AFTER_MS);
+        // A hung engine does not count its attempts: when it goes on, it connects and acknowledges as before.
+        let away = away && !w.fresh(n).is_some_and(|r| r.seen.process == Process::Unresponsive);
         let unseen = w.absent_since.contains_key(n);
         (itself && unseen) || away
     };

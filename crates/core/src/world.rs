@@ -1,8 +1,8 @@
 //! Everything known about one group at one moment, by one controller. The decider sees this and nothing else.
 
 use crate::record::{Acker, GroupRecord, Incumbent};
-use crate::report::InstanceReport;
-use crate::topology::{Durability, Service, Topology};
+use crate::report::{InstanceReport, Process};
+use crate::topology::{Durability, Management, Service, Topology};
 use crate::{GroupName, Millis, NodeName, Position, Seen, limits};
 use std::collections::BTreeMap;
 
@@ -63,10 +63,12 @@ impl World<'_> {
     }
     /// The incumbent can take no more writes in the epoch it led: its own agent says so.
     pub fn surrendered(&self, from: &Incumbent) -> bool {
+        // A managed engine ended with its former agent; an attached one may have gone on.
+        let managed = matches!(self.service.management, Management::Managed { .. });
+        let closed = |r: &InstanceReport| r.seen_closed() || managed && r.seen.process == Process::Starting;
         self.last(&from.node).is_some_and(|r| {
             // Another session begins closed (S9) and may never open that epoch again.
-            (r.session != from.session && !r.seen.writable && r.leads.is_none())
-                || r.closed_for(from.epoch.next())
+            (r.session != from.session && closed(r) && r.leads.is_none()) || r.closed_for(from.epoch.next())
         })
     }
     /// Has everything that the primary last reported.

@@ -11,6 +11,7 @@ pub mod dev;
 pub mod http;
 pub mod logging;
 pub mod pki;
+pub mod proxies;
 pub mod routes;
 pub mod run;
 #[macro_use]

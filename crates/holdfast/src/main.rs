@@ -3,10 +3,15 @@
 use clap::Parser;
 use holdfast::cli::{Cli, execute};
 use std::process::ExitCode;
+use tokio::runtime::Builder;
+
+/// What is not the proxy has little to do; the second thread is there for when the first waits for a disk.
+const THREADS: usize = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(e) => {
             eprintln!("Error: the system does not give this process its threads: {e}");

@@ -10,6 +10,7 @@ use crate::config::{Config, secrets};
 use crate::controller::Office;
 use crate::http::{Access, Client, ClientOptions, Server, ServerOptions};
 use crate::pki;
+use crate::proxies::Proxies;
 use crate::routes::{Receivers, RouteKeeper};
 use crate::transport::HttpTransport;
 use holdfast_core::record::Session;
@@ -26,6 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+
+/// This node's engines, by their service.
+type Engines = BTreeMap<GroupName, Arc<MySqlEngine>>;
 
 /// How long engines may take to shut down in order.
 const STOP: Duration = Duration::from_secs(10);
@@ -62,8 +66,10 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
 
     let (keeper, routes) = RouteKeeper::new(link.clone(), topology.services.iter().map(|s| s.name.clone()));
     tasks.spawn(keeper.run());
-    let proxies = start_proxies(topology, &node, &routes, tls.as_ref(), &mut tasks).await?;
-    let agent = make_agent(topology, &node, clock, &link, &proxies)?;
+    let engines = make_engines(topology, &node)?;
+    let proxy_threads = Proxies::start().into_diagnostic().wrap_err("the proxies' threads")?;
+    let proxies = start_proxies(&proxy_threads, topology, &node, &routes, tls.as_ref(), &engines).await?;
+    let agent = make_agent(topology, &node, clock, &link, &proxies, engines)?;
     tasks.spawn(agent.clone().run());
 
     let host = Host {
@@ -92,6 +98,7 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
         tracing::warn!(error = &e as &dyn std::error::Error, "the store did not close in order");
     }
     tasks.shutdown().await;
+    drop(proxy_threads);
     match refused {
         None => Ok(Exit::Ok),
         Some(why) => Err(miette!("the store keeps this node out: {why}")),
@@ -234,12 +241,14 @@ async fn keep_office(
     }
 }
 
+/// One proxy per service. The local engine is reached without going through the network.
 async fn start_proxies(
+    on: &Proxies,
     topology: &Topology,
     node: &Node,
     routes: &Receivers,
     tls: Option<&pki::HostTls>,
-    tasks: &mut JoinSet<()>,
+    engines: &Engines,
 ) -> Result<Vec<(GroupName, holdfast_proxy::Handle)>, Report> {
     let mut proxies = Vec::new();
     for service in &topology.services {
@@ -255,6 +264,10 @@ async fn start_proxies(
         let options = holdfast_proxy::Options {
             group: service.name.clone(),
             zone: node.zone.clone(),
+            local: engines.get(&service.name).map(|engine| holdfast_proxy::LocalEngine {
+                addr: SocketAddr::new(node.address, service.engine_port),
+                socket: engine.socket().to_owned(),
+            }),
             rw_listen: SocketAddr::new(node.address, service.port),
             ro_listen: Some(SocketAddr::new(node.address, service.read_port)),
             users,
@@ -263,14 +276,15 @@ async fn start_proxies(
             limits: holdfast_proxy::Limits::default(),
             server_version: None,
         };
-        let (proxy, handle) = holdfast_proxy::Service::bind(options)
-            .await
-            .into_diagnostic()
-            .wrap_err_with(|| format!("the proxy of {}", service.name))?;
-        tasks.spawn(proxy.run(std::future::pending()));
-        proxies.push((service.name.clone(), handle));
+        proxies.push(on.serve(options).await?);
     }
     Ok(proxies)
+}
+
+/// The engines of the services that this node is a member of.
+fn make_engines(topology: &Topology, node: &Node) -> Result<Engines, Report> {
+    let mine = topology.services.iter().filter(|s| s.members.contains(&node.name));
+    mine.map(|service| Ok((service.name.clone(), make_engine(topology, node, service)?))).collect()
 }
 
 fn make_agent(
@@ -279,12 +293,14 @@ fn make_agent(
     clock: Clock,
     link: &Arc<ControllerLink>,
     proxies: &[(GroupName, holdfast_proxy::Handle)],
+    engines: Engines,
 ) -> Result<Arc<Agent>, Report> {
     let session = new_session(node)?;
     let stir = Arc::new(Notify::new());
     let mut instances = Vec::new();
     for service in topology.services.iter().filter(|s| s.members.contains(&node.name)) {
-        let engine = make_engine(topology, node, service)?;
+        let Some(engine) = engines.get(&service.name) else { continue };
+        let engine: Arc<dyn Engine> = engine.clone();
         let gate = proxies.iter().find(|(g, _)| *g == service.name).map(|(_, h)| h.clone());
         instances.push(Instance::new(agent::instance::Options {
             node: node.name.clone(),
@@ -333,7 +349,7 @@ fn new_session(node: &Node) -> Result<Session, Report> {
     Ok(Session(session))
 }
 
-fn make_engine(topology: &Topology, node: &Node, service: &Service) -> Result<Arc<dyn Engine>, Report> {
+fn make_engine(topology: &Topology, node: &Node, service: &Service) -> Result<Arc<MySqlEngine>, Report> {
     let account = |name: &UserName, password: &PasswordSource| -> Result<Account, Report> {
         let password = secrets::resolve(password).into_diagnostic();
         let password = password.wrap_err_with(|| format!("the password of {name}"))?;

@@ -1,7 +1,7 @@
-//! Fronts one fixed engine: `front LISTEN BACKEND USER PASSWORD`. For benchmarks and for trying clients out.
+//! Fronts one fixed engine: `front LISTEN BACKEND USER PASSWORD [SOCKET]`. For benchmarks and for trying clients out.
 
 use holdfast_core::{Endpoint, Epoch, Gate, GroupName, NodeName, RouteSnapshot, UserName, ZoneName};
-use holdfast_proxy::{Limits, Options, Password, Route, Service};
+use holdfast_proxy::{Limits, LocalEngine, Options, Password, Route, Service};
 use std::error::Error;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -9,11 +9,13 @@ use tokio::time::Instant;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [listen, backend, user, password] = &args[..] else {
-        return Err("usage: front LISTEN BACKEND USER PASSWORD".into());
+    let [listen, backend, user, password, socket @ ..] = &args[..] else {
+        return Err("usage: front LISTEN BACKEND USER PASSWORD [SOCKET]".into());
     };
+    let addr = backend.parse()?;
+    let local = socket.first().map(|socket| LocalEngine { addr, socket: socket.into() });
     let zone = ZoneName::new("local")?;
-    let writer = Endpoint { node: NodeName::new("fixed")?, zone: zone.clone(), addr: backend.parse()? };
+    let writer = Endpoint { node: NodeName::new("fixed")?, zone: zone.clone(), addr };
     let snapshot = RouteSnapshot {
         group: GroupName::new("fixed")?,
         epoch: Epoch(1),
@@ -27,6 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (service, handle) = Service::bind(Options {
         group: GroupName::new("fixed")?,
         zone,
+        local,
         rw_listen: listen.parse()?,
         ro_listen: None,
         users: vec![(UserName::new(user)?, Password::new(password.as_str()))],

@@ -2,6 +2,7 @@
 //!
 //! Every wait is bounded. Nothing of a client's is sent here.
 
+use crate::engine_stream::EngineStream;
 use crate::errors::ClientError;
 use holdfast_core::secret::Password;
 use holdfast_wire::greeting::Greeting;
@@ -13,9 +14,10 @@ use holdfast_wire::tracker::{Event, Tracker};
 use holdfast_wire::{Capabilities, command};
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// For the TCP connection and the login. An engine that takes longer is tried again while commands are held.
 const CONNECT_MS: u64 = 2_000;
@@ -80,22 +82,45 @@ const SHAPING: Capabilities = Capabilities(
 /// A logged-in connection.
 #[derive(Debug)]
 pub struct Connection {
-    pub stream: TcpStream,
+    pub stream: EngineStream,
     pub greeting: Greeting,
     pub capabilities: Capabilities,
 }
 
 impl Connection {
-    /// Connects and logs in.
-    pub async fn open(addr: SocketAddr, login: Login<'_>) -> Result<Connection, Error> {
+    /// Connects and logs in: through `socket` if that leads there, else to `addr`.
+    pub async fn open(
+        addr: SocketAddr,
+        socket: Option<&Path>,
+        login: Login<'_>,
+    ) -> Result<Connection, Error> {
         let within = Duration::from_millis(CONNECT_MS);
-        tokio::time::timeout(within, Self::open_unbounded(addr, login)).await.map_err(|_| Error::Timeout)?
+        tokio::time::timeout(within, Self::open_unbounded(addr, socket, login))
+            .await
+            .map_err(|_| Error::Timeout)?
     }
 
-    async fn open_unbounded(addr: SocketAddr, login: Login<'_>) -> Result<Connection, Error> {
-        let mut stream = TcpStream::connect(addr).await?;
+    async fn open_unbounded(
+        addr: SocketAddr,
+        socket: Option<&Path>,
+        login: Login<'_>,
+    ) -> Result<Connection, Error> {
+        if let Some(socket) = socket
+            && let Ok(stream) = UnixStream::connect(socket).await
+        {
+            match Self::log_in(EngineStream::Unix(stream), login).await {
+                // An engine may know this user only under the address of a host.
+                Err(error) if !error.is_passing() => tracing::debug!(%error, "refused on the Unix socket"),
+                logged_in => return logged_in,
+            }
+        }
+        let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         socket2::SockRef::from(&stream).set_keepalive(true)?;
+        Self::log_in(EngineStream::Tcp(stream), login).await
+    }
+
+    async fn log_in(mut stream: EngineStream, login: Login<'_>) -> Result<Connection, Error> {
         let (_, first) = read_packet(&mut stream).await?;
         if first.first() == Some(&0xFF) {
             return Err(refused(&first)?);

@@ -14,6 +14,7 @@
 mod backend;
 mod buffer;
 mod client;
+mod engine_stream;
 pub mod errors;
 mod exchange;
 mod gate;
@@ -30,5 +31,5 @@ mod statements;
 
 pub use gate::Routing;
 pub use holdfast_core::secret::Password;
-pub use service::{Error, Handle, Limits, Options, Route, Service};
+pub use service::{Error, Handle, Limits, LocalEngine, Options, Route, Service};
 pub use shared::Stats;

@@ -174,7 +174,7 @@ impl Session {
 
     async fn set_up(&self, addr: SocketAddr, writer: bool) -> Result<Connection, Attach> {
         let login = self.login().ok_or(Attach::NoUser)?;
-        let mut connection = Connection::open(addr, login).await?;
+        let mut connection = Connection::open(addr, self.shared.socket_of(addr), login).await?;
         if self.state.was_reset {
             connection.command(&[command::RESET_CONNECTION]).await?;
         }
@@ -311,6 +311,6 @@ impl Session {
         };
         login.schema = None;
         login.capabilities = login.capabilities.without(Capabilities::SESSION_TRACK);
-        Connection::open(addr, login).await?.query(sql).await
+        Connection::open(addr, self.shared.socket_of(addr), login).await?.query(sql).await
     }
 }

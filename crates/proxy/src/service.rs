@@ -9,6 +9,7 @@ use holdfast_core::{Epoch, GroupName, RouteSnapshot, UserName, ZoneName, limits}
 use holdfast_wire::native_password;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -59,12 +60,23 @@ impl Default for Limits {
     }
 }
 
+/// The group's engine on the proxy's own host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalEngine {
+    /// As routes name it.
+    pub addr: SocketAddr,
+    /// The same engine's Unix socket.
+    pub socket: PathBuf,
+}
+
 /// What a proxy is made from.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub group: GroupName,
     /// The proxy's own: its readers come first.
     pub zone: ZoneName,
+    /// Reached through its Unix socket where that works, else like any other.
+    pub local: Option<LocalEngine>,
     pub rw_listen: SocketAddr,
     pub ro_listen: Option<SocketAddr>,
     pub users: Vec<(UserName, Password)>,
@@ -157,6 +169,7 @@ impl Service {
         let shared = Arc::new(Shared::new(
             options.group,
             options.zone,
+            options.local,
             options.limits,
             users,
             options.tls,

@@ -7,6 +7,7 @@
 use crate::backend::Login;
 use crate::buffer::Buffer;
 use crate::client::ClientStream;
+use crate::engine_stream::ReadHalf;
 use crate::errors::{self, ClientError};
 use crate::exchange::Exchange;
 use crate::gate::{self, Admit, Link, Role, Routing, View};
@@ -25,7 +26,6 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::tcp::OwnedReadHalf;
 
 /// A command up to this long is read whole before it is looked at.
 const SMALL_BYTES_MAX: usize = 64 << 10;
@@ -67,7 +67,7 @@ pub enum Loss {
 /// The session's connection to an engine; its way out is in the slot.
 #[derive(Debug)]
 pub struct Backend {
-    pub read: OwnedReadHalf,
+    pub read: ReadHalf,
     pub link: Link,
     pub capabilities: Capabilities,
     /// Counted at a reader while this lives.

@@ -3,21 +3,20 @@
 //! Guarantees: once [`Shared::close`] has returned, no session writes another byte to a writer of that epoch or an
 //! older one. Writing to an engine and closing its gate take the same lock.
 
+use crate::engine_stream::WriteHalf;
 use crate::gate::{self, Link, Routing};
-use crate::service::Limits;
+use crate::service::{Limits, LocalEngine};
 use futures_util::task::AtomicWaker;
 use holdfast_core::secret::Password;
 use holdfast_core::{Endpoint, Epoch, GroupName, ZoneName};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{Shutdown, SocketAddr};
-use std::pin::Pin;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use tokio::io::AsyncWrite;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
 /// What clients are told before any engine was seen. MariaDB's clients know it by the prefix.
@@ -115,7 +114,7 @@ pub struct Slot {
 /// The way out to the engine.
 #[derive(Debug)]
 struct Outlet {
-    half: OwnedWriteHalf,
+    half: WriteHalf,
     link: Link,
     thread_id: u32,
     cut: bool,
@@ -125,7 +124,7 @@ impl Slot {
     /// Writes to the engine. Fails without writing once the connection is cut.
     pub fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match lock(&self.backend).as_mut() {
-            Some(outlet) if !outlet.cut => Pin::new(&mut outlet.half).poll_write(cx, bytes),
+            Some(outlet) if !outlet.cut => outlet.half.poll_write(cx, bytes),
             _ => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
         }
     }
@@ -145,7 +144,7 @@ impl Slot {
             && !outlet.cut
         {
             let quit = [1, 0, 0, 0, holdfast_wire::command::QUIT];
-            let _ = Pin::new(&mut outlet.half).poll_write(&mut Context::from_waker(Waker::noop()), &quit);
+            let _ = outlet.half.poll_write(&mut Context::from_waker(Waker::noop()), &quit);
         }
     }
 }
@@ -161,6 +160,7 @@ struct RouteCell {
 pub struct Shared {
     pub group: GroupName,
     pub zone: ZoneName,
+    local: Option<LocalEngine>,
     pub limits: Limits,
     pub users: HashMap<Vec<u8>, User>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
@@ -184,6 +184,7 @@ impl Shared {
     pub fn new(
         group: GroupName,
         zone: ZoneName,
+        local: Option<LocalEngine>,
         limits: Limits,
         users: HashMap<Vec<u8>, User>,
         tls: Option<Arc<rustls::ServerConfig>>,
@@ -194,6 +195,7 @@ impl Shared {
         Shared {
             group,
             zone,
+            local,
             limits,
             users,
             tls,
@@ -212,6 +214,11 @@ impl Shared {
             turn: AtomicUsize::new(0),
             reader_sessions: Mutex::default(),
         }
+    }
+
+    /// The Unix socket of the engine at `addr`, if that is the one on this host.
+    pub fn socket_of(&self, addr: SocketAddr) -> Option<&Path> {
+        self.local.as_ref().filter(|local| local.addr == addr).map(|local| &*local.socket)
     }
 
     pub fn server_version(&self) -> Arc<[u8]> {
@@ -280,14 +287,14 @@ impl Shared {
                 outlet.cut = true;
                 count(&self.counters.cut);
                 // An error means that the peer was faster.
-                let _ = socket2::SockRef::from(outlet.half.as_ref()).shutdown(Shutdown::Both);
+                let _ = outlet.half.cut();
             }
             slot.waker.wake();
         }
     }
 
     /// Gives a session its way out. False if that epoch was closed meanwhile: the connection must not be used.
-    pub fn connect(&self, slot: &Slot, half: OwnedWriteHalf, link: Link, thread_id: u32) -> bool {
+    pub fn connect(&self, slot: &Slot, half: WriteHalf, link: Link, thread_id: u32) -> bool {
         let mut backend = lock(&slot.backend);
         let outlet = backend.insert(Outlet { half, link, thread_id, cut: false });
         // `close` first publishes the epoch, then locks each slot: either it sees this connection, or this sees it.

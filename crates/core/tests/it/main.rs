@@ -1,6 +1,8 @@
 //! The decider, row by row: what it makes of a world, as text that reads as documentation.
 
 mod failover;
+mod member;
+mod returning;
 mod scene;
 mod sync_set;
 mod wishes;

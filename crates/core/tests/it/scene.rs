@@ -200,8 +200,12 @@ impl Scene {
         self
     }
     pub fn process(&mut self, node: usize, process: Process) -> &mut Scene {
-        self.of(node).seen = Observed::only(process);
-        self.of(node).leads = None;
+        let r = self.of(node);
+        r.seen = Observed::only(process);
+        let was_open = r.leads.take();
+        if r.seen.ended() {
+            r.gave_up = was_open;
+        }
         self
     }
     pub fn restarted(&mut self, node: usize) -> &mut Scene {

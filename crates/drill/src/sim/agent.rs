@@ -2,11 +2,12 @@
 //! say what to do. One verb at a time; assignments are taken between verbs; the end of the lease interrupts any.
 
 use super::event::{Event, Message, Timer};
-use super::{Power, Sabotage, Sim, engine, tell};
-use holdfast_core::limits::{LEASE_RENEW_EVERY_MS, REPORT_EVERY_MS};
+use super::moments::Moment;
+use super::{Power, Sabotage, Sim, engine, invariants, tell};
+use holdfast_core::limits::{LEASE_RENEW_EVERY_MS, REPORT_EVERY_MS, UNRESPONSIVE_MS};
 use holdfast_core::member::{Member, Verb, VouchRequest};
 use holdfast_core::record::{Assignment, Role, Session};
-use holdfast_core::report::Observed;
+use holdfast_core::report::{Observed, Process};
 use holdfast_core::{Epoch, Millis, Position};
 
 /// After a verb that failed.
@@ -20,6 +21,12 @@ pub struct Agent {
     /// Arrived while a verb was under way.
     pending: Option<Assignment>,
     renewal_sent: Option<Millis>,
+    /// When this life began, and whether the one before had vouched for another primary (kept on disk).
+    pub started: Millis,
+    pub vouched_before: bool,
+    /// What the engine last answered.
+    last: Observed,
+    settled: u64,
 }
 
 /// A controller's answer to a report, or a push.
@@ -37,12 +44,17 @@ impl Sim {
         let group = self.group();
         let is_member = self.members.contains(&node);
         let same_life = self.sabotaged(Sabotage::SessionReused);
+        let (started, now, attached) = (self.local(node), self.now, self.attached);
         let host = &mut self.hosts[node];
         if host.power != Power::Down {
             return;
         }
         host.power = Power::Up;
         host.life += 1;
+        if attached {
+            // Its engine may be open: closing it is the first thing that it does.
+            host.resumed_at = now + RETRY_MS;
+        }
         let session = Session(if same_life { 1 } else { host.life });
         host.agent = is_member.then(|| Agent {
             session,
@@ -50,17 +62,47 @@ impl Sim {
             busy: None,
             pending: None,
             renewal_sent: None,
+            started,
+            vouched_before: host.vouched,
+            last: Observed::only(Process::Starting),
+            settled: 0,
         });
         tell!(self, "{} starts, session {}", self.names[node], session.0);
+        // What an earlier life left open and does not answer is killed, like anything that does not close in time (S3).
+        if self.hosts[node].engine.power == engine::Power::Hung && self.hosts[node].engine.writable {
+            self.engine_down(node, "killed: it was open and does not answer", true);
+        }
+        self.voter_up(node);
         if is_member {
             self.process_after(1, node, Timer::AgentTick);
             self.process_after(1, node, Timer::AgentWork);
         }
     }
 
+    /// The engine does not answer, and has not for so long that it would be called hung.
+    fn deaf(&self, node: usize) -> bool {
+        let engine = &self.hosts[node].engine;
+        engine.power == engine::Power::Hung && self.now < engine.hung_at + UNRESPONSIVE_MS
+    }
+
+    /// Looks at the engine, unless it is busy with a verb or does not answer: then what was seen last stands.
+    pub(super) fn agent_look(&mut self, node: usize) {
+        let seen = self.agent_sees(node);
+        if let Some(agent) = &mut self.hosts[node].agent {
+            agent.last = seen;
+        }
+    }
+
+    /// What the agent sees now. Its reports say what it saw when it looked.
     pub(super) fn agent_sees(&self, node: usize) -> Observed {
         let engine = &self.hosts[node].engine;
+        if self.deaf(node)
+            && let Some(agent) = &self.hosts[node].agent
+        {
+            return agent.last.clone();
+        }
         let mut seen = engine.observe(&self.names, self.now);
+        seen.at = self.local(node);
         if engine.on() {
             seen.unjudged = self.hosts[node].cut.len() as u64;
         }
@@ -70,16 +112,21 @@ impl Sim {
         seen
     }
 
+    fn busy(&self, node: usize) -> bool {
+        self.hosts[node].agent.as_ref().is_some_and(|a| a.busy.is_some())
+    }
+
     pub(super) fn agent_tick(&mut self, node: usize) {
         self.process_after(REPORT_EVERY_MS, node, Timer::AgentTick);
-        self.agent_report(node);
         self.agent_work(node);
+        self.agent_report(node);
         self.ask_vouchers(node);
     }
 
     pub(super) fn agent_report(&mut self, node: usize) {
-        let (now, seen) = (self.local(node), self.agent_sees(node));
+        let now = self.local(node);
         let Some(agent) = &mut self.hosts[node].agent else { return };
+        let seen = agent.last.clone();
         let due = agent.renewal_sent.is_none_or(|t| now.since(t) >= LEASE_RENEW_EVERY_MS);
         let unheld = agent.member.write_until().is_none();
         let renewal = agent.member.renewal().filter(|_| due || unheld);
@@ -89,6 +136,11 @@ impl Sim {
         let activity = agent.busy.as_ref().map(|(_, verb)| format!("{verb:?}"));
         let report = Box::new(agent.member.report(&seen, activity, None, now));
         let session = agent.session;
+        let news = report.settled > agent.settled;
+        agent.settled = report.settled.max(agent.settled);
+        if news {
+            self.moment(Moment::Settled, node);
+        }
         for to in 0..self.hosts.len() {
             if self.hosts[to].office.is_some() {
                 let report = report.clone();
@@ -99,7 +151,7 @@ impl Sim {
 
     pub(super) fn agent_answer(&mut self, node: usize, answer: Answer) {
         let now = self.local(node);
-        let from_answer = self.sabotaged(Sabotage::LeaseFromAnswer);
+        let (from_answer, deaf) = (self.sabotaged(Sabotage::LeaseFromAnswer), self.deaf(node));
         let Some(agent) = &mut self.hosts[node].agent else { return };
         if answer.session != agent.session {
             return;
@@ -113,7 +165,8 @@ impl Sim {
             if taken && answer.sent > Millis(0) {
                 agent.member.confirmed(answer.sent);
             }
-            if agent.busy.is_none() {
+            // What it does not see, it promises nothing about.
+            if agent.busy.is_none() && !deaf {
                 self.agent_assign(node, assignment);
             } else {
                 self.agent_assign_later(node, assignment);
@@ -150,6 +203,9 @@ impl Sim {
     }
 
     pub(super) fn take_pending(&mut self, node: usize) {
+        if self.deaf(node) {
+            return;
+        }
         let pending = self.hosts[node].agent.as_mut().and_then(|a| a.pending.take());
         if let Some(assignment) = pending {
             self.agent_assign(node, assignment);
@@ -158,11 +214,14 @@ impl Sim {
 
     pub(super) fn agent_work(&mut self, node: usize) {
         self.relax_unrecorded(node);
-        let (now, seen) = (self.local(node), self.agent_sees(node));
-        let Some(agent) = &self.hosts[node].agent else { return };
-        if agent.busy.is_some() {
+        if self.busy(node) {
             return;
         }
+        self.agent_look(node);
+        self.take_pending(node);
+        let now = self.local(node);
+        let Some(agent) = &self.hosts[node].agent else { return };
+        let seen = agent.last.clone();
         let leads = matches!(agent.member.assignment().map(|a| &a.role), Some(Role::Lead { .. }));
         if let Some(verb) = agent.member.next(&seen, now)
             && !(leads && verb == Verb::Close && self.sabotaged(Sabotage::LeaseEndIgnored))
@@ -225,14 +284,23 @@ impl Sim {
         let Some(agent) = &mut self.hosts[node].agent else { return };
         if agent.member.vouch(ask, now) {
             tell!(self, "{} vouches for {}", self.names[node], self.names[from]);
+            self.hosts[node].vouched = true;
+            invariants::vouched(self, node, from, ask.epoch);
             self.send(node, from, Message::VouchAnswer { by: node, epoch: ask.epoch, sent });
         }
     }
 
     pub(super) fn vouch_answered(&mut self, node: usize, by: usize, epoch: Epoch, sent: Millis) {
-        let name = self.names[by].clone();
+        let (name, one_is_enough) = (self.names[by].clone(), self.sabotaged(Sabotage::VouchedByOne));
         let Some(agent) = &mut self.hosts[node].agent else { return };
         agent.member.vouched_by(name, epoch, sent);
+        if one_is_enough {
+            agent.member.assignment().map(|a| a.members.clone()).unwrap_or_default().into_iter().for_each(
+                |m| {
+                    agent.member.vouched_by(m, epoch, sent);
+                },
+            );
+        }
         self.arm_lease_end(node);
     }
 
@@ -247,6 +315,7 @@ impl Sim {
         {
             agent.member.exited();
             agent.busy = None;
+            self.agent_look(node);
             self.take_pending(node);
             self.agent_report(node);
             self.agent_work(node);

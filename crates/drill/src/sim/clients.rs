@@ -29,6 +29,9 @@ impl Client {
     pub fn new(home: usize, direct: bool) -> Client {
         Client { home, direct: direct.then_some(home), outstanding: None, last_answer: 0 }
     }
+    pub fn home(&self) -> usize {
+        self.home
+    }
     pub fn through_proxy(&self) -> bool {
         self.direct.is_none()
     }
@@ -64,6 +67,9 @@ impl Writes {
     }
     pub fn saved(&mut self, write: usize) {
         self.all[write].saved = true;
+    }
+    pub fn forgiven(&mut self, write: usize) {
+        self.all[write].forgiven = true;
     }
     pub fn acknowledged(&self) -> u64 {
         self.all.iter().filter(|w| w.acknowledged).count() as u64
@@ -134,8 +140,12 @@ impl Sim {
         {
             return;
         }
+        let full = engine.full;
         let write = self.writes.enter(Some(client));
         self.clients[client].outstanding = Some((write, self.now));
+        if full {
+            return; // waits for room until the client gives up
+        }
         let engine = &mut self.hosts[to].engine;
         let tx = engine.write(write);
         let at = engine.log.len() - 1;

@@ -3,7 +3,8 @@
 //!
 //! Modelled on purpose: a restart of the replication threads in GTID mode purges the relay log (MDEV-4698), and so
 //! does a crash; the tail that was never acknowledged is cut off at a restart (`--init-rpl-role=SLAVE`) or stays,
-//! by the run's choice; an endless ack wait; a process that hangs. Deliberately absent: agents and their reasons.
+//! by the run's choice; an endless ack wait; a process that hangs; a full disk; an event that cannot be applied; a log
+//! whose beginning was purged. Deliberately absent: agents and their reasons.
 
 use holdfast_core::position::MariaDbPosition;
 use holdfast_core::report::{Observed, Process, Stream, Upstream};
@@ -59,6 +60,8 @@ pub struct Receiver {
     pub acked: usize,
     /// Index in the upstream's log up to which was received.
     pub cursor: usize,
+    /// The upstream said that it cannot serve this one (error 1236).
+    pub refused: bool,
 }
 
 /// A replica's connection as the primary sees it.
@@ -90,6 +93,15 @@ pub struct Engine {
     pub dumps: BTreeMap<usize, Dump>,
     /// Transactions applied per tick.
     pub apply_rate: usize,
+    /// Entries of the log that no file holds any more; a clone has none of what was before it.
+    pub purged: usize,
+    /// The disk is full: nothing is written, whoever wants to waits.
+    pub full: bool,
+    /// Applying what belongs at this place of the log fails, for as long as the data is what it is.
+    pub poison: Option<usize>,
+    pub apply_error: Option<String>,
+    pub hung_at: u64,
+    pub ended_at: u64,
 }
 
 impl Engine {
@@ -110,6 +122,12 @@ impl Engine {
             acknowledges: false,
             dumps: BTreeMap::new(),
             apply_rate: usize::MAX,
+            purged: 0,
+            full: false,
+            poison: None,
+            apply_error: None,
+            hung_at: 0,
+            ended_at: 0,
         }
     }
 
@@ -168,7 +186,14 @@ impl Engine {
 
     /// The applying half, one tick.
     pub fn apply(&mut self) {
+        if self.full || self.apply_error.is_some() {
+            return;
+        }
         for _ in 0..self.apply_rate.min(self.relay.len()) {
+            if self.poison == Some(self.log.len()) {
+                self.apply_error = Some("1062: duplicate entry".into());
+                return;
+            }
             let tx = self.relay.pop_front().expect("bounded by its length");
             self.append(tx);
             self.committed = self.log.len();
@@ -206,6 +231,7 @@ impl Engine {
         self.acknowledges = false;
         self.waiting.clear();
         self.dumps.clear();
+        self.apply_error = None;
         self.stop_receiving();
         let tail = if cut { self.log.split_off(self.committed) } else { Vec::new() };
         self.committed = self.log.len();
@@ -224,6 +250,7 @@ impl Engine {
         self.committed = self.log.len();
         self.relay.clear();
         self.receiver = None;
+        (self.purged, self.poison, self.apply_error) = (self.log.len(), None, None);
         self.reindex();
     }
 
@@ -240,11 +267,12 @@ impl Engine {
         let upstream = self.receiver.as_ref().map(|r| Upstream {
             node: Some(names[r.node].clone()),
             stream: match (r.on, r.conn) {
+                (false, _) if r.refused => Stream::Refused { why: r.why.clone() },
                 (false, _) => Stream::Off,
                 (true, Some(_)) if now.saturating_sub(r.heard) < SILENCE_MS => Stream::Up,
                 (true, _) => Stream::Broken { why: r.why.clone() },
             },
-            apply_error: None,
+            apply_error: self.apply_error.clone(),
             lag_ms: Some(self.relay.len() as u64 * 20),
         });
         Observed {
@@ -261,6 +289,7 @@ impl Engine {
                 .filter(|(_, d)| d.acknowledges)
                 .map(|(n, _)| names[*n].clone())
                 .collect(),
+            free_disk_bytes: Some(if self.full { 1 << 20 } else { 1 << 30 }),
             ..Observed::only(Process::Running)
         }
     }

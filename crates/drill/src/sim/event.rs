@@ -1,6 +1,6 @@
 //! What can happen, in the order of virtual time, and who it happens to.
 
-use super::{Power, Sim, agent, faults, office, store};
+use super::{Power, Sim, agent, faults, moments, office, raft, store};
 use holdfast_core::Millis;
 use holdfast_core::record::{Assignment, Session};
 use holdfast_core::report::InstanceReport;
@@ -40,6 +40,11 @@ pub enum Message {
         sent: Millis,
         ask: VouchRequest,
     },
+    /// Between voters of the store.
+    Store {
+        from: usize,
+        msg: raft::Msg<store::Change>,
+    },
     VouchAnswer {
         by: usize,
         epoch: Epoch,
@@ -71,8 +76,6 @@ pub enum Event {
         conn: u64,
         upto: usize,
     },
-    Store(Box<store::Request>),
-    StoreTick,
     ClientTick {
         client: usize,
     },
@@ -85,6 +88,12 @@ pub enum Event {
     Heal(Box<faults::Fault>),
     FaultsOff,
     Operator,
+    /// Of a scripted run.
+    Scene(usize),
+    Crash {
+        node: usize,
+        victim: moments::Victim,
+    },
     Watch,
 }
 
@@ -96,10 +105,10 @@ pub enum Timer {
     VerbDone(u64),
     LeaseEnd,
     EngineEnded,
+    StoreTick,
+    Fsynced(u64),
     OfficeTick { term: u64 },
-    Feed { term: u64 },
-    Committed { term: u64, id: u64, done: bool },
-    Renewed { term: u64, agent: usize, session: Session, sent: Millis, epoch: Epoch, done: bool },
+    Decide { term: u64 },
     Depose { term: u64 },
 }
 
@@ -148,14 +157,14 @@ impl Sim {
             Event::Process { node, what, .. } => self.timer(node, what),
             Event::EngineTick { node } => self.engine_tick(node),
             Event::Ack { to, life, from, conn, upto } => self.ack(to, life, from, conn, upto),
-            Event::Store(request) => self.store_apply(*request),
-            Event::StoreTick => self.store_tick(),
             Event::ClientTick { client } => self.client_tick(client),
             Event::ClientWrite { client, to, life } => self.client_write(client, to, life),
             Event::Fault => self.fault(),
             Event::Heal(fault) => self.heal(&fault),
             Event::FaultsOff => self.faults_off(),
             Event::Operator => self.operator_tick(),
+            Event::Scene(number) => self.scene(number),
+            Event::Crash { node, victim } => self.crash(node, victim),
             Event::Watch => self.watch(),
         }
     }
@@ -167,19 +176,11 @@ impl Sim {
             Timer::VerbDone(id) => self.verb_done(node, id),
             Timer::LeaseEnd => self.lease_end(node),
             Timer::EngineEnded => self.engine_ended(node),
+            Timer::StoreTick => self.store_tick(node),
+            Timer::Fsynced(id) => self.store_fsynced(node, id),
             Timer::OfficeTick { term } => self.office_tick(node, term),
-            Timer::Feed { term } => self.office_feed(node, term),
-            Timer::Committed { term, id, done } => self.office_committed(node, term, id, done),
-            Timer::Renewed { term, agent, session, sent, epoch, done } => {
-                let to = office::Asked { agent, session, sent };
-                self.office_renewed(node, term, to, epoch, done);
-            }
-            Timer::Depose { term } => {
-                let host = &mut self.hosts[node];
-                if host.office.as_ref().is_some_and(|o| o.term == term) {
-                    host.office = None;
-                }
-            }
+            Timer::Decide { term } => self.office_decide(node, term),
+            Timer::Depose { term } => self.office_deposed(node, term),
         }
     }
 
@@ -197,6 +198,7 @@ impl Sim {
             Message::Answer { session, sent, renewed, assignment } => {
                 self.agent_answer(to, agent::Answer { session, sent, renewed, assignment });
             }
+            Message::Store { from, msg } => self.store_message(to, from, msg),
             Message::Route { snapshot } => self.proxy_route(to, snapshot),
             Message::CompareAsk { from, verb, epoch } => self.compare_asked(to, from, verb, epoch),
             Message::CompareAnswer { verb, position } => self.compare_answered(to, verb, &position),

@@ -30,6 +30,13 @@ pub enum Fault {
         node: usize,
     },
     StoreDown,
+    DiskFull {
+        node: usize,
+    },
+    /// The store's writes take long.
+    DiskSlow {
+        node: usize,
+    },
 }
 
 /// How rough a run is.
@@ -38,11 +45,13 @@ pub struct Faults {
     active: usize,
     most: usize,
     pause_ms: u64,
+    /// A voter has lost its directory; a second one would be too many.
+    voter_lost: bool,
 }
 
 impl Faults {
     pub fn new(most: usize, pause_ms: u64) -> Faults {
-        Faults { on: true, active: 0, most, pause_ms }
+        Faults { on: true, active: 0, most, pause_ms, voter_lost: false }
     }
 }
 
@@ -60,10 +69,10 @@ impl Sim {
             return;
         }
         let node = self.likely_node();
-        match self.rng.range(0, 99) {
+        match self.rng.range(0, 134) {
             0..=14 => self.isolate(node),
             15..=27 => self.cut(node),
-            28..=41 => self.process_crash(node),
+            28..=41 => self.process_crash(node, 12_000),
             42..=52 => self.begin_fault(Fault::ProcessPaused { node }, 300, 9_000),
             53..=66 => self.engine_crash(node),
             67..=72 => self.begin_fault(Fault::EngineHung { node }, 500, 8_000),
@@ -71,8 +80,75 @@ impl Sim {
             80..=85 => self.begin_fault(Fault::SlowApply { node }, 500, 12_000),
             86..=90 => self.begin_fault(Fault::StoreDown, 300, 9_000),
             91..=93 => self.power_cut(),
-            _ => self.move_leader(),
+            94..=99 => self.move_leader(),
+            100..=106 => self.begin_fault(Fault::DiskFull { node }, 500, 9_000),
+            107..=109 => self.begin_fault(Fault::DiskSlow { node }, 500, 6_000),
+            110..=113 => self.poison(node),
+            114..=118 => self.purge_logs(node),
+            119..=121 => self.voter_lost(node),
+            122..=126 => self.rivals(node),
+            _ => self.process_crash(node, 400),
         }
+    }
+
+    /// The next transaction, or one soon after, cannot be applied there.
+    fn poison(&mut self, node: usize) {
+        let soon = self.rng.below(20);
+        let engine = &mut self.hosts[node].engine;
+        if !engine.writable {
+            engine.poison = Some(engine.log.len() + engine.relay.len() + soon);
+            tell!(self, "FAULT {} cannot apply what comes {soon} further on", self.names[node]);
+        }
+    }
+
+    /// Old log files are deleted, but none that a connected replica still reads, nor the newest ones, in which is
+    /// whatever nobody else has.
+    fn purge_logs(&mut self, node: usize) {
+        let spare = self.rng.below(30);
+        let read = |s: &Sim, n: &usize| s.hosts[*n].engine.receiver.as_ref().map_or(usize::MAX, |r| r.cursor);
+        let engine = &self.hosts[node].engine;
+        let in_use = engine.dumps.keys().map(|n| read(self, n)).min().unwrap_or(usize::MAX);
+        let shared = |o: &usize| {
+            let other = &self.hosts[*o].engine.log;
+            engine.log.iter().zip(other).take_while(|(a, b)| a == b).count()
+        };
+        let shared = self.members.iter().filter(|o| **o != node).map(shared).max().unwrap_or(0);
+        let upto = engine.committed.min(shared).saturating_sub(spare).min(in_use);
+        let engine = &mut self.hosts[node].engine;
+        if upto > engine.purged {
+            engine.purged = upto;
+            tell!(self, "FAULT {} purges its log up to {upto}", self.names[node]);
+        }
+    }
+
+    /// Two voters that do not see each other stand in the same term, and a third one restarts after it has voted.
+    fn rivals(&mut self, third: usize) {
+        let others: Vec<usize> = (0..self.voters()).filter(|v| *v != third).collect();
+        if others.len() < 2 || third >= self.voters() {
+            return;
+        }
+        let (a, b) = (self.rng.pick(&others), self.rng.pick(&others));
+        if a == b || [a, b].iter().any(|v| self.hosts[*v].power != Power::Up) {
+            return;
+        }
+        let links = vec![(Plane::Control, a, b), (Plane::Control, b, a)];
+        self.begin_fault(Fault::Cut { links }, 500, 4_000);
+        self.stand(a);
+        self.stand(b);
+        let soon = self.rng.range(10, 100);
+        self.after(soon, Event::Crash { node: third, victim: super::Victim::Agent });
+    }
+
+    /// A voter's host comes back without the store's directory.
+    fn voter_lost(&mut self, node: usize) {
+        let alone = self.voters() < 3 || self.faults.voter_lost;
+        if alone || self.hosts[node].store.is_none() || self.hosts[node].power != Power::Up {
+            return;
+        }
+        tell!(self, "FAULT {} loses the store's directory", self.names[node]);
+        self.faults.voter_lost = true;
+        self.process_crash(node, 2_000);
+        self.store_lost(node);
     }
 
     /// The primary fails more often than others, or the run is dull.
@@ -127,6 +203,7 @@ impl Sim {
                 self.hosts[*node].power = Power::Paused;
             }
             Fault::EngineHung { node } if self.hosts[*node].engine.on() => {
+                self.hosts[*node].engine.hung_at = self.now;
                 self.hosts[*node].engine.power = engine::Power::Hung;
             }
             Fault::SlowNet => {
@@ -135,6 +212,8 @@ impl Sim {
             }
             Fault::SlowApply { node } => self.hosts[*node].engine.apply_rate = self.rng.below(2),
             Fault::StoreDown => self.store.down = true,
+            Fault::DiskFull { node } => self.hosts[*node].engine.full = true,
+            Fault::DiskSlow { node } => self.hosts[*node].slow_disk_ms = 400,
             Fault::ProcessDown { .. } => {}
             Fault::ProcessPaused { .. } | Fault::EngineHung { .. } => return,
         }
@@ -142,7 +221,7 @@ impl Sim {
         self.after(ms, Event::Heal(Box::new(fault)));
     }
 
-    fn links_of(&self, node: usize, planes: &[Plane]) -> Vec<(Plane, usize, usize)> {
+    pub(super) fn links_of(&self, node: usize, planes: &[Plane]) -> Vec<(Plane, usize, usize)> {
         let others = (0..self.hosts.len()).filter(|o| *o != node);
         others.flat_map(|o| planes.iter().flat_map(move |p| [(*p, node, o), (*p, o, node)])).collect()
     }
@@ -150,7 +229,11 @@ impl Sim {
     pub(super) fn heal(&mut self, fault: &Fault) {
         self.faults.active = self.faults.active.saturating_sub(1);
         if !self.faults.on {
-            return; // all were healed at once
+            // All were healed at once, but for what a script made crash since.
+            if let Fault::ProcessDown { node } = fault {
+                self.process_up(*node);
+            }
+            return;
         }
         tell!(self, "HEALED {fault:?}");
         match fault {
@@ -170,6 +253,8 @@ impl Sim {
             }
             Fault::SlowApply { node } => self.hosts[*node].engine.apply_rate = usize::MAX,
             Fault::StoreDown => self.store.down = false,
+            Fault::DiskFull { node } => self.hosts[*node].engine.full = false,
+            Fault::DiskSlow { node } => self.hosts[*node].slow_disk_ms = 0,
         }
     }
 
@@ -190,27 +275,27 @@ impl Sim {
         }
     }
 
-    /// The managed engine dies with its agent.
-    fn process_crash(&mut self, node: usize) {
+    fn process_crash(&mut self, node: usize, away_ms: u64) {
         if self.hosts[node].power != Power::Up {
             return;
         }
         self.process_down(node);
-        self.begin_fault(Fault::ProcessDown { node }, 200, 12_000);
+        self.begin_fault(Fault::ProcessDown { node }, 50, away_ms);
     }
 
-    fn process_down(&mut self, node: usize) {
+    pub(super) fn process_down(&mut self, node: usize) {
         tell!(self, "{}'s process ends", self.names[node]);
-        self.engine_down(node, "its agent ended", true);
+        // A managed engine dies with its agent; an attached one goes on as it is.
+        if !self.attached || self.rng.percent(30) {
+            self.engine_down(node, "its agent ended", true);
+        }
         let host = &mut self.hosts[node];
         host.power = Power::Down;
         host.agent = None;
         host.office = None;
         host.stalled.clear();
         host.proxy = Default::default();
-        if self.store.leader == Some(node) {
-            self.store.leader = None;
-        }
+        self.voter_down(node);
     }
 
     fn engine_crash(&mut self, node: usize) {
@@ -227,13 +312,11 @@ impl Sim {
         }
     }
 
+    /// Another voter stands for election, though nothing ails the leader.
     fn move_leader(&mut self) {
-        let voters = self.topology.nodes.iter().filter(|n| n.voter).count();
-        let to = self.rng.below(voters);
-        if self.working_leader().is_some_and(|l| l != to && self.net.both(Plane::Control, l, to))
-            && self.hosts[to].power == Power::Up
-        {
-            self.elect(to);
+        let to = self.rng.below(self.voters());
+        if self.hosts[to].power == Power::Up {
+            self.stand(to);
         }
     }
 
@@ -244,9 +327,13 @@ impl Sim {
         self.store.down = false;
         for node in 0..self.hosts.len() {
             self.hosts[node].engine.apply_rate = usize::MAX;
+            self.hosts[node].engine.full = false;
+            self.hosts[node].slow_disk_ms = 0;
             self.engine_unhung(node);
             self.process_resumed(node);
-            self.process_up(node);
+            if self.gone != Some(node) {
+                self.process_up(node);
+            }
         }
         self.after(500, Event::Watch);
     }

@@ -17,6 +17,7 @@ impl Sim {
             if self.store.record().is_some_and(|(r, _)| r.mode == Mode::Paused) {
                 self.wish("resume", |r| r.mode = Mode::Automatic);
             }
+            self.discard_at_last();
             return self.accept_loss_at_last();
         }
         match self.rng.range(0, 9) {
@@ -32,9 +33,27 @@ impl Sim {
         }
     }
 
-    fn wish(&mut self, what: &str, change: impl FnOnce(&mut holdfast_core::record::GroupRecord)) {
+    pub(super) fn wish(&mut self, what: &str, change: impl FnOnce(&mut holdfast_core::record::GroupRecord)) {
         if self.store_wish(change) {
             tell!(self, "operator: {what}");
+        }
+    }
+
+    /// What a member could not save is looked at, and given up.
+    fn discard_at_last(&mut self) {
+        let waited = self.now.saturating_sub(self.opts.faults_ms);
+        let says = |h: &super::Host| h.office.as_ref().is_some_and(|o| o.says.contains("not-saved: "));
+        if waited < OPERATOR_PATIENCE_MS / 3 || !self.hosts.iter().any(says) {
+            return;
+        }
+        for member in self.members.clone() {
+            let (name, life) = (self.names[member].clone(), self.hosts[member].life);
+            let says = |h: &super::Host| {
+                h.office.as_ref().is_some_and(|o| o.says.contains(&format!("not-saved: {name} ")))
+            };
+            if self.hosts.iter().any(says) {
+                self.wish("reinit", |r| _ = r.reinit.insert(name.clone(), Session(life)));
+            }
         }
     }
 

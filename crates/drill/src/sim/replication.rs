@@ -59,9 +59,14 @@ impl Sim {
         };
         let cursor = last.map_or(Some(0), |t| peer.find(t.server, t.sequence).map(|i| i + 1));
         let (peer_life, now, acknowledges) = (peer.life, self.now, me.acknowledges);
-        let unheard_of = refused.is_none() && cursor.is_none();
+        let lacks = match cursor {
+            None => Some("error 1236: not in the master's binlog"),
+            Some(c) if c < peer.purged => Some("error 1236: required binlog files have been purged"),
+            Some(_) => None,
+        };
+        let lacks = lacks.filter(|_| refused.is_none());
         let r = self.hosts[node].engine.receiver.as_mut().expect("looked up above");
-        if let (None, Some(cursor)) = (refused, cursor) {
+        if let (None, None, Some(cursor)) = (refused, lacks, cursor) {
             (r.conn, r.conn_life, r.cursor, r.acked, r.heard, r.retries) =
                 (Some(conn), peer_life, cursor, cursor, now, 0);
             let dump = Dump { conn, acknowledges, unheard_since: None };
@@ -70,9 +75,9 @@ impl Sim {
         }
         r.retries += 1;
         r.retry_at = now + RETRY_EVERY_MS;
-        r.why = if unheard_of { "error 1236".into() } else { refused.unwrap_or_default().to_string() };
-        if unheard_of || r.retries > REPLICA_RETRIES {
-            r.on = false;
+        r.why = lacks.or(refused).unwrap_or_default().to_string();
+        if lacks.is_some() || r.retries > REPLICA_RETRIES {
+            (r.on, r.refused) = (false, lacks.is_some());
             tell!(
                 self,
                 "{}'s receiver stops: cannot receive from {}",
@@ -83,6 +88,9 @@ impl Sim {
     }
 
     fn receive(&mut self, node: usize, conn: u64) {
+        if self.hosts[node].engine.full {
+            return; // the thread waits for room
+        }
         let Some(r) = self.hosts[node].engine.receiver.clone() else { return };
         let up = self.net.both(Plane::Data, node, r.node);
         let peer = &self.hosts[r.node].engine;
@@ -162,6 +170,7 @@ impl Sim {
         }
         tell!(self, "{}'s engine ends: {how}", self.names[node]);
         let host = &mut self.hosts[node];
+        host.engine.ended_at = self.now;
         let tail = host.engine.end(how, cuts);
         host.cut.extend(tail);
         self.process_after(1, node, Timer::EngineEnded);

@@ -2,7 +2,9 @@
 
 use super::clients::{Client, Proxy, Writes};
 use super::event::Event;
-use super::{Clock, Host, Options, Power, Sim, engine, faults, net, rng::Rng, store};
+use super::{
+    Clock, Host, Options, Power, Sim, engine, faults, invariants, moments, net, raft, rng::Rng, store,
+};
 use holdfast_core::limits::{CLOCK_DRIFT_MS, LEASE_MS};
 use holdfast_core::topology::{
     Durability, Engine, Management, Node, PasswordSource, ReplicationUser, Service, Strategy, Topology,
@@ -11,22 +13,38 @@ use holdfast_core::topology::{
 use holdfast_core::{GroupName, NodeName, RegionName, UserName, ZoneName};
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
-/// Hosts that vote in the store.
-const VOTERS: usize = 3;
-
 fn name<T: std::str::FromStr>(text: &str) -> T {
     text.parse().ok().expect("a valid name")
 }
 
-fn topology(rng: &mut Rng, hosts: usize, members: usize) -> Topology {
+/// Hosts, members of the group, voters of the store.
+const SHAPES: [(usize, usize, usize); 12] = [
+    (3, 3, 3),
+    (3, 3, 3),
+    (3, 3, 3),
+    (4, 4, 3),
+    (3, 2, 3),
+    (4, 3, 3),
+    (5, 5, 3),
+    (5, 5, 5),
+    (5, 2, 5),
+    (2, 2, 1),
+    (3, 3, 1),
+    (5, 4, 3),
+];
+
+fn topology(rng: &mut Rng, (hosts, members, voters): (usize, usize, usize)) -> Topology {
     let names: Vec<NodeName> = (0..hosts).map(|n| name(&format!("n{}", n + 1))).collect();
+    // The last ones may be far away.
+    let near = if hosts > 3 && rng.percent(30) { 3 } else { hosts };
+    let cross_region_failover = near < hosts && rng.percent(40);
     let nodes = names.iter().enumerate().map(|(i, n)| Node {
         name: n.clone(),
         id: i as u32 + 1,
-        region: name::<RegionName>("r"),
+        region: name::<RegionName>(if i < near { "here" } else { "far" }),
         zone: name::<ZoneName>(["a", "b", "c"][i % 3]),
         address: [10, 0, 0, i as u8 + 1].into(),
-        voter: i < VOTERS,
+        voter: i < voters,
         data_dir: "/data".into(),
     });
     let service = Service {
@@ -49,8 +67,8 @@ fn topology(rng: &mut Rng, hosts: usize, members: usize) -> Topology {
             name: name::<UserName>("repl"),
             password: PasswordSource::Env("P".into()),
         },
-        cross_region_failover: false,
         cool_down_ms: holdfast_core::limits::COOL_DOWN_MS,
+        cross_region_failover,
         engine_options: BTreeMap::new(),
     };
     Topology {
@@ -62,7 +80,7 @@ fn topology(rng: &mut Rng, hosts: usize, members: usize) -> Topology {
     }
 }
 
-fn host(rng: &mut Rng, number: usize) -> Host {
+fn host(rng: &mut Rng, number: usize, voter: bool) -> Host {
     // Two hosts differ by at most the allowance over one lease.
     let most = (CLOCK_DRIFT_MS * 1_000_000 / LEASE_MS / 2) as i64;
     Host {
@@ -79,35 +97,54 @@ fn host(rng: &mut Rng, number: usize) -> Host {
         cut: Vec::new(),
         office: None,
         proxy: Proxy::default(),
+        store: None,
+        store_disk: voter.then(raft::Disk::empty),
+        slow_disk_ms: 0,
+        disk_free_at: 0,
+        vouched: false,
     }
 }
 
 impl Sim {
     pub(super) fn new(opts: Options) -> Sim {
         let mut rng = Rng::new(opts.seed);
-        let (hosts, members) = rng.pick(&[(3, 3), (3, 3), (3, 3), (4, 4), (3, 2), (4, 3)]);
-        let topology = topology(&mut rng, hosts, members);
+        let shape = match &opts.script {
+            Some(script) => (3, script.members, 3),
+            None => rng.pick(&SHAPES),
+        };
+        let (hosts, members, _) = shape;
+        let mut topology = topology(&mut rng, shape);
+        if let Some(script) = &opts.script {
+            let service = &mut topology.services[0];
+            (service.durability, service.when_no_sync_replica) =
+                (script.durability, script.when_no_sync_replica);
+        }
         let faults = faults::Faults::new(rng.range(1, 4) as usize, rng.range(600, 5_000));
         let operators = rng.percent(60);
+        let attached = opts.script.is_none() && rng.percent(20);
         let mut sim = Sim {
             now: 0,
             queue: BinaryHeap::new(),
             queued: 0,
             events: 0,
             names: topology.nodes.iter().map(|n| n.name.clone()).collect(),
-            topology,
             members: (0..members).collect(),
-            hosts: (0..hosts).map(|n| host(&mut rng, n)).collect(),
+            hosts: topology.nodes.iter().enumerate().map(|(n, node)| host(&mut rng, n, node.voter)).collect(),
+            topology,
             net: net::Net::fair_weather(),
             store: store::Ledger::new(hosts),
             writes: Writes::default(),
             clients: (0..4).map(|c| Client::new(rng.below(hosts), c % 2 == 1)).collect(),
             faults,
-            cuts_tail: rng.percent(50),
+            cuts_tail: !attached && rng.percent(60),
+            attached,
+            gone: None,
             next_id: 0,
             healthy_since: None,
             forced: 0,
             violation: None,
+            watched: invariants::Watched::new(hosts),
+            moments: moments::Moments::default(),
             story: VecDeque::new(),
             rng,
             opts,
@@ -126,7 +163,12 @@ impl Sim {
         for client in 0..self.clients.len() {
             self.after(1_000, Event::ClientTick { client });
         }
-        self.after(0, Event::StoreTick);
+        if self.opts.script.is_some() {
+            self.scenes();
+            self.at(self.opts.faults_ms + 1, Event::Operator);
+            self.at(self.opts.faults_ms, Event::FaultsOff);
+            return;
+        }
         let calm = self.rng.range(0, 6_000);
         self.after(calm, Event::Fault);
         if operators {

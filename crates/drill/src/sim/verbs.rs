@@ -2,16 +2,25 @@
 //! anything may come between.
 
 use super::event::{Message, Timer};
+use super::moments::Moment;
 use super::{Sabotage, Sim, agent, engine, invariants, tell};
-use holdfast_core::limits::FENCE_MS;
+use holdfast_core::limits::{CLOCK_DRIFT_MS, FENCE_MS, LEASE_MS};
 use holdfast_core::member::Verb;
+use holdfast_core::record::Role;
 use holdfast_core::report::Lost;
 use holdfast_core::{NodeName, Position};
 
+/// How long an engine may take to obey an opening.
+const OPEN_BOUND_MS: u64 = 300;
+
 impl Sim {
     pub(super) fn begin(&mut self, node: usize, verb: Verb) {
+        if verb == Verb::Open && !self.may_open(node) {
+            return self.process_after(agent::RETRY_MS, node, Timer::AgentWork);
+        }
         let id = self.fresh_id();
         let ms = self.duration(node, &verb);
+        self.moment(Moment::Begun, node);
         tell!(self, "{} begins {verb:?}", self.names[node]);
         match &verb {
             Verb::Open => {
@@ -38,8 +47,21 @@ impl Sim {
         self.process_after(ms, node, Timer::VerbDone(id));
     }
 
+    /// What the host asks beyond the state machine: what an earlier life vouched for is waited out (S14), and what is
+    /// left of the lease must be enough for the engine to obey (S2).
+    fn may_open(&self, node: usize) -> bool {
+        let now = self.local(node);
+        let Some(agent) = &self.hosts[node].agent else { return false };
+        let waits = agent.vouched_before && !self.sabotaged(Sabotage::VouchForgotten);
+        if waits && now.since(agent.started) < LEASE_MS + CLOCK_DRIFT_MS {
+            return false;
+        }
+        agent.member.write_until().is_some_and(|until| until.since(now) >= OPEN_BOUND_MS * 2)
+    }
+
     fn duration(&mut self, node: usize, verb: &Verb) -> u64 {
-        let hung = !self.hosts[node].engine.on();
+        let engine = &self.hosts[node].engine;
+        let hung = !engine.on() || engine.full && engine.writable;
         match verb {
             Verb::Start => self.rng.range(100, 800),
             Verb::Close if hung => FENCE_MS,
@@ -62,6 +84,8 @@ impl Sim {
         if let Some(agent) = &mut self.hosts[node].agent {
             agent.busy = None;
         }
+        self.moment(Moment::Ended, node);
+        self.agent_look(node);
         self.take_pending(node);
         self.agent_report(node);
         self.process_after(1, node, Timer::AgentWork);
@@ -71,6 +95,7 @@ impl Sim {
         if let Some(agent) = &mut self.hosts[node].agent {
             agent.busy = None;
         }
+        self.agent_look(node);
         self.take_pending(node);
         self.process_after(agent::RETRY_MS, node, Timer::AgentWork);
     }
@@ -78,13 +103,16 @@ impl Sim {
     pub(super) fn verb_done(&mut self, node: usize, id: u64) {
         let Some(agent) = &self.hosts[node].agent else { return };
         let Some((_, verb)) = agent.busy.clone().filter(|(busy, _)| *busy == id) else { return };
-        let on = self.hosts[node].engine.on();
+        let (on, full) = (self.hosts[node].engine.on(), self.hosts[node].engine.full);
         match verb {
             Verb::Start => self.started(node),
             Verb::Close | Verb::Yield => self.closed(node),
             Verb::Reclone { primary } => return self.recloned(node, &primary),
             Verb::Compare { .. } => return self.verb_failed(node),
             _ if !on => return self.verb_failed(node),
+            Verb::Promote { .. } | Verb::CreateAccounts | Verb::SaveDivergence { .. } if full => {
+                return self.verb_failed(node);
+            }
             Verb::Open => {
                 let epoch = agent.member.promised().0;
                 let reused = self.sabotaged(Sabotage::NumbersReused);
@@ -133,22 +161,45 @@ impl Sim {
         }
     }
 
-    /// Keeps transactions in a file of the host, and counts them (S10).
-    fn save(&mut self, node: usize, lost: &[engine::Tx]) -> Option<Lost> {
-        if lost.is_empty() {
+    /// What of `own` is not `theirs`, kept in a file of the host and counted (S10), as far as a log still holds it.
+    fn save(&mut self, node: usize, theirs: impl Fn(&engine::Tx) -> bool) -> Option<Lost> {
+        let host = &mut self.hosts[node];
+        let cut = std::mem::take(&mut host.cut);
+        let purged = host.engine.purged.min(host.engine.log.len());
+        let (gone, kept) = host.engine.log.split_at(purged);
+        let all = kept.iter().chain(&host.engine.relay).chain(&cut);
+        let lost: Vec<engine::Tx> = all.filter(|t| !theirs(t)).copied().collect();
+        let gone: Vec<engine::Tx> = gone.iter().filter(|t| !theirs(t)).copied().collect();
+        if lost.is_empty() && gone.is_empty() {
             return None;
         }
-        tell!(self, "{} saves {} transactions that only it has", self.names[node], lost.len());
+        tell!(
+            self,
+            "{} saves {} transactions that only it has, {} not",
+            self.names[node],
+            lost.len(),
+            gone.len()
+        );
         if !self.sabotaged(Sabotage::DivergenceUnsaved) {
             lost.iter().for_each(|tx| self.writes.saved(tx.write));
         }
-        let epoch = self.hosts[node].agent.as_ref()?.member.promised();
-        Some(Lost { transactions: lost.len() as u64, file: "lost.sql".into(), epoch })
+        let agent = self.hosts[node].agent.as_ref()?;
+        let asked = matches!(agent.member.assignment()?.role, Role::Follow { reclone: true, .. });
+        if asked && matches!(agent.busy, Some((_, Verb::Reclone { .. }))) {
+            // A person wished it rebuilt, and was told what that discards.
+            gone.iter().for_each(|tx| self.writes.forgiven(tx.write));
+        }
+        let (transactions, complete) = (lost.len() as u64, gone.is_empty());
+        Some(Lost { transactions, file: "lost.sql".into(), epoch: agent.member.promised(), complete })
     }
 
     fn closed(&mut self, node: usize) {
         let engine = &mut self.hosts[node].engine;
         match engine.power {
+            // Commits that wait for room do not let it become read-only.
+            engine::Power::On if engine.full && engine.writable => {
+                self.engine_down(node, "killed, it did not close in time", true);
+            }
             engine::Power::On => engine.close(),
             engine::Power::Hung => self.engine_down(node, "killed, it did not close in time", true),
             engine::Power::Off { .. } => {}
@@ -185,6 +236,7 @@ impl Sim {
         let now = self.now;
         let engine = &mut self.hosts[node].engine;
         engine.purge_relay();
+        engine.apply_error = None;
         engine.waits = false;
         engine.acknowledges = acknowledges;
         engine.receiver = Some(engine::Receiver {
@@ -198,6 +250,7 @@ impl Sim {
             why: "connecting".into(),
             acked: 0,
             cursor: 0,
+            refused: false,
         });
     }
 
@@ -206,11 +259,7 @@ impl Sim {
             let gtid = Position::mariadb(&format!("0-{}-{}", tx.server, tx.sequence));
             !theirs.contains(&gtid.expect("a GTID as MariaDB writes it"))
         };
-        let host = &mut self.hosts[node];
-        let cut = std::mem::take(&mut host.cut);
-        let all = host.engine.log.iter().chain(&host.engine.relay).chain(&cut);
-        let lost: Vec<engine::Tx> = all.filter(|t| lacks(t)).copied().collect();
-        let lost = self.save(node, &lost);
+        let lost = self.save(node, |tx| !lacks(tx));
         if let Some(agent) = &mut self.hosts[node].agent {
             agent.member.saved(lost);
         }
@@ -229,17 +278,16 @@ impl Sim {
         let donor = self.host_of(primary);
         let source = &self.hosts[donor];
         let in_order = source.engine.on()
+            && !self.hosts[node].engine.full
             && source.agent.as_ref().is_some_and(|a| a.member.leads().is_some())
             && self.net.both(super::net::Plane::Data, node, donor);
         if !in_order {
             return self.verb_failed(node);
         }
         let log: Vec<engine::Tx> = source.engine.log[..source.engine.committed].to_vec();
-        let host = &mut self.hosts[node];
-        let cut = std::mem::take(&mut host.cut);
-        let own = host.engine.log.iter().chain(&host.engine.relay).chain(&cut);
-        let lost: Vec<engine::Tx> = own.filter(|tx| !log.contains(tx)).copied().collect();
-        let lost = self.save(node, &lost);
+        let uncompared = self.sabotaged(Sabotage::RejoinUncompared);
+        let there = |tx: &engine::Tx| log.get(tx.sequence as usize - 1) == Some(tx);
+        let lost = self.save(node, |tx| uncompared || there(tx));
         // The copy is put in place at the end; until then the old data stays.
         self.engine_down(node, "stopped to be rebuilt", false);
         let engine = &mut self.hosts[node].engine;

@@ -227,6 +227,11 @@ impl MySqlEngine {
         })
     }
 
+    /// The engine's Unix socket, whether or not it runs.
+    pub fn socket(&self) -> &Path {
+        &self.at.socket
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

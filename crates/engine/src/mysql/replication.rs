@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep};
 
 /// A thread that stopped with an error is started again no more often than this.
 const RESTART_EVERY: Duration = Duration::from_secs(1);
+/// Heartbeats come every 250 ms.
+const SILENT_MS: u64 = 600;
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 
 impl MySqlEngine {
@@ -27,7 +29,13 @@ impl MySqlEngine {
     pub(super) async fn receive_no_more(&self) -> Result<(), Error> {
         let r = self.replication().await?;
         if !r.rows.is_empty() && r.cell(0, "Slave_IO_Running") != Some("No") {
-            self.act("stopping the receiving thread", "STOP SLAVE IO_THREAD").await?;
+            // An acknowledging replica that leaves logs in at its primary once more, to end its own session there: up to
+            // a second if nobody answers. It keeps track of what is a semi-sync packet until the thread has ended, so
+            // the switch only spares that.
+            let silent =
+                self.look().await?.upstream.is_some_and(|u| u.silent_ms.is_none_or(|ms| ms > SILENT_MS));
+            let quietly = if silent { "SET GLOBAL rpl_semi_sync_slave_enabled=0; " } else { "" };
+            self.act("stopping the receiving thread", format!("{quietly}STOP SLAVE IO_THREAD")).await?;
         }
         let residue = self.state().residue.clone();
         match residue {

@@ -318,6 +318,7 @@ impl Instance {
 
     /// Looks at the engine. `false`: it did not answer, and what is known of it is old.
     async fn observe(&self) -> bool {
+        let begun = self.clock.now();
         let process = self.engine.exits().borrow().clone();
         let refusal = self.lock().refusal.clone();
         let mut seen = match (super::observe::process(&process), refusal) {
@@ -343,7 +344,10 @@ impl Instance {
         } else {
             state.deaf_since = None;
         }
-        let Ok(seen) = seen else { return false };
+        let Ok(mut seen) = seen else { return false };
+        if answered {
+            seen.at = begun;
+        }
         let settled = answered || seen.process == Process::Unresponsive;
         if seen.ended() && !state.seen.ended() {
             state.member.exited();
@@ -461,7 +465,7 @@ impl Instance {
     fn keep_lost(&self, saved: Option<holdfast_engine::Saved>, epoch: Epoch) -> Option<Lost> {
         let saved = saved?;
         let file = saved.path.display().to_string();
-        let lost = Lost { transactions: saved.transactions, file, epoch };
+        let lost = Lost { transactions: saved.transactions, file, epoch, complete: saved.complete };
         let text = serde_json::to_vec(&lost).expect("plain data");
         if let Err(e) = std::fs::write(&self.lost_file, text) {
             tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "the report of saved writes is not kept");

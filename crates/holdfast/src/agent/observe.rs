@@ -26,6 +26,7 @@ pub fn observed(o: Observation, service: &Service, topology: &Topology) -> Obser
             .push(format!("replicas that are no members are connected (server ids {})", ids.join(", ")));
     }
     Observed {
+        at: holdfast_core::Millis(0),
         process: Process::Running,
         version: o.version,
         writable: o.writable,
@@ -43,6 +44,10 @@ pub fn observed(o: Observation, service: &Service, topology: &Topology) -> Obser
     }
 }
 
+/// `ER_MASTER_FATAL_ERROR_READING_BINLOG`, of which these are the reasons that no new attempt mends.
+const FATAL_FROM_UPSTREAM: u32 = 1236;
+const NOT_IN_ITS_LOG: [&str; 2] = ["required binlog files have been purged", "not in the master's binlog"];
+
 fn upstream(u: holdfast_engine::Upstream, service: &Service, topology: &Topology) -> Upstream {
     let stream = match (&u.io, u.silent_ms) {
         (ThreadState::Running, Some(ms)) if ms >= limits::SILENT_AFTER_MS => {
@@ -51,6 +56,11 @@ fn upstream(u: holdfast_engine::Upstream, service: &Service, topology: &Topology
         (ThreadState::Running, _) => Stream::Up,
         (ThreadState::Connecting { last_error }, _) => {
             Stream::Broken { why: last_error.clone().unwrap_or_else(|| "connecting".into()) }
+        }
+        (ThreadState::Failed { code: FATAL_FROM_UPSTREAM, text }, _)
+            if NOT_IN_ITS_LOG.iter().any(|w| text.contains(w)) =>
+        {
+            Stream::Refused { why: text.clone() }
         }
         // A thread that gave up (`--master-retry-count`) receives nothing more by itself, exactly like a stopped one.
         (ThreadState::Stopped | ThreadState::Failed { .. }, _) => Stream::Off,

@@ -49,8 +49,13 @@ async fn a_newer_epoch_cuts_what_is_in_flight() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_the_gate_is_done_when_it_returns() {
     let engine = Engine::start();
+    closes(&engine, Front::open_to(&engine).await).await;
+    engine.sql("DROP TABLE d.t");
+    closes(&engine, Front::beside(&engine).await).await;
+}
+
+async fn closes(engine: &Engine, front: Front) {
     engine.sql("CREATE TABLE d.t (a INT)");
-    let front = Front::open_to(&engine).await;
     let mut writers = Vec::new();
     for n in 0..8 {
         let mut client = Client::connect(front.addr).await;
@@ -65,7 +70,7 @@ async fn closing_the_gate_is_done_when_it_returns() {
     eventually("they write", || engine.sql("SELECT COUNT(*) FROM d.t").parse::<u64>().unwrap() > 50).await;
     front.handle.close_gate(Epoch(1));
     // What the engine had already received may still be under way; nothing new arrives.
-    eventually("nothing runs", || !running(&engine, "INSERT")).await;
+    eventually("nothing runs", || !running(engine, "INSERT")).await;
     let count = engine.sql("SELECT COUNT(*) FROM d.t");
     // The same epoch again does not open what was closed.
     front.route(1, holdfast_core::Gate::Open, Some(engine.endpoint("b")), vec![], 600_000);
@@ -76,7 +81,7 @@ async fn closing_the_gate_is_done_when_it_returns() {
             tokio::time::timeout(std::time::Duration::from_secs(10), writer).await.unwrap().unwrap();
     }
     assert!(acknowledged <= count.parse().unwrap(), "{acknowledged} acknowledged of {count}");
-    front.open(2, &engine);
+    front.open(2, engine);
     assert_eq!(Client::connect(front.addr).await.value("SELECT 1").await, "1");
 }
 

@@ -2,6 +2,7 @@
 
 use holdfast_core::{Endpoint, NodeName, ZoneName};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -87,6 +88,8 @@ impl Engine {
             .args(options)
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", dir.path().join("s").display()))
+            // A starting server deletes the temporary tables that it finds, another's too.
+            .arg(format!("--tmpdir={}", dir.path().display()))
             .arg(format!("--init-file={}", dir.path().join("init.sql").display()))
             .arg(format!("--port={}", port.port()))
             .stdout(Stdio::null())
@@ -100,7 +103,8 @@ impl Engine {
 
     fn wait_ready(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(self.addr).is_err() {
+        // The Unix socket is there a moment later than the other.
+        while TcpStream::connect(self.addr).is_err() || UnixStream::connect(self.socket()).is_err() {
             let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             assert!(self.child.try_wait().unwrap().is_none(), "mariadbd ended: {}", log());
             assert!(Instant::now() < deadline, "mariadbd is not ready: {}", log());
@@ -119,9 +123,13 @@ impl Engine {
         self.child.wait().unwrap();
     }
 
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
     /// As root, not through the proxy.
     pub fn sql(&self, sql: &str) -> String {
-        let socket = format!("--socket={}", self.dir.path().join("s").display());
+        let socket = format!("--socket={}", self.socket().display());
         let out = Command::new("mariadb")
             .args(["--no-defaults", "-uroot", "-N", &socket, "-e", sql])
             .output()

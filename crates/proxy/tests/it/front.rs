@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, OTHER, PASSWORD, USER};
 use holdfast_core::{Endpoint, Epoch, Gate, GroupName, RouteSnapshot, UserName, ZoneName};
-use holdfast_proxy::{Handle, Limits, Options, Password, Route, Service};
+use holdfast_proxy::{Handle, Limits, LocalEngine, Options, Password, Route, Service};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ pub fn options() -> (Options, watch::Sender<Option<Arc<Route>>>) {
     let options = Options {
         group: GroupName::new("shop").unwrap(),
         zone: ZoneName::new("a").unwrap(),
+        local: None,
         rw_listen: "127.0.0.1:0".parse().unwrap(),
         ro_listen: Some("127.0.0.1:0".parse().unwrap()),
         users: vec![user(USER, PASSWORD), user(OTHER, "")],
@@ -54,6 +55,14 @@ impl Front {
     /// A proxy whose gate is open to `engine` under epoch 1.
     pub async fn open_to(engine: &Engine) -> Front {
         let front = Front::start().await;
+        front.open(1, engine);
+        front
+    }
+
+    /// The same on the engine's own host.
+    pub async fn beside(engine: &Engine) -> Front {
+        let local = LocalEngine { addr: engine.addr, socket: engine.socket() };
+        let front = Front::start_with(|options| options.local = Some(local)).await;
         front.open(1, engine);
         front
     }

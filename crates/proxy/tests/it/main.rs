@@ -9,6 +9,7 @@ mod cut;
 mod engine;
 mod front;
 mod hold;
+mod local;
 mod login;
 mod reads;
 mod rehome;

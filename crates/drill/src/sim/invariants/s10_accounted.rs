@@ -11,7 +11,10 @@ pub fn at_the_end(sim: &Sim) -> Result<(), Violation> {
     let leader = &sim.hosts[primary].engine;
     for (_, write) in sim.writes.owed() {
         let there = write.tx.is_some_and(|tx| leader.has(tx));
-        if !there && !write.saved {
+        // What only a host had that never comes back is lost, and known to be.
+        let went =
+            !sim.sync() && sim.gone.is_some_and(|n| write.tx.is_some_and(|tx| sim.hosts[n].engine.has(tx)));
+        if !there && !write.saved && !went {
             let tx = write.tx.expect("acknowledged writes were written");
             let says = format!(
                 "0-{}-{} was acknowledged, is not there, and nobody saved it",
@@ -20,7 +23,7 @@ pub fn at_the_end(sim: &Sim) -> Result<(), Violation> {
             return Err(Violation::new("S10", says));
         }
     }
-    for node in sim.members.iter().filter(|n| **n != primary) {
+    for node in sim.members.iter().filter(|n| **n != primary && sim.gone != Some(**n)) {
         let log = &sim.hosts[*node].engine.log;
         if let Some(tx) = log.iter().find(|tx| !leader.has(**tx)) {
             let says = format!(
