@@ -9,6 +9,7 @@ mod clone;
 mod datadir;
 mod fence;
 mod flavour;
+mod late_ack;
 mod observe;
 mod process;
 mod replication;

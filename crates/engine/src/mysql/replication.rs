@@ -4,19 +4,18 @@
 //! caller chose; threads that already do what is wanted are left alone.
 //! Does not know: whether the primary's history fits; the caller compares positions first (S10).
 
+use super::late_ack::LateAck;
 use super::sql::{Table, quote};
 use super::{
     FOLLOW_DRAIN_MS, MySqlEngine, Residue, STATEMENT, datadir, flavour::mariadb as flavour, observe,
 };
 use crate::Error;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// A thread that stopped with an error is started again no more often than this.
 const RESTART_EVERY: Duration = Duration::from_secs(1);
-/// Heartbeats come every 250 ms.
-const SILENT_MS: u64 = 600;
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 
 impl MySqlEngine {
@@ -29,13 +28,7 @@ impl MySqlEngine {
     pub(super) async fn receive_no_more(&self) -> Result<(), Error> {
         let r = self.replication().await?;
         if !r.rows.is_empty() && r.cell(0, "Slave_IO_Running") != Some("No") {
-            // An acknowledging replica that leaves logs in at its primary once more, to end its own session there: up to
-            // a second if nobody answers. It keeps track of what is a semi-sync packet until the thread has ended, so
-            // the switch only spares that.
-            let silent =
-                self.look().await?.upstream.is_some_and(|u| u.silent_ms.is_none_or(|ms| ms > SILENT_MS));
-            let quietly = if silent { "SET GLOBAL rpl_semi_sync_slave_enabled=0; " } else { "" };
-            self.act("stopping the receiving thread", format!("{quietly}STOP SLAVE IO_THREAD")).await?;
+            self.act("stopping the receiving thread", "STOP SLAVE IO_THREAD").await?;
         }
         let residue = self.state().residue.clone();
         match residue {
@@ -150,9 +143,33 @@ impl MySqlEngine {
             ));
         }
         // A connection acknowledges, or not, for as long as it lasts.
-        let sql = format!("{set}; STOP SLAVE IO_THREAD; START SLAVE IO_THREAD");
-        self.act("changing acknowledgements", sql).await?;
-        Ok(())
+        self.act("changing acknowledgements", format!("{set}; STOP SLAVE IO_THREAD")).await?;
+        let stopped = self.replication().await?;
+        self.act("receiving again", "START SLAVE IO_THREAD").await?;
+        if on { self.acknowledge_received(&stopped).await } else { Ok(()) }
+    }
+
+    /// Acknowledges what this replica received before it began to acknowledge.
+    async fn acknowledge_received(&self, stopped: &Table) -> Result<(), Error> {
+        let cell = |name| stopped.cell(0, name).unwrap_or_default();
+        let primary = cell("Master_Host").parse::<IpAddr>().ok().zip(stopped.number::<u16>(0, "Master_Port"));
+        let (Some(primary), Some(position)) = (primary, stopped.number(0, "Read_Master_Log_Pos")) else {
+            return Ok(());
+        };
+        if cell("Master_Log_File").is_empty() {
+            return Ok(());
+        }
+        let ack = LateAck {
+            primary: SocketAddr::from(primary),
+            user: self.spec.replication.user.as_str(),
+            password: &self.spec.replication.password,
+            server_id: flavour::late_acker_id(self.spec.server_id),
+            file: cell("Master_Log_File"),
+            position,
+        };
+        let doing = "acknowledging what was received before";
+        let late = || Error::Unresponsive { doing, after_ms: STATEMENT.as_millis() as u64 };
+        tokio::time::timeout(STATEMENT, ack.send()).await.map_err(|_| late())?
     }
 
     pub(super) async fn replicate_from(&self, primary: SocketAddr, acknowledges: bool) -> Result<(), Error> {

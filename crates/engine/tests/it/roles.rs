@@ -216,3 +216,29 @@ async fn a_replica_gives_up_and_is_started_again_without_losing_its_relay_log() 
     insert(&mut r.app(1).await, [1]).await;
     level(&one, &two).await;
 }
+
+/// The acker dies, and commits wait that the other replica has received already, before it began to acknowledge. Two
+/// groups of them fill the log: nothing new can be sent whose acknowledgement would stand for theirs.
+#[tokio::test]
+async fn a_stand_in_acknowledges_what_it_has_received_before() {
+    let r = rig(Sync);
+    let one = r.primary(1).await;
+    let two = r.replica(2, 1, true).await;
+    let three = r.replica(3, 1, false).await;
+    seen(&one, "an acker", |o| o.ackers.count == 1).await;
+    one.set_wait_for_ack(true).await.unwrap();
+    insert(&mut r.app(1).await, [0]).await;
+    level(&one, &three).await;
+    two.kill().await.unwrap();
+    let before = one.observe().await.unwrap().applied;
+    let mut writes = tokio::task::JoinSet::new();
+    for id in 1..=6 {
+        let mut app = r.app(1).await;
+        writes.spawn(async move { insert(&mut app, [id]).await });
+    }
+    let o = seen(&one, "waiting commits", |o| o.applied.transactions_missing_in(&before) > 1).await;
+    seen(&three, "what was logged", |s| s.received == o.applied).await;
+    three.set_acknowledges(true).await.unwrap();
+    tokio::time::timeout(PATIENCE, writes.join_all()).await.expect("the waiting commits are acknowledged");
+    level(&one, &three).await;
+}

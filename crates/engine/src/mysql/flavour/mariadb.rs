@@ -162,6 +162,11 @@ pub(crate) const fn follower_id(server_id: u32) -> u32 {
 }
 pub(crate) const FOLLOWER_BIT: u32 = 1 << 31;
 
+/// A replica's second connection to its primary, of a moment: under the id of the first it would end the first.
+pub(crate) const fn late_acker_id(server_id: u32) -> u32 {
+    follower_id(server_id) | 1 << 30
+}
+
 /// The highest node number: what is left of a server id beside the primacy.
 pub(crate) const NODE_MAX: u32 = holdfast_core::limits::NODE_ID_MAX;
 
