@@ -188,7 +188,7 @@ pub async fn round(sandbox: &mut Sandbox, drill: Drill, number: u64, writers: u8
     let present = present(sandbox, &client, number).await?;
     let reported_lost = reported_lost(sandbox, before["epoch"].as_u64().unwrap_or(0)).await?;
     let seen = Seen { outage, ledger, client_errors: main.errors, direct, present, reported_lost };
-    Ok(judge(drill, drill.promise(sandbox.durability()), (from, to), seen))
+    Ok(judge(drill.name(), drill.promise(sandbox.durability()), (from, to), seen))
 }
 
 /// All clients of a round.

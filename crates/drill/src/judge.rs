@@ -1,7 +1,6 @@
 //! Compares what clients were told with what survived, and both with what was promised. Pure.
 
 use crate::direct::Direct;
-use crate::drills::Drill;
 use crate::ledger::{IDS_PER_RUN, Ledger};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -33,7 +32,10 @@ pub struct Seen {
 /// What clients saw in one round.
 #[derive(Debug, Clone, Serialize)]
 pub struct Round {
-    pub drill: Drill,
+    pub drill: &'static str,
+    /// What was broken, where a round breaks something else each time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
     pub from: String,
     pub to: String,
     /// Longest time without an acknowledged write, over all clients of proxies that were not broken.
@@ -59,7 +61,7 @@ pub struct Round {
 const ERRORS: usize = 5;
 
 /// See the module.
-pub fn judge(drill: Drill, promise: Promise, (from, to): (String, String), seen: Seen) -> Round {
+pub fn judge(drill: &'static str, promise: Promise, (from, to): (String, String), seen: Seen) -> Round {
     let Seen { outage, ledger, client_errors, direct, present, reported_lost } = seen;
     let lost = ledger.acked.iter().filter(|(id, _)| !present.contains(id)).count() as u64;
     let dual_writes = direct.dual_writes();
@@ -84,6 +86,7 @@ pub fn judge(drill: Drill, promise: Promise, (from, to): (String, String), seen:
     errors.truncate(ERRORS);
     Round {
         drill,
+        faults: Vec::new(),
         from,
         to,
         outage_ms,

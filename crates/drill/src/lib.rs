@@ -7,5 +7,7 @@ pub mod fault;
 pub mod ground;
 pub mod judge;
 pub mod ledger;
+pub mod random;
+pub mod registers;
 pub mod sandbox;
 pub mod sim;

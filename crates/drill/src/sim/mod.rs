@@ -18,7 +18,7 @@ mod office;
 mod operator;
 mod raft;
 mod replication;
-mod rng;
+pub(crate) mod rng;
 mod setup;
 mod store;
 mod verbs;

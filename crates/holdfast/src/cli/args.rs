@@ -124,6 +124,23 @@ pub enum DrillCommand {
         #[command(flatten)]
         sandbox: SandboxArgs,
     },
+    /// Break something else again and again, by a schedule that a seed makes; under sync nothing may be lost, and
+    /// registers have to be linearizable
+    Random {
+        /// The schedule
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// No incident begins later than this
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1440))]
+        minutes: u64,
+        #[arg(long, value_enum, default_value_t = Network::Auto)]
+        network: Network,
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+        /// Where the sandbox goes [default: a temporary directory, removed afterwards]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
     /// List the drills and what each promises
     List,
     /// What `make demo` shows: a killed engine, then a switchover

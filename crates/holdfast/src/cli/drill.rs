@@ -7,6 +7,7 @@ use crate::{say, sayln};
 use holdfast_drill::drills::{self, Drill};
 use holdfast_drill::ground;
 use holdfast_drill::judge::{self, Round};
+use holdfast_drill::random;
 use holdfast_drill::sandbox::{self, Options, Sandbox};
 use miette::{IntoDiagnostic, WrapErr};
 use std::time::Duration;
@@ -26,8 +27,16 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         DrillCommand::Run { drill, rounds, sandbox } => {
-            let rounds = on_sandbox(&sandbox, &[(drill, rounds)]).await?;
+            let rounds =
+                on_sandbox(&sandbox, drill == Drill::DiskFull, Course::Drills(&[(drill, rounds)])).await?;
             print(&rounds, sandbox.output);
+            Ok(verdict(&rounds))
+        }
+        DrillCommand::Random { seed, minutes, network, output, dir } => {
+            let sandbox =
+                SandboxArgs { durability: Durability::Sync, writers: 4, network, witnesses: 0, output, dir };
+            let rounds = on_sandbox(&sandbox, true, Course::Random { seed, minutes }).await?;
+            print(&rounds, output);
             Ok(verdict(&rounds))
         }
         DrillCommand::Demo => {
@@ -42,7 +51,9 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
                 output: Output::Table,
                 dir: None,
             };
-            let rounds = on_sandbox(&args, &[(Drill::KillEngine, 1), (Drill::Switchover, 1)]).await?;
+            let rounds =
+                on_sandbox(&args, false, Course::Drills(&[(Drill::KillEngine, 1), (Drill::Switchover, 1)]))
+                    .await?;
             sayln!();
             for r in &rounds {
                 demo_round(r);
@@ -57,7 +68,7 @@ fn verdict(rounds: &[Round]) -> Exit {
 }
 
 /// Runs drills on a fresh sandbox, stops it, and removes its directory unless the user named it.
-async fn on_sandbox(args: &SandboxArgs, plan: &[(Drill, u32)]) -> Result<Vec<Round>, Failure> {
+async fn on_sandbox(args: &SandboxArgs, disks: bool, course: Course<'_>) -> Result<Vec<Round>, Failure> {
     let temporary = std::env::temp_dir().join(format!("holdfast-drill-{}", std::process::id()));
     let dir = args.dir.clone().unwrap_or(temporary);
     let network = match args.network {
@@ -65,7 +76,6 @@ async fn on_sandbox(args: &SandboxArgs, plan: &[(Drill, u32)]) -> Result<Vec<Rou
         Network::Auto if !ground::available().await => sandbox::Network::Loopback(None),
         Network::Auto | Network::Namespaces => sandbox::Network::Namespaces,
     };
-    let full = plan.iter().any(|(d, _)| *d == Drill::DiskFull);
     let exe = std::env::current_exe().into_diagnostic().wrap_err("could not find this program's own file")?;
     let options = Options {
         durability: crate::dev::durability(args.durability).to_string(),
@@ -73,12 +83,12 @@ async fn on_sandbox(args: &SandboxArgs, plan: &[(Drill, u32)]) -> Result<Vec<Rou
         app: true,
         witnesses: args.witnesses,
         service_lines: format!("cool_down_s = {COOL_DOWN_S}"),
-        disk_mib: full.then_some(DISK_MIB),
+        disk_mib: disks.then_some(DISK_MIB),
         ..Options::new(exe, &dir, 3)
     };
     let mut sandbox = Sandbox::start(options).await.map_err(|e| failed(e, "starting the sandbox"))?;
     let outcome = tokio::select! {
-        outcome = rounds(&mut sandbox, plan, args) => outcome,
+        outcome = rounds(&mut sandbox, course, args) => outcome,
         _ = tokio::signal::ctrl_c() => Err(Failure::failed(miette::miette!("interrupted; the sandbox was stopped"))),
     };
     let stopped = sandbox.stop().await.map_err(|e| failed(e, "stopping the sandbox"));
@@ -92,19 +102,38 @@ async fn on_sandbox(args: &SandboxArgs, plan: &[(Drill, u32)]) -> Result<Vec<Rou
     Ok(rounds)
 }
 
+/// What to do on a sandbox.
+enum Course<'a> {
+    Drills(&'a [(Drill, u32)]),
+    Random { seed: u64, minutes: u64 },
+}
+
 async fn rounds(
     sandbox: &mut Sandbox,
-    plan: &[(Drill, u32)],
+    course: Course<'_>,
     args: &SandboxArgs,
 ) -> Result<Vec<Round>, Failure> {
     sandbox.wait_healthy(START).await.map_err(|e| failed(e, "waiting for the sandbox"))?;
+    let talks = args.output == Output::Table;
+    match course {
+        Course::Drills(plan) => drill_rounds(sandbox, plan, args.writers, talks).await,
+        Course::Random { seed, minutes } => incidents(sandbox, seed, minutes, talks).await,
+    }
+}
+
+async fn drill_rounds(
+    sandbox: &mut Sandbox,
+    plan: &[(Drill, u32)],
+    writers: u8,
+    talks: bool,
+) -> Result<Vec<Round>, Failure> {
     let mut all = Vec::new();
     for (drill, count) in plan {
         for number in 1..=*count {
             let id = all.len() as u64 + 1;
             let round =
-                drills::round(sandbox, *drill, id, args.writers).await.map_err(|e| failed(e, "drilling"))?;
-            if args.output == Output::Table {
+                drills::round(sandbox, *drill, id, writers).await.map_err(|e| failed(e, "drilling"))?;
+            if talks {
                 let (outage, lost) = (round.outage_ms, round.lost);
                 sayln!("{} {number}/{count}: outage {outage} ms, lost {lost}", drill.name());
             }
@@ -114,8 +143,41 @@ async fn rounds(
     Ok(all)
 }
 
-fn failed(e: impl std::error::Error + Send + Sync + 'static, doing: &'static str) -> Failure {
-    Failure::failed(Err::<(), _>(e).into_diagnostic().wrap_err(doing).expect_err("just made"))
+async fn incidents(
+    sandbox: &mut Sandbox,
+    seed: u64,
+    minutes: u64,
+    talks: bool,
+) -> Result<Vec<Round>, Failure> {
+    let end = tokio::time::Instant::now() + Duration::from_secs(minutes * 60);
+    let members = sandbox.members().count();
+    let mut all = Vec::new();
+    for (number, incident) in (1..).zip(random::schedule(seed, members)) {
+        if tokio::time::Instant::now() > end {
+            break;
+        }
+        let doing = || failed_at(seed, number, &incident);
+        let round = random::incident(sandbox, &incident, number).await.map_err(|e| failed(e, &doing()))?;
+        if talks {
+            let broken = round.broken.join("; ");
+            sayln!(
+                "{number}: {}; outage {} ms, lost {} {broken}",
+                round.faults.join(", "),
+                round.outage_ms,
+                round.lost
+            );
+        }
+        all.push(round);
+    }
+    Ok(all)
+}
+
+fn failed_at(seed: u64, number: u64, incident: &random::Incident) -> String {
+    format!("seed {seed}, incident {number}: {incident:?}")
+}
+
+fn failed(e: impl std::error::Error + Send + Sync + 'static, doing: &str) -> Failure {
+    Failure::failed(Err::<(), _>(e).into_diagnostic().wrap_err(doing.to_string()).expect_err("just made"))
 }
 
 fn print(rounds: &[Round], output: Output) {
@@ -133,7 +195,7 @@ fn print(rounds: &[Round], output: Output) {
         .map(|r| {
             let reported = r.reported_lost.map_or("-".to_string(), |n| n.to_string());
             [
-                r.drill.name().to_string(),
+                r.drill.to_string(),
                 format!("{} -> {}", r.from, r.to),
                 r.outage_ms.to_string(),
                 r.acked.to_string(),
@@ -158,9 +220,8 @@ fn print(rounds: &[Round], output: Output) {
 
 fn demo_round(r: &Round) {
     let what = match r.drill {
-        Drill::KillEngine => format!("SIGKILL to the primary on {}; {} took over", r.from, r.to),
-        Drill::Switchover => format!("Planned switchover from {} to {}", r.from, r.to),
-        other => format!("{}: {} then {}", other.name(), r.from, r.to),
+        "kill-engine" => format!("SIGKILL to the primary on {}; {} took over", r.from, r.to),
+        other => format!("Planned {other} from {} to {}", r.from, r.to),
     };
     sayln!("{what}. What the clients saw:");
     sayln!(
