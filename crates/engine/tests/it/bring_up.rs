@@ -1,6 +1,6 @@
 //! Starting, whose directory it is, what it says when it will not, and how its end is noticed (S9).
 
-use crate::rig::{BOUNDED, PATIENCE, account, insert, level, node, rig, seen};
+use crate::rig::{BOUNDED, PATIENCE, account, insert, level, node, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_core::topology::Management;
 use holdfast_engine::mysql::MySqlEngine;
@@ -164,6 +164,9 @@ async fn a_hung_server_is_unresponsive_within_the_bound() {
     let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("not running") };
     let raw = rustix::process::Pid::from_raw(pid as i32).unwrap();
     rustix::process::kill_process(raw, rustix::process::Signal::STOP).unwrap();
+    // The signal is sent, and takes effect when the process is next scheduled.
+    let stopped = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") T "));
+    until("the server to stand still", || async { stopped() }).await;
     for _ in 0..3 {
         let asked = Instant::now();
         assert!(matches!(one.observe().await, Err(Error::Unresponsive { .. })));

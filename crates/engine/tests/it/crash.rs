@@ -127,28 +127,3 @@ async fn a_divergence_is_counted_exactly_across_log_files() {
     let partial = one.save_divergence(&Position::mariadb("").unwrap()).await.unwrap().unwrap();
     assert!(!partial.complete && partial.transactions < 42, "{partial:?}");
 }
-
-/// What a replica acknowledged and had not applied when it crashed is applied by its next life, without being asked:
-/// nothing else may begin before (S7).
-#[tokio::test]
-async fn what_was_received_before_a_crash_is_applied_after_it() {
-    let r = rig(Sync);
-    let one = r.primary(1).await;
-    let two = r.replica(2, 1, true).await;
-    seen(&one, "an acker", |o| o.ackers.count == 1).await;
-    one.set_wait_for_ack(true).await.unwrap();
-    insert(&mut r.app(1).await, 1..=3).await;
-    level(&one, &two).await;
-    let mut lock = r.root_conn(2).await;
-    lock.query_drop("LOCK TABLES shop.t READ").await.unwrap();
-    insert(&mut r.app(1).await, 4..=9).await;
-    let all = one.observe().await.unwrap().applied;
-    seen(&two, "more than it applied", |o| o.received == all && !o.drained).await;
-    two.kill().await.unwrap();
-    one.kill().await.unwrap();
-    two.start().await.unwrap();
-    seen(&two, "all it had received", |o| o.drained && o.applied == all).await;
-    two.promote(false, 0).await.unwrap();
-    two.open().await.unwrap();
-    assert_eq!(ids(&mut r.app(2).await).await, (1..=9).collect::<Vec<_>>());
-}
