@@ -4,7 +4,7 @@
 use holdfast_drill::drills::{self, Drill, account};
 use holdfast_drill::judge::Round;
 use holdfast_drill::ledger::{self, Writers};
-use holdfast_drill::sandbox::{Options, Sandbox, signal};
+use holdfast_drill::sandbox::{Network, Options, Sandbox, signal};
 use mysql_async::prelude::Queryable;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -85,6 +85,25 @@ async fn sync_loses_nothing_when_the_primary_is_killed_or_switched() {
     let history = stage.sandbox.history().await.unwrap();
     for kind in ["bootstrap", "claim", "promote", "switchover", "sync-set"] {
         assert!(history.iter().any(|p| p["kind"] == kind), "{kind} in {history:?}");
+    }
+    stage.end().await;
+}
+
+/// Each host in a network namespace of its own; clients also write to every engine directly (S1).
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_second_primary_behind_a_partition_or_a_frozen_process() {
+    let mut stage = stage(3, |o| {
+        o.network = Network::Namespaces;
+        o.app = true;
+        o.service_lines = "cool_down_s = 1".into();
+    })
+    .await;
+    for (number, drill) in (1..).zip([Drill::PartitionPrimary, Drill::PauseAgent, Drill::PauseEngine]) {
+        let round = drills::round(&mut stage.sandbox, drill, number, 4).await.unwrap();
+        let broken: Vec<&String> = round.broken.iter().filter(|b| !b.starts_with("outage")).collect();
+        assert!(broken.is_empty(), "{round:?}");
+        assert_ne!(round.from, round.to, "{round:?}");
+        no_loss(&round);
     }
     stage.end().await;
 }
