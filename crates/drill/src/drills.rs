@@ -6,7 +6,6 @@ use crate::ground::Vantage;
 use crate::judge::{Promise, Round, Seen, judge};
 use crate::ledger::{self, Account, Ledger, Writers};
 use crate::sandbox::{self, DATABASE, PASSWORD, SERVICE, Sandbox, USER};
-use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,8 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// What to break.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drill {
     KillEngine,
     KillHost,

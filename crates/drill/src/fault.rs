@@ -3,11 +3,9 @@
 use crate::ground::{Cut, Ways};
 use crate::sandbox::{Error, Sandbox, signal};
 use rustix::process::Signal;
-use serde::Serialize;
 
 /// One way to break a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// SIGKILL to the engine.
     KillEngine,

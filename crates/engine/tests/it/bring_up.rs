@@ -7,7 +7,7 @@ use holdfast_engine::mysql::MySqlEngine;
 use holdfast_engine::{Engine as _, Error, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn a_first_primary_and_its_replicas() {
@@ -241,7 +241,9 @@ async fn agent_to_be_killed() {
     one.start().await.unwrap();
     let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("not running") };
     std::fs::write(spec_pid_file(), pid.to_string()).unwrap();
-    sleep(PATIENCE).await;
+    let mut exits = one.exits();
+    let ended = exits.wait_for(|state| !matches!(state, ProcessState::Running { .. }));
+    let _ = tokio::time::timeout(PATIENCE, ended).await;
 }
 
 fn spec_pid_file() -> std::path::PathBuf {
