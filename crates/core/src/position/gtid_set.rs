@@ -40,13 +40,14 @@ impl GtidSet {
         self.sources.is_empty()
     }
     fn intervals(&self) -> impl Iterator<Item = (&Source, u64, u64)> {
-        self.sources.iter().flat_map(|(source, all)| all.iter().map(move |(first, last)| (source, *first, *last)))
+        self.sources
+            .iter()
+            .flat_map(|(source, all)| all.iter().map(move |(first, last)| (source, *first, *last)))
     }
     /// All single ids, ordered.
     pub fn gtids(&self) -> impl Iterator<Item = String> + '_ {
-        self.intervals().flat_map(|(source, first, last)| {
-            (first..=last).map(move |n| format!("{}:{n}", Named(source)))
-        })
+        self.intervals()
+            .flat_map(|(source, first, last)| (first..=last).map(move |n| format!("{}:{n}", Named(source))))
     }
     fn add(&mut self, source: Source, first: u64, last: u64) {
         let all = self.sources.entry(source).or_default();

@@ -2,6 +2,7 @@
 
 use crate::rig::{Rig, insert, level, rig, root_at, seen};
 use holdfast_core::topology::Durability::Async;
+use holdfast_core::topology::Engine::MariaDb;
 use holdfast_core::topology::Management;
 use holdfast_engine::mysql::{MySqlEngine, Spec};
 use holdfast_engine::{CloneProgress, Engine as _, Error, ProcessState};
@@ -71,7 +72,7 @@ impl Drop for Foreign {
 
 #[tokio::test]
 async fn an_attached_server_is_fenced_followed_and_cloned() {
-    let r = rig(Async);
+    let r = rig(MariaDb, Async);
     let foreign = Foreign::new(&r, 2);
     let two = MySqlEngine::new(foreign.spec(&r, 2)).unwrap();
     two.start().await.unwrap();
@@ -113,7 +114,7 @@ async fn an_attached_server_is_fenced_followed_and_cloned() {
 
 #[tokio::test]
 async fn another_server_behind_the_socket_is_refused() {
-    let r = rig(Async);
+    let r = rig(MariaDb, Async);
     let foreign = Foreign::new(&r, 2);
     let two = MySqlEngine::new(foreign.spec(&r, 2)).unwrap();
     two.start().await.unwrap();

@@ -2,12 +2,19 @@
 
 use crate::rig::{Rig, ids, insert, level, rig, seen};
 use holdfast_core::topology::Durability::Async;
+use holdfast_core::topology::Engine;
 use holdfast_engine::mysql::MySqlEngine;
 use holdfast_engine::{ClonePhase, CloneProgress, Engine as _, Error};
 use mysql_async::prelude::Queryable as _;
 use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::watch;
+
+on_both! {
+    a_diverged_instance_is_saved_cloned_and_replicates_on,
+    a_cut_stream_leaves_everything_as_it_was,
+    a_writable_instance_is_never_replaced,
+}
 
 async fn clone(from: &MySqlEngine, to: &MySqlEngine) -> Option<holdfast_engine::Saved> {
     let (progress, seen) = watch::channel(CloneProgress::default());
@@ -25,9 +32,8 @@ async fn data(r: &Rig, id: u32) -> Vec<u32> {
     ids(&mut r.app(id).await).await
 }
 
-#[tokio::test]
-async fn a_diverged_instance_is_saved_cloned_and_replicates_on() {
-    let r = rig(Async);
+async fn a_diverged_instance_is_saved_cloned_and_replicates_on(flavour: Engine) {
+    let r = rig(flavour, Async);
     let (one, two) = (r.primary(1).await, r.replica(2, 1, false).await);
     insert(&mut r.app(1).await, 1..=5).await;
     level(&one, &two).await;
@@ -78,9 +84,8 @@ async fn a_diverged_instance_is_saved_cloned_and_replicates_on() {
     assert_eq!(data(&r, 3).await, data(&r, 1).await);
 }
 
-#[tokio::test]
-async fn a_cut_stream_leaves_everything_as_it_was() {
-    let r = rig(Async);
+async fn a_cut_stream_leaves_everything_as_it_was(flavour: Engine) {
+    let r = rig(flavour, Async);
     let (one, two) = (r.primary(1).await, r.replica(2, 1, false).await);
     insert(&mut r.app(1).await, 1..=5).await;
     level(&one, &two).await;
@@ -109,9 +114,8 @@ async fn a_cut_stream_leaves_everything_as_it_was() {
     level(&one, &two).await;
 }
 
-#[tokio::test]
-async fn a_writable_instance_is_never_replaced() {
-    let r = rig(Async);
+async fn a_writable_instance_is_never_replaced(flavour: Engine) {
+    let r = rig(flavour, Async);
     let one = r.primary(1).await;
     let source = one.clone_source().await.unwrap();
     let refused =

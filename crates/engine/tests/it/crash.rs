@@ -3,12 +3,13 @@
 use crate::rig::{ids, insert, level, rig, seen};
 use holdfast_core::Position;
 use holdfast_core::topology::Durability::{Async, Sync};
+use holdfast_core::topology::Engine::MariaDb;
 use holdfast_engine::Engine as _;
 use mysql_async::prelude::Queryable as _;
 
 #[tokio::test]
 async fn an_unacknowledged_tail_is_rolled_back_saved_and_counted() {
-    let r = rig(Sync);
+    let r = rig(MariaDb, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, true).await;
     seen(&one, "an acker", |o| o.ackers.count == 1).await;
@@ -51,7 +52,7 @@ async fn an_unacknowledged_tail_is_rolled_back_saved_and_counted() {
 
 #[tokio::test]
 async fn a_tail_that_the_new_history_has_is_no_loss() {
-    let r = rig(Sync);
+    let r = rig(MariaDb, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, false).await;
     level(&one, &two).await;
@@ -79,7 +80,7 @@ async fn a_tail_that_the_new_history_has_is_no_loss() {
 #[tokio::test]
 async fn what_was_answered_alone_survives_a_crash() {
     for durability in [Async, Sync] {
-        let r = rig(durability);
+        let r = rig(MariaDb, durability);
         let one = r.primary(1).await;
         if durability == Sync {
             one.set_wait_for_ack(true).await.unwrap();
@@ -97,7 +98,7 @@ async fn what_was_answered_alone_survives_a_crash() {
 
 #[tokio::test]
 async fn a_divergence_is_counted_exactly_across_log_files() {
-    let r = rig(Async);
+    let r = rig(MariaDb, Async);
     let one = r.primary(1).await;
     let mut app = r.app(1).await;
     insert(&mut app, 1..=10).await;

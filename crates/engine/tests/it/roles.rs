@@ -2,16 +2,29 @@
 
 use crate::rig::{BOUNDED, PATIENCE, ids, insert, level, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
+use holdfast_core::topology::Engine;
 use holdfast_engine::{Engine as _, Error, Observation, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+on_both! {
+    what_was_received_is_applied_before_promotion,
+    what_was_received_survives_a_restart_of_the_replica,
+    closing_cuts_every_client_and_lasts,
+    a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhile,
+    a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its_bound,
+    roles_change_back_and_forth_without_a_diverging_history,
+    a_silent_upstream_shows_within_a_second_and_can_be_left_at_once,
+    an_unreachable_upstream_can_be_left_at_once,
+    a_replica_gives_up_and_is_started_again_without_losing_its_relay_log,
+    a_stand_in_acknowledges_what_it_has_received_before,
+}
+
 const FENCE: Duration = Duration::from_millis(holdfast_core::limits::FENCE_MS);
 
-#[tokio::test]
-async fn what_was_received_is_applied_before_promotion() {
-    let r = rig(Sync);
+async fn what_was_received_is_applied_before_promotion(flavour: Engine) {
+    let r = rig(flavour, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, true).await;
     seen(&one, "an acker", |o| o.ackers.count == 1).await;
@@ -38,9 +51,8 @@ async fn what_was_received_is_applied_before_promotion() {
     assert_eq!(ids(&mut r.app(2).await).await, (1..=50).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn what_was_received_survives_a_restart_of_the_replica() {
-    let r = rig(Sync);
+async fn what_was_received_survives_a_restart_of_the_replica(flavour: Engine) {
+    let r = rig(flavour, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, true).await;
     one.set_wait_for_ack(true).await.unwrap();
@@ -67,9 +79,8 @@ async fn what_was_received_survives_a_restart_of_the_replica() {
     level(&two, &three).await;
 }
 
-#[tokio::test]
-async fn closing_cuts_every_client_and_lasts() {
-    let r = rig(Async);
+async fn closing_cuts_every_client_and_lasts(flavour: Engine) {
+    let r = rig(flavour, Async);
     let one = r.primary(1).await;
     let mut idle = r.app(1).await;
     let mut open = r.app(1).await;
@@ -99,9 +110,8 @@ async fn closing_cuts_every_client_and_lasts() {
     assert_eq!(one.drain_clients(FENCE).await.unwrap(), 0);
 }
 
-#[tokio::test]
-async fn a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhile() {
-    let r = rig(Async);
+async fn a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhile(flavour: Engine) {
+    let r = rig(flavour, Async);
     let one = r.primary(1).await;
     // Two clients of short transactions, so that at any time one is open.
     let mut busy = tokio::task::JoinSet::new();
@@ -125,9 +135,8 @@ async fn a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhil
     busy.abort_all();
 }
 
-#[tokio::test]
-async fn a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its_bound() {
-    let r = rig(Sync);
+async fn a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its_bound(flavour: Engine) {
+    let r = rig(flavour, Sync);
     let one = r.primary(1).await;
     one.set_wait_for_ack(true).await.unwrap();
     let mut app = r.app(1).await;
@@ -144,9 +153,8 @@ async fn a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its
     assert!(waiting.await.unwrap().is_err());
 }
 
-#[tokio::test]
-async fn roles_change_back_and_forth_without_a_diverging_history() {
-    let r = rig(Sync);
+async fn roles_change_back_and_forth_without_a_diverging_history(flavour: Engine) {
+    let r = rig(flavour, Sync);
     let engines = [r.primary(1).await, r.replica(2, 1, true).await];
     engines[0].set_wait_for_ack(true).await.unwrap();
     for round in 0..4_u32 {
@@ -169,10 +177,9 @@ async fn roles_change_back_and_forth_without_a_diverging_history() {
     assert_eq!(ids(&mut r.app(2).await).await, (0..=4).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn a_silent_upstream_shows_within_a_second_and_can_be_left_at_once() {
+async fn a_silent_upstream_shows_within_a_second_and_can_be_left_at_once(flavour: Engine) {
     for (acknowledges, reconnecting) in [(false, true), (true, false)] {
-        let r = rig(Sync);
+        let r = rig(flavour, Sync);
         let one = r.primary(1).await;
         let two = r.replica(2, 1, acknowledges).await;
         level(&one, &two).await;
@@ -204,10 +211,9 @@ fn connecting(o: &Observation) -> bool {
 }
 
 /// As behind a cut cable: packets to the primary go nowhere.
-#[tokio::test]
-async fn an_unreachable_upstream_can_be_left_at_once() {
+async fn an_unreachable_upstream_can_be_left_at_once(flavour: Engine) {
     use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
-    let r = rig(Async);
+    let r = rig(flavour, Async);
     let two = r.up(2).await;
     // A listener whose queue is full drops every further connection attempt.
     let hole = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
@@ -222,9 +228,8 @@ async fn an_unreachable_upstream_can_be_left_at_once() {
     assert!(asked.elapsed() < BOUNDED, "{:?}", asked.elapsed());
 }
 
-#[tokio::test]
-async fn a_replica_gives_up_and_is_started_again_without_losing_its_relay_log() {
-    let r = rig(Async);
+async fn a_replica_gives_up_and_is_started_again_without_losing_its_relay_log(flavour: Engine) {
+    let r = rig(flavour, Async);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, false).await;
     level(&one, &two).await;
@@ -244,9 +249,8 @@ async fn a_replica_gives_up_and_is_started_again_without_losing_its_relay_log() 
 
 /// The acker dies, and commits wait that the other replica has received already, before it began to acknowledge. Two
 /// groups of them fill the log: nothing new can be sent whose acknowledgement would stand for theirs.
-#[tokio::test]
-async fn a_stand_in_acknowledges_what_it_has_received_before() {
-    let r = rig(Sync);
+async fn a_stand_in_acknowledges_what_it_has_received_before(flavour: Engine) {
+    let r = rig(flavour, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, true).await;
     let three = r.replica(3, 1, false).await;
