@@ -17,6 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let zone = ZoneName::new("local")?;
     let writer = Endpoint { node: NodeName::new("fixed")?, zone: zone.clone(), addr };
     let snapshot = RouteSnapshot {
+        engine: holdfast_core::topology::Engine::MariaDb,
         group: GroupName::new("fixed")?,
         epoch: Epoch(1),
         gate: Gate::Open,

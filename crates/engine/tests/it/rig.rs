@@ -73,6 +73,13 @@ pub fn account(name: &str) -> Account {
 }
 
 impl Rig {
+    /// The module of this flavour's tests.
+    pub fn module(&self) -> &'static str {
+        match self.flavour {
+            Engine::MariaDb => "mariadb",
+            Engine::MySql => "mysql",
+        }
+    }
     pub fn addr(&self, id: u32) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.ports[id as usize - 1]))
     }
