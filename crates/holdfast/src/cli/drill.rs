@@ -1,6 +1,6 @@
 //! `holdfast drill`: breaks real processes of a sandbox of its own and prints what a client saw.
 
-use super::args::{DrillCommand, Durability, Network, Output, SandboxArgs};
+use super::args::{DrillCommand, Durability, EngineArgs, Flavour, Network, Output, SandboxArgs};
 use super::exit::{Exit, Failure};
 use super::output::table;
 use crate::{say, sayln};
@@ -32,9 +32,16 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
             print(&rounds, sandbox.output);
             Ok(verdict(&rounds))
         }
-        DrillCommand::Random { seed, minutes, network, output, dir } => {
-            let sandbox =
-                SandboxArgs { durability: Durability::Sync, writers: 4, network, witnesses: 0, output, dir };
+        DrillCommand::Random { seed, minutes, network, output, dir, engine } => {
+            let sandbox = SandboxArgs {
+                durability: Durability::Sync,
+                writers: 4,
+                network,
+                witnesses: 0,
+                output,
+                dir,
+                engine,
+            };
             let rounds = on_sandbox(&sandbox, true, Course::Random { seed, minutes }).await?;
             print(&rounds, output);
             Ok(verdict(&rounds))
@@ -50,6 +57,7 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
                 witnesses: 0,
                 output: Output::Table,
                 dir: None,
+                engine: EngineArgs { engine: Flavour::Mariadb, programs: None },
             };
             let rounds =
                 on_sandbox(&args, false, Course::Drills(&[(Drill::KillEngine, 1), (Drill::Switchover, 1)]))
@@ -80,6 +88,8 @@ async fn on_sandbox(args: &SandboxArgs, disks: bool, course: Course<'_>) -> Resu
     let options = Options {
         durability: crate::dev::durability(args.durability).to_string(),
         network,
+        engine: args.engine.word().to_string(),
+        programs: args.engine.programs.clone(),
         app: true,
         witnesses: args.witnesses,
         service_lines: format!("cool_down_s = {COOL_DOWN_S}"),

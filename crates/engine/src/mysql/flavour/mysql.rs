@@ -91,7 +91,7 @@ const OWNED: Owned = Owned {
 /// One round trip for a whole look. Replication comes last: what was applied is read before what was received, so
 /// that `drained` errs on the careful side.
 const LOOK: &str = "SELECT @@version AS version, @@server_id AS server_id, @@global.read_only AS read_only, \
-     @@global.gtid_executed AS executed, \
+     @@global.gtid_owned AS owned, @@global.gtid_executed AS executed, \
      @@global.rpl_semi_sync_source_enabled AS waits, @@global.rpl_semi_sync_replica_enabled AS acknowledges, \
      @@global.rpl_semi_sync_source_wait_point AS wait_point, @@global.rpl_semi_sync_source_timeout AS ack_timeout, \
      @@global.rpl_semi_sync_source_wait_no_replica AS wait_no_replica, \
@@ -251,13 +251,18 @@ impl Flavour for MySql {
         if let Some(r) = &mut replication {
             r.sign = format!("{}/{}", heartbeats.cell(0, "heartbeats").unwrap_or_default(), r.sign);
         }
+        let mut applied = self.read_positions(std::slice::from_ref(g))?;
+        if replication.is_none() {
+            let owned = without_threads(g.cell(0, "owned").unwrap_or_default());
+            applied = applied.union(&self.read_position(&owned)?);
+        }
         let acknowledges = g.on(0, "acknowledges");
         let receives = replication.as_ref().is_some_and(|r| r.io == ThreadState::Running);
         Ok(Look {
             version: g.cell(0, "version").unwrap_or_default().to_owned(),
             server_id: g.number(0, "server_id").unwrap_or(0),
             writable: !g.on(0, "read_only"),
-            applied: self.read_positions(std::slice::from_ref(g))?,
+            applied,
             waits_for_ack: g.on(0, "waits") && status("Rpl_semi_sync_source_status") == "ON",
             ack_waiters: number("Rpl_semi_sync_source_wait_sessions"),
             ackers: number("Rpl_semi_sync_source_clients") as usize,
@@ -445,6 +450,15 @@ impl Flavour for MySql {
     }
 }
 
+/// Ids that a primary's threads hold, without the threads' numbers: `UUID:7#16:8#17`. They are in its log already, and
+/// perhaps on its replicas, while their commits wait for an acknowledgement; only then are they `executed`. (A replica's
+/// threads hold what they have only begun to apply.)
+fn without_threads(owned: &str) -> String {
+    let mut parts = owned.split('#');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |out, part| out + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
 /// A position of this flavour; another's is a caller's mistake.
 fn position(p: &Position) -> Result<&GtidSet, Error> {
     match p {
@@ -509,4 +523,36 @@ fn unsafe_settings(g: &Table, sync: bool) -> Vec<String> {
         });
     }
     out.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OWNED, without_threads};
+    use crate::mysql::flavour::options;
+
+    #[test]
+    fn ids_that_are_owned_are_read_without_their_threads() {
+        let uuid = "bcb8c1d3-e7b9-11f1-9a06-02fc00000001";
+        assert_eq!(
+            without_threads(&format!("{uuid}:9#16:10#17,{uuid}:t:1#5")),
+            format!("{uuid}:9:10,{uuid}:t:1")
+        );
+        assert_eq!(without_threads(""), "");
+    }
+
+    #[test]
+    fn options_that_promises_rest_on_are_refused() {
+        for name in [
+            "super_read_only",
+            "skip-replica-start",
+            "gtid_mode",
+            "loose-performance_schema",
+            "rpl_semi_sync_source_timeout",
+        ] {
+            let given = [(name.to_owned(), "1".to_owned())].into();
+            assert!(options::add(&given, &OWNED, &mut Vec::new()).is_err(), "{name}");
+        }
+        let given = [("innodb_buffer_pool_size".to_owned(), "1G".to_owned())].into();
+        assert!(options::add(&given, &OWNED, &mut Vec::new()).is_ok());
+    }
 }
