@@ -22,7 +22,7 @@ const SLICE_MIN: Duration = Duration::from_millis(1);
 /// Where a commit waits for a replica.
 const ACK_WAIT: &str = "Waiting for semi-sync ACK";
 /// The server's number for it.
-const NO_SUCH_CONNECTION: u16 = 1094;
+pub(super) const NO_SUCH_CONNECTION: u16 = 1094;
 
 impl MySqlEngine {
     pub(super) async fn fence(&self, within: Duration) -> Result<Position, Error> {

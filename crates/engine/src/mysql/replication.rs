@@ -52,6 +52,7 @@ impl MySqlEngine {
             datadir::set_commits_alone(&self.at, true)?;
         }
         let id = flavour::writer_id(self.spec.server_id, primacy);
+        self.flavour.give_up_half(self).await?;
         self.act("promoting", self.flavour.promote(sync, id)).await?;
         // The server gives a session the id that it has when the session begins.
         self.sessions.act.reset().await;
@@ -147,6 +148,7 @@ impl MySqlEngine {
         if r.is_some() {
             self.act("stopping the receiving thread", self.flavour.stop_receiving()).await?;
             self.drain_briefly().await?;
+            self.flavour.give_up_half(self).await?;
         }
         // Safe to turn waiting off: nothing is writable and no commit waits.
         let source = Source {

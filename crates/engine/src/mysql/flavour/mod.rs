@@ -189,6 +189,9 @@ pub(super) trait Flavour: Send + Sync {
     fn follow(&self, source: &Source<'_>) -> String;
     /// True if stopping the receiving thread alone would discard what is not applied yet.
     fn purges_when_receiving_again(&self) -> bool;
+    /// Before replication stops, with the receiving thread stopped: makes an applying thread give up half a transaction,
+    /// whose other half will not come.
+    async fn give_up_half(&self, engine: &MySqlEngine) -> Result<(), Error>;
     /// Applies what was received before a restart, with the receiving thread stopped and the applying one too.
     async fn apply_left(&self, engine: &MySqlEngine, r: Option<&Replication>) -> Result<(), Error>;
     /// Undoes what that changed, with replication stopped.

@@ -15,8 +15,9 @@ use super::{
     ACK_TIMEOUT_MS, ACK_TIMEOUT_SAFE_MS, BeforeFollowing, CopyFrom, Flavour, HEARTBEAT_S, HOST_CRASH, Look,
     Programs, Recovery, Replication, Save, Source, Unsafe, data_argument, follower_id, pairs, thread,
 };
-use crate::mysql::sql::{Table, quote};
-use crate::mysql::{Layout, MySqlEngine, Spec, datadir, io};
+use crate::mysql::fence::NO_SUCH_CONNECTION;
+use crate::mysql::sql::{Table, quote, server_error};
+use crate::mysql::{Layout, MySqlEngine, STATEMENT, STATEMENT_MS, Spec, datadir, io};
 use crate::{Error, Saved, ThreadState};
 use async_trait::async_trait;
 use holdfast_core::Position;
@@ -25,10 +26,14 @@ use holdfast_core::position::GtidSet;
 use holdfast_core::topology::Durability;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 pub(super) struct MySql;
 
 const SERVER: &str = "mysqld";
+/// A killed thread is gone within a few of these.
+const ENDING_POLL: Duration = Duration::from_millis(10);
 
 const OWNED: Owned = Owned {
     names: &[
@@ -381,6 +386,25 @@ impl Flavour for MySql {
 
     fn purges_when_receiving_again(&self) -> bool {
         false
+    }
+
+    /// Told to stop, the thread would wait a minute for that other half; killed, it rolls back.
+    async fn give_up_half(&self, engine: &MySqlEngine) -> Result<(), Error> {
+        let sql = "SELECT t.PROCESSLIST_ID AS id FROM performance_schema.replication_applier_status_by_coordinator c \
+                   JOIN performance_schema.threads t ON t.THREAD_ID=c.THREAD_ID \
+                   WHERE c.CHANNEL_NAME='' AND c.PROCESSING_TRANSACTION<>''";
+        let until = Instant::now() + STATEMENT;
+        while Instant::now() < until {
+            let tables = engine.act("looking for half a transaction", sql).await?;
+            let Some(id) = tables.first().and_then(|t| t.number::<u32>(0, "id")) else { return Ok(()) };
+            match engine.act("giving up half a transaction", self.kill(&[id])).await {
+                // It ended by itself.
+                Err(e) if server_error(&e).is_some_and(|(code, _)| code == NO_SUCH_CONNECTION) => {}
+                killed => _ = killed?,
+            }
+            sleep(ENDING_POLL).await;
+        }
+        Err(Error::Unresponsive { doing: "giving up half a transaction", after_ms: STATEMENT_MS })
     }
 
     /// The relay log is still there, and the server knows how far it applied it.

@@ -364,6 +364,10 @@ impl Flavour for MariaDb {
         true
     }
 
+    async fn give_up_half(&self, _engine: &MySqlEngine) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn apply_left(&self, engine: &MySqlEngine, r: Option<&Replication>) -> Result<(), Error> {
         residue::apply(engine, r).await
     }
