@@ -17,7 +17,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let zone = ZoneName::new("local")?;
     let writer = Endpoint { node: NodeName::new("fixed")?, zone: zone.clone(), addr };
     let snapshot = RouteSnapshot {
-        engine: holdfast_core::topology::Engine::MariaDb,
         group: GroupName::new("fixed")?,
         epoch: Epoch(1),
         gate: Gate::Open,
@@ -28,6 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let route = Route { snapshot, received: Instant::now() };
     let (_route, routes) = tokio::sync::watch::channel(Some(Arc::new(route)));
     let (service, handle) = Service::bind(Options {
+        engine: holdfast_core::topology::Engine::MariaDb,
         group: GroupName::new("fixed")?,
         zone,
         local,

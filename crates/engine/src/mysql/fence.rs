@@ -53,8 +53,10 @@ impl MySqlEngine {
         for table in &tables {
             for row in 0..table.rows.len() {
                 let Some(id) = table.number::<u32>(row, "id") else { continue };
+                // A replica that is just connecting would try again only in a second.
+                let replica = table.cell(row, "user") == Some(self.spec.replication.user.as_str());
                 let waits = table.cell(row, "state").is_some_and(|s| s.starts_with(ACK_WAIT));
-                if !waits && !own.contains(&id) {
+                if !waits && !replica && !own.contains(&id) {
                     cut.push(id);
                 }
             }

@@ -159,7 +159,7 @@ pub(super) trait Flavour: Send + Sync {
     /// What a session of the driver begins with. Nothing it does is part of the dataset's history unless it says so.
     fn session(&self) -> &'static str;
     fn kill(&self, connections: &[u32]) -> String;
-    /// Everybody who is neither the server's own, nor a replica, nor replicating: id, query, state; ends where a
+    /// Everybody who is neither the server's own, nor a replica, nor replicating: id, query, state, user; ends where a
     /// further condition may follow.
     fn clients(&self) -> &'static str;
     /// That condition: not idle.

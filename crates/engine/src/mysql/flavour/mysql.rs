@@ -230,7 +230,8 @@ impl Flavour for MySql {
     }
 
     fn clients(&self) -> &'static str {
-        "SELECT t.PROCESSLIST_ID AS id, e.EVENT_ID AS query, t.PROCESSLIST_STATE AS state \
+        "SELECT t.PROCESSLIST_ID AS id, e.EVENT_ID AS query, t.PROCESSLIST_STATE AS state, \
+         t.PROCESSLIST_USER AS user \
          FROM performance_schema.threads t LEFT JOIN performance_schema.events_statements_current e \
          ON e.THREAD_ID=t.THREAD_ID AND e.NESTING_EVENT_LEVEL=0 \
          WHERE t.NAME='thread/sql/one_connection' AND t.PROCESSLIST_ID IS NOT NULL \
@@ -344,7 +345,8 @@ impl Flavour for MySql {
         "START REPLICA IO_THREAD"
     }
     fn start_replication(&self) -> &'static str {
-        "START REPLICA"
+        // Following may have been given up half-way.
+        "SET GLOBAL rpl_semi_sync_source_enabled=0; START REPLICA"
     }
     fn acknowledge(&self, on: bool) -> &'static str {
         match on {
@@ -368,12 +370,15 @@ impl Flavour for MySql {
     }
 
     fn follow(&self, s: &Source<'_>) -> String {
+        // Turning waiting off takes the server up to a second. It must be off before anything is applied, which would
+        // wait too; meanwhile it can receive and acknowledge already.
         format!(
-            "STOP REPLICA; SET GLOBAL rpl_semi_sync_source_enabled=0; SET GLOBAL rpl_semi_sync_replica_enabled={}; \
+            "STOP REPLICA; SET GLOBAL rpl_semi_sync_replica_enabled={}; \
              CHANGE REPLICATION SOURCE TO SOURCE_HOST={}, SOURCE_PORT={}, SOURCE_USER={}, SOURCE_PASSWORD={}, \
              SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT={}, SOURCE_HEARTBEAT_PERIOD={HEARTBEAT_S}, \
              SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1; \
-             SET GLOBAL server_id={}; START REPLICA",
+             SET GLOBAL server_id={}; START REPLICA IO_THREAD; \
+             SET GLOBAL rpl_semi_sync_source_enabled=0; START REPLICA SQL_THREAD",
             u8::from(s.acknowledges),
             quote(&s.primary.ip().to_string()),
             s.primary.port(),

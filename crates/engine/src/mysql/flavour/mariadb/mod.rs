@@ -199,7 +199,7 @@ impl Flavour for MariaDb {
     }
 
     fn clients(&self) -> &'static str {
-        "SELECT ID AS id, QUERY_ID AS query, STATE AS state FROM information_schema.PROCESSLIST \
+        "SELECT ID AS id, QUERY_ID AS query, STATE AS state, USER AS user FROM information_schema.PROCESSLIST \
          WHERE COMMAND NOT IN ('Binlog Dump', 'Binlog Dump GTID', 'Daemon', 'Slave_IO', 'Slave_SQL', 'Slave_worker') \
          AND USER NOT IN ('system user', 'event_scheduler')"
     }
