@@ -106,7 +106,7 @@ async fn write(stream: &mut TcpStream, seq: u8, payload: &[u8]) -> io::Result<()
     stream.write_all(&out).await
 }
 
-async fn read(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
+pub(super) async fn read(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; HEADER_BYTES];
     stream.read_exact(&mut head).await?;
     let header = Header::read(&head).ok_or_else(|| io::Error::other("no packet"))?;

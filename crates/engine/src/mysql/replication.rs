@@ -6,7 +6,7 @@
 
 use super::flavour::{self, Replication, Source};
 use super::late_ack::LateAck;
-use super::{FOLLOW_DRAIN_MS, MySqlEngine, STATEMENT, datadir};
+use super::{FOLLOW_DRAIN_MS, MySqlEngine, STATEMENT, datadir, version};
 use crate::{Error, ThreadState};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -143,6 +143,12 @@ impl MySqlEngine {
             return Err(Error::Precondition(
                 "commits wait for an acknowledgement, and following would release them (S3): kill it".into(),
             ));
+        }
+        if let Some(theirs) = version::of(primary).await {
+            let mine = self.look().await?.version;
+            if let Some(why) = version::must_not_follow(&mine, &theirs) {
+                return Err(Error::Precondition(why));
+            }
         }
         self.flavour.done_with_left(self).await?;
         if r.is_some() {

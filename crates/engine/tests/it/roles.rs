@@ -212,6 +212,17 @@ fn stop_receiving(flavour: Engine) -> Duration {
     })
 }
 
+#[tokio::test]
+async fn flavours_never_mix() {
+    let (m, r) = (rig(Engine::MariaDb, Async), rig(Engine::MySql, Async));
+    let (one, two) = (m.primary(1).await, r.up(2).await);
+    let refused = two.follow(m.addr(1), false).await.unwrap_err();
+    assert!(refused.to_string().contains("never mix"), "{refused}");
+    let (ours, theirs) = (two.observe().await.unwrap(), one.observe().await.unwrap());
+    assert!(ours.upstream.is_none());
+    assert!(two.save_divergence(&theirs.applied).await.is_err());
+}
+
 fn connecting(o: &Observation) -> bool {
     matches!(o.upstream.as_ref().map(|u| &u.io), Some(ThreadState::Connecting { .. }))
 }
