@@ -4,7 +4,7 @@
 //! caller chose; threads that already do what is wanted are left alone.
 //! Does not know: whether the primary's history fits; the caller compares positions first (S10).
 
-use super::flavour::{self, Replication, Source};
+use super::flavour::{self, Look, Replication, Source};
 use super::late_ack::LateAck;
 use super::{FOLLOW_DRAIN_MS, MySqlEngine, STATEMENT, datadir, version};
 use crate::{Error, ThreadState};
@@ -20,6 +20,12 @@ impl MySqlEngine {
     async fn replication(&self) -> Result<Option<Replication>, Error> {
         let tables = self.act("looking at replication", self.flavour.replication()).await?;
         self.flavour.read_replication(&tables)
+    }
+
+    /// A look with a verb's patience.
+    async fn state_before(&self, doing: &'static str) -> Result<Look, Error> {
+        let tables = self.act(doing, self.flavour.look()).await?;
+        self.flavour.read_look(&tables, self.sync())
     }
 
     /// S7. Only the receiving thread is stopped: restarting both could purge what was received.
@@ -78,7 +84,7 @@ impl MySqlEngine {
     }
 
     pub(super) async fn acknowledge(&self, on: bool) -> Result<(), Error> {
-        if self.look().await?.acknowledges == on {
+        if self.state_before("looking at acknowledgements").await?.acknowledges == on {
             return Ok(());
         }
         let set = self.flavour.acknowledge(on);
@@ -145,7 +151,7 @@ impl MySqlEngine {
             ));
         }
         if let Some(theirs) = version::of(primary).await {
-            let mine = self.look().await?.version;
+            let mine = self.state_before("looking before following").await?.version;
             if let Some(why) = version::must_not_follow(&mine, &theirs) {
                 return Err(Error::Precondition(why));
             }
