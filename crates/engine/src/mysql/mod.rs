@@ -17,6 +17,7 @@ mod rewind;
 mod spawn;
 mod sql;
 mod start;
+mod wake;
 
 use crate::{CloneProgress, CloneSource, Engine, Error, Observation, ProcessState, Saved};
 use async_trait::async_trait;

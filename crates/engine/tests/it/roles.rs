@@ -4,8 +4,9 @@ use crate::rig::{BOUNDED, PATIENCE, ids, insert, level, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_engine::{Engine as _, Error, Observation, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
+use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 const FENCE: Duration = Duration::from_millis(holdfast_core::limits::FENCE_MS);
 
@@ -97,6 +98,23 @@ async fn closing_cuts_every_client_and_lasts() {
     // The last one may have been cut between its commit and its answer.
     assert!(there == done || there == done + 1, "{there} rows, {done} answered");
     assert_eq!(one.drain_clients(FENCE).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_replica_leaves_a_primary_that_does_not_answer_without_waiting_for_it() {
+    let r = rig(Sync);
+    let one = r.primary(1).await;
+    let two = r.replica(2, 1, true).await;
+    seen(&one, "an acker", |o| o.ackers.count == 1).await;
+    // By itself it would wait for two seconds: it never waits longer.
+    let mut root = r.root_conn(2).await;
+    root.query_drop("SET GLOBAL rpl_semi_sync_slave_kill_conn_timeout = 600").await.unwrap();
+    let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("it runs") };
+    let frozen = Pid::from_raw(pid as i32).unwrap();
+    kill_process(frozen, Signal::STOP).unwrap();
+    timeout(Duration::from_millis(1_700), two.stop_receiving()).await.expect("woken").unwrap();
+    assert_eq!(two.observe().await.unwrap().upstream.unwrap().io, ThreadState::Stopped);
+    kill_process(frozen, Signal::CONT).unwrap();
 }
 
 #[tokio::test]
