@@ -4,7 +4,7 @@ use crate::scene::{EPOCH, NOW, Scene, asynchronous, at, check, n, sync};
 use expect_test::expect;
 use holdfast_core::record::{Acker, Assurance, ClaimKind, Mode, Session, Stage};
 use holdfast_core::report::Process;
-use holdfast_core::{Epoch, Millis, Seen};
+use holdfast_core::{Epoch, Millis, Seen, limits};
 
 fn exited() -> Process {
     Process::Exited { how: "signal 9".into() }
@@ -209,6 +209,23 @@ fn a_silent_primary_that_a_replica_still_hears_is_not_dead() {
           n2 closes, stops receiving, applies what it has
           n3 closes, stops receiving, applies what it has
     "#]],
+    );
+}
+
+#[test]
+fn a_replica_whose_engine_does_not_answer_hears_nobody() {
+    let mut s = sync();
+    s.silent(1).stream_broken(2);
+    s.of(3).taken = Millis(s.of(3).seen.at.0 + limits::STREAM_SILENT_AFTER_MS);
+    check(
+        &s,
+        expect![[r#"
+            primary-lost: claim because n1 is silent and no reachable replica receives from it
+              epoch 5 claimed (Takeover { to: None }), ackers [n2 Member], Held
+              n1 closes, stops receiving, applies what it has
+              n2 closes, stops receiving, applies what it has
+              n3 closes, stops receiving, applies what it has
+        "#]],
     );
 }
 
