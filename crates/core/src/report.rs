@@ -1,7 +1,7 @@
 //! What an agent says about an instance. Facts only; what they mean is decided elsewhere.
 
 use crate::record::Session;
-use crate::{Epoch, GroupName, Millis, NodeName, Position};
+use crate::{Epoch, GroupName, Millis, NodeName, Position, limits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ pub enum Process {
 pub enum Stream {
     /// Not receiving, and not trying to.
     Off,
-    /// Receiving: something came within `limits::SILENT_AFTER_MS`.
+    /// Receiving: something came within `limits::STREAM_SILENT_AFTER_MS`.
     Up,
     /// Wants to receive but does not; the engine's own words.
     Broken { why: String },
@@ -198,6 +198,10 @@ impl InstanceReport {
     /// answer says nothing (S11).
     pub fn quit_acknowledging(&self, revision: u64) -> bool {
         self.running() && !self.seen.acknowledges && self.held >= revision
+    }
+    /// What it says of its engine is not old: one that does not answer neither receives nor has stopped (S11).
+    pub fn looked(&self) -> bool {
+        self.taken.since(self.seen.at) < limits::STREAM_SILENT_AFTER_MS
     }
     /// Replicating from `primary` without a fault.
     pub fn follows(&self, primary: &NodeName) -> bool {

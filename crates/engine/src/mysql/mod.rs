@@ -18,6 +18,7 @@ mod spawn;
 mod sql;
 mod start;
 mod version;
+mod wake;
 
 use crate::{CloneProgress, CloneSource, Engine, Error, Observation, ProcessState, Saved};
 use async_trait::async_trait;

@@ -32,7 +32,7 @@ impl MySqlEngine {
     pub(super) async fn receive_no_more(&self) -> Result<(), Error> {
         let r = self.replication().await?;
         if r.as_ref().is_some_and(|r| r.io.runs()) {
-            self.act("stopping the receiving thread", self.flavour.stop_receiving()).await?;
+            self.stop_receiving_thread("stopping the receiving thread", "").await?;
         }
         match r {
             Some(r) if r.sql.runs() => Ok(()),
@@ -99,8 +99,7 @@ impl MySqlEngine {
             ));
         }
         // A connection acknowledges, or not, for as long as it lasts.
-        let sql = format!("{set}; {}", self.flavour.stop_receiving());
-        self.act("changing acknowledgements", sql).await?;
+        self.stop_receiving_thread("changing acknowledgements", &format!("{set}; ")).await?;
         let stopped = self.replication().await?;
         self.act("receiving again", self.flavour.start_receiving()).await?;
         match stopped {
@@ -158,7 +157,7 @@ impl MySqlEngine {
         }
         self.flavour.done_with_left(self).await?;
         if r.is_some() {
-            self.act("stopping the receiving thread", self.flavour.stop_receiving()).await?;
+            self.stop_receiving_thread("stopping the receiving thread", "").await?;
             self.drain_briefly().await?;
             self.flavour.give_up_half(self).await?;
         }

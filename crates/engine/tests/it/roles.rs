@@ -5,8 +5,9 @@ use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_core::topology::Engine;
 use holdfast_engine::{Engine as _, Error, Observation, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
+use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 on_both! {
     what_was_received_is_applied_before_promotion,
@@ -110,6 +111,23 @@ async fn closing_cuts_every_client_and_lasts(flavour: Engine) {
     assert_eq!(one.drain_clients(FENCE).await.unwrap(), 0);
 }
 
+#[tokio::test]
+async fn a_replica_leaves_a_primary_that_does_not_answer_without_waiting_for_it() {
+    let r = rig(Engine::MariaDb, Sync);
+    let one = r.primary(1).await;
+    let two = r.replica(2, 1, true).await;
+    seen(&one, "an acker", |o| o.ackers.count == 1).await;
+    // By itself it would wait for two seconds: it never waits longer.
+    let mut root = r.root_conn(2).await;
+    root.query_drop("SET GLOBAL rpl_semi_sync_slave_kill_conn_timeout = 600").await.unwrap();
+    let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("it runs") };
+    let frozen = Pid::from_raw(pid as i32).unwrap();
+    kill_process(frozen, Signal::STOP).unwrap();
+    timeout(Duration::from_millis(1_700), two.stop_receiving()).await.expect("woken").unwrap();
+    assert_eq!(two.observe().await.unwrap().upstream.unwrap().io, ThreadState::Stopped);
+    kill_process(frozen, Signal::CONT).unwrap();
+}
+
 async fn a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhile(flavour: Engine) {
     let r = rig(flavour, Async);
     let one = r.primary(1).await;
@@ -198,19 +216,13 @@ async fn a_silent_upstream_shows_within_a_second_and_can_be_left_at_once(flavour
         two.stop_receiving().await.unwrap();
         let took = asked.elapsed();
         rustix::process::kill_process(raw, rustix::process::Signal::CONT).unwrap();
-        assert!(took < stop_receiving(flavour), "{took:?} {acknowledges} {reconnecting}");
+        assert!(took < STOP_RECEIVING, "{took:?} {acknowledges} {reconnecting}");
         two.promote(false, 0).await.unwrap();
     }
 }
 
-fn stop_receiving(flavour: Engine) -> Duration {
-    Duration::from_millis(match flavour {
-        // A semi-sync replica tries, for up to a second, to tell its primary that it leaves.
-        Engine::MariaDb => 1_500,
-        // The server wakes a thread that waits for its primary, and again after 2 s if it did not hear.
-        Engine::MySql => 2_500,
-    })
-}
+/// A semi-sync replica tries, for up to a second, to tell its primary that it leaves.
+const STOP_RECEIVING: Duration = Duration::from_millis(1_500);
 
 #[tokio::test]
 async fn flavours_never_mix() {

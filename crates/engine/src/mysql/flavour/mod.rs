@@ -11,8 +11,8 @@ use super::sql::Table;
 use super::{Layout, MySqlEngine, Spec};
 use crate::{Error, Saved, ThreadState};
 use async_trait::async_trait;
-use holdfast_core::Position;
 use holdfast_core::topology::Engine;
+use holdfast_core::{Position, limits};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,8 +23,8 @@ use std::process::Command;
 const ACK_TIMEOUT_MS: u64 = 4_294_967_295;
 /// Below this an acknowledgement timeout counts as a way out of durability.
 const ACK_TIMEOUT_SAFE_MS: u64 = 86_400_000;
-/// A silent upstream sends a heartbeat this often, in s. Small, so that its silence shows within a second.
-const HEARTBEAT_S: &str = "0.25";
+/// How often an upstream with nothing to send sends a heartbeat, as the servers want it: in s.
+const HEARTBEAT_S: f64 = limits::HEARTBEAT_MS as f64 / 1_000.0;
 
 /// The flavour of an engine.
 pub(super) fn of(engine: Engine) -> &'static dyn Flavour {
@@ -179,6 +179,8 @@ pub(super) trait Flavour: Send + Sync {
     fn make_read_only(&self) -> &'static str;
     fn make_writable(&self) -> &'static str;
     fn stop_receiving(&self) -> &'static str;
+    /// The kernel's number of the receiving thread: tid.
+    fn receiving_thread(&self) -> &'static str;
     fn start_receiving(&self) -> &'static str;
     fn start_replication(&self) -> &'static str;
     fn acknowledge(&self, on: bool) -> &'static str;

@@ -341,6 +341,9 @@ impl Flavour for MySql {
     fn stop_receiving(&self) -> &'static str {
         "STOP REPLICA IO_THREAD"
     }
+    fn receiving_thread(&self) -> &'static str {
+        "SELECT THREAD_OS_ID AS tid FROM performance_schema.threads WHERE NAME='thread/sql/replica_io'"
+    }
     fn start_receiving(&self) -> &'static str {
         "START REPLICA IO_THREAD"
     }
