@@ -113,7 +113,7 @@ impl Pin {
         let renewing = std::thread::Builder::new().name("pin".into()).spawn(renew).ok();
         let pin = Pin { storage, name, stop: Some(stop), renewing };
         let condemned = match pin.storage.read(CONDEMNED) {
-            Ok(text) => manifest::decode(CONDEMNED, &text)?,
+            Ok(text) => manifest::decode::<Condemned>(CONDEMNED, &text)?.of_the_living(),
             Err(storage::Error::Absent(_)) => Condemned::default(),
             Err(e) => return Err(e.into()),
         };

@@ -22,6 +22,14 @@ pub(crate) struct Condemned {
     pub(crate) packs: BTreeSet<PackId>,
 }
 
+impl Condemned {
+    /// Nothing, if its remover has certainly ended: nobody removes it any more.
+    pub(crate) fn of_the_living(self) -> Condemned {
+        let ended = self.owner.as_ref().is_some_and(Owner::has_ended);
+        if ended { Condemned::default() } else { self }
+    }
+}
+
 /// What a prune is to do.
 #[derive(Debug, Clone, Default)]
 pub struct Prune {

@@ -96,6 +96,13 @@ impl Repository {
         Ok(())
     }
 
+    /// The same repository, reached in another way.
+    pub fn on(&self, storage: Arc<dyn Storage>) -> Repository {
+        Repository { storage, key: self.key.clone() }
+    }
+    pub fn key(&self) -> &RepositoryKey {
+        &self.key
+    }
     /// For people.
     pub fn location(&self) -> String {
         self.storage.location()
