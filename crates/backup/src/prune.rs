@@ -77,6 +77,9 @@ impl Repository {
         let (mut pruned, certain) = self.judge(prune, Some(&condemned))?;
         self.remove(&certain)?;
         pruned.stale_pins = self.remove_stale_pins(now)?;
+        for prefix in [PINS, id::BACKUPS, PACKS, PROOFS] {
+            self.storage.sweep(prefix, now - ABANDONED_MS)?;
+        }
         self.storage.remove(CONDEMNED)?;
         Ok(pruned)
     }
@@ -181,7 +184,7 @@ impl Repository {
         }
         let writers: BTreeSet<&BackupId> = certain.packs.iter().map(|p| &p.backup).collect();
         for writer in writers {
-            self.storage.sweep(&format!("{PACKS}/{writer}"))?;
+            self.storage.sweep(&format!("{PACKS}/{writer}"), i64::MAX)?;
         }
         Ok(())
     }

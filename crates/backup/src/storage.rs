@@ -48,8 +48,8 @@ pub trait Storage: Send + Sync {
     fn stat(&self, name: &str) -> Result<Listed, Error>;
     /// No error if it does not exist.
     fn remove(&self, name: &str) -> Result<(), Error>;
-    /// Removes what interrupted writes left below a prefix under which nobody writes any more.
-    fn sweep(&self, prefix: &str) -> Result<(), Error>;
+    /// Removes what writes that were interrupted before a time (by the storage's own clock) left below a prefix.
+    fn sweep(&self, prefix: &str, before_unix_ms: i64) -> Result<(), Error>;
     /// For people.
     fn location(&self) -> String;
 }
@@ -80,6 +80,27 @@ impl Directory {
         let put = self.runtime.block_on(self.store.put_opts(&Name::from(name), payload, mode.into()));
         put.map(|_| ()).map_err(|e| failure(doing, name, e))
     }
+}
+
+/// The library writes under the final name followed by `#` and a number, and renames.
+fn sweep(dir: &Path, before_unix_ms: i64) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        if meta.is_dir() {
+            sweep(&entry.path(), before_unix_ms)?;
+        } else if entry.file_name().to_string_lossy().contains('#') && modified_ms(&meta) < before_unix_ms {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    // Stays if something is in it. Who writes a file into it at this moment makes it again.
+    let _ = std::fs::remove_dir(dir);
+    Ok(())
+}
+
+fn modified_ms(meta: &std::fs::Metadata) -> i64 {
+    use std::os::unix::fs::MetadataExt as _;
+    meta.mtime().saturating_mul(1_000).saturating_add(meta.mtime_nsec() / 1_000_000)
 }
 
 fn listed(meta: &object_store::ObjectMeta) -> Listed {
@@ -147,23 +168,12 @@ impl Storage for Directory {
             Err(e) => Err(failure("removing", name, e)),
         }
     }
-    fn sweep(&self, prefix: &str) -> Result<(), Error> {
-        let failed = |e: std::io::Error| Error::Failed { doing: "sweeping", name: prefix.into(), source: e.into() };
-        let dir = self.root.join(prefix);
-        let entries = match std::fs::read_dir(&dir) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(failed)?,
+    fn sweep(&self, prefix: &str, before_unix_ms: i64) -> Result<(), Error> {
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(Error::Failed { doing: "sweeping", name: prefix.into(), source: e.into() }),
         };
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            // The library writes under the final name followed by `#` and a number, and renames.
-            if entry.file_name().to_string_lossy().contains('#') {
-                std::fs::remove_file(entry.path()).map_err(failed)?;
-            }
-        }
-        // Stays if something is in it.
-        let _ = std::fs::remove_dir(&dir);
-        Ok(())
+        sweep(&self.root.join(prefix), before_unix_ms).or_else(failed)
     }
     fn location(&self) -> String {
         self.root.display().to_string()

@@ -101,7 +101,7 @@ impl Storage for Memory {
         self.objects.lock().unwrap().remove(name);
         Ok(())
     }
-    fn sweep(&self, prefix: &str) -> Result<(), Error> {
+    fn sweep(&self, prefix: &str, _before_unix_ms: i64) -> Result<(), Error> {
         self.call("sweeping", prefix)
     }
     fn location(&self) -> String {
