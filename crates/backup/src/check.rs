@@ -78,7 +78,12 @@ impl Repository {
         Ok(checked)
     }
 
-    fn check_packs(&self, threads: usize, progress: &Progress, checked: &mut Checked) -> Result<Packs, Error> {
+    fn check_packs(
+        &self,
+        threads: usize,
+        progress: &Progress,
+        checked: &mut Checked,
+    ) -> Result<Packs, Error> {
         let objects = self.storage.list(PACKS)?;
         checked.packs = objects.len();
         checked.bytes = objects.iter().map(|o| o.bytes).sum();
@@ -125,7 +130,8 @@ impl Repository {
         let begin = begin.ok_or_else(|| bad(end, "the size of its index is impossible"))?;
         let mut content = Vec::new();
         seal.open(begin as u64, &mut bytes[begin..end], FRAME_BYTES_MAX, &mut content)?;
-        let entries = map::decode_index(&content).ok_or_else(|| bad(begin, "its index contradicts itself"))?;
+        let entries =
+            map::decode_index(&content).ok_or_else(|| bad(begin, "its index contradicts itself"))?;
         let (mut at, mut damaged) = (HEADER_BYTES, Vec::new());
         for entry in &entries {
             let after = at + entry.sealed as usize;
@@ -157,7 +163,9 @@ impl Repository {
             // Damaged, which was said of the pack, or missing.
             None => self.storage.read_range(&pack.object(), 0, 1).map(|_| ()).map_err(Error::from),
             Some(places) if places.contains(&(offset, sealed)) => Ok(()),
-            Some(_) => Err(Error::damaged(&pack.object(), u64::from(offset), "a frame that is needed is missing")),
+            Some(_) => {
+                Err(Error::damaged(&pack.object(), u64::from(offset), "a frame that is needed is missing"))
+            }
         };
         for entry in &entries {
             let What::File { segments, .. } = &entry.what else { continue };

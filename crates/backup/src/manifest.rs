@@ -97,7 +97,8 @@ pub(crate) fn encode(value: &impl Serialize) -> Vec<u8> {
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(name: &str, json: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(json).map_err(|e| Error::damaged(name, 0, &format!("it says what it cannot mean: {e}")))
+    serde_json::from_slice(json)
+        .map_err(|e| Error::damaged(name, 0, &format!("it says what it cannot mean: {e}")))
 }
 
 /// The list of files of one manifest, consistent with itself and its summary.

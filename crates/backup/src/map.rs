@@ -46,7 +46,8 @@ impl Segment {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(12 + self.packs.len() * 31 + self.frames.len() * 16 + self.blocks.len() * 28);
+        let mut out =
+            Vec::with_capacity(12 + self.packs.len() * 31 + self.frames.len() * 16 + self.blocks.len() * 28);
         let count = |n: usize| u32::try_from(n).expect("a segment is small").to_le_bytes();
         out.extend_from_slice(&count(self.packs.len()));
         for pack in &self.packs {
@@ -55,7 +56,9 @@ impl Segment {
         }
         out.extend_from_slice(&count(self.frames.len()));
         for f in &self.frames {
-            [f.pack, f.offset, f.sealed, f.content].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+            [f.pack, f.offset, f.sealed, f.content]
+                .iter()
+                .for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
         }
         out.extend_from_slice(&count(self.blocks.len()));
         // By columns: the hashes cannot be compressed, everything else almost to nothing.
@@ -75,8 +78,12 @@ impl Segment {
         let packs = (0..r.count(ID_BYTES + 4)?).map(|_| r.pack()).collect::<Option<Vec<_>>>()?;
         let frames = (0..r.count(16)?)
             .map(|_| {
-                let frame =
-                    Frame { pack: r.number()?, offset: r.number()?, sealed: r.number()?, content: r.number()? };
+                let frame = Frame {
+                    pack: r.number()?,
+                    offset: r.number()?,
+                    sealed: r.number()?,
+                    content: r.number()?,
+                };
                 let fits = (frame.pack as usize) < packs.len() && frame.content as usize <= FRAME_BYTES_MAX;
                 fits.then_some(frame)
             })
@@ -174,7 +181,11 @@ mod tests {
             frames: (0..3).map(|n| Frame { pack: 0, offset: 80 + n, sealed: 9, content: 1 << 20 }).collect(),
             blocks: blocks
                 .into_iter()
-                .map(|(hash, zero, frame, length)| Block { hash, at: (!zero).then_some((frame, length)), length })
+                .map(|(hash, zero, frame, length)| Block {
+                    hash,
+                    at: (!zero).then_some((frame, length)),
+                    length,
+                })
                 .collect(),
         })
     }

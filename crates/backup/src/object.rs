@@ -128,7 +128,8 @@ impl Seal {
         let size = size.ok_or_else(|| bad("a frame does not state a size that is allowed"))?;
         into.clear();
         into.reserve(size);
-        let got = zstd::bulk::Decompressor::new().and_then(|mut zstd| zstd.decompress_to_buffer(packed, into));
+        let got =
+            zstd::bulk::Decompressor::new().and_then(|mut zstd| zstd.decompress_to_buffer(packed, into));
         match got {
             Ok(n) if n == size => Ok(()),
             _ => Err(bad("a frame does not unpack")),

@@ -249,7 +249,8 @@ impl Packer {
             Ok(())
         };
         let uploader = std::thread::Builder::new().name("upload".into()).spawn(put);
-        let uploader = uploader.map_err(Error::io("starting a thread of", std::path::Path::new("the backup")))?;
+        let uploader =
+            uploader.map_err(Error::io("starting a thread of", std::path::Path::new("the backup")))?;
         Ok(Packer {
             options,
             open: None,
@@ -261,7 +262,11 @@ impl Packer {
         })
     }
 
-    fn run(mut self, from: &Receiver<(u64, Packed)>, credits: &SyncSender<Vec<u8>>) -> Result<Outcome, Error> {
+    fn run(
+        mut self,
+        from: &Receiver<(u64, Packed)>,
+        credits: &SyncSender<Vec<u8>>,
+    ) -> Result<Outcome, Error> {
         let (mut early, mut next) = (BTreeMap::new(), 0);
         for (number, packed) in from {
             self.options.progress.check()?;
@@ -352,7 +357,8 @@ impl Packer {
 
     fn place_run(&mut self, run: Run) -> Result<(), Error> {
         let mut table = Table::default();
-        let blocks: Vec<Block> = run.blocks.iter().map(|b| table.block(b, &self.placed, &mut self.outcome)).collect();
+        let blocks: Vec<Block> =
+            run.blocks.iter().map(|b| table.block(b, &self.placed, &mut self.outcome)).collect();
         for block in &run.blocks {
             if let At::New { frame, .. } = block.at {
                 self.placed.remove(&frame);
@@ -426,7 +432,8 @@ impl Table {
     }
 }
 
-const _: () = assert!(PACK_BYTES + 2 * FRAME_BYTES_MAX + TAG_BYTES < u32::MAX as usize, "offsets in a pack are u32");
+const _: () =
+    assert!(PACK_BYTES + 2 * FRAME_BYTES_MAX + TAG_BYTES < u32::MAX as usize, "offsets in a pack are u32");
 const _: () = assert!(
     crate::map::SEGMENT_BLOCKS_MAX * (28 + 31 + 16) + 12 <= FRAME_BYTES_MAX,
     "a map is a frame, even if every block lies in a pack of its own"

@@ -4,7 +4,7 @@
 //! time and whoever dies when (docs/repository-format.md, "Who may remove what"). Does not know: why something is kept.
 
 use crate::Error;
-use crate::id::{self, BackupId, CONDEMNED, PACKS, PINS, PackId, PROOFS};
+use crate::id::{self, BackupId, CONDEMNED, PACKS, PINS, PROOFS, PackId};
 use crate::manifest::{self, Summary};
 use crate::pin::{ABANDONED_MS, Owner, PinText};
 use crate::repository::Repository;
@@ -115,7 +115,8 @@ impl Repository {
         }
         let mut kept: BTreeMap<BackupId, BTreeSet<Reason>> = BTreeMap::new();
         for (service, policy) in &prune.retention {
-            let of: Vec<Summary> = listing.backups.iter().filter(|b| b.service == *service).cloned().collect();
+            let of: Vec<Summary> =
+                listing.backups.iter().filter(|b| b.service == *service).cloned().collect();
             kept.extend(retention::keep(&of, policy, prune.now_unix_ms));
         }
         let mut pruned = Pruned { stale_pins: pinned.stale.len(), ..Pruned::default() };

@@ -129,9 +129,7 @@ impl Repository {
                 Err(e) => listing.unreadable.push((object.name, e)),
             }
         }
-        listing.backups.sort_by(|a, b| {
-            (&a.service, a.sequence, &a.id).cmp(&(&b.service, b.sequence, &b.id))
-        });
+        listing.backups.sort_by(|a, b| (&a.service, a.sequence, &a.id).cmp(&(&b.service, b.sequence, &b.id)));
         Ok(listing)
     }
 
@@ -257,7 +255,12 @@ impl Frames {
         Ok(bytes)
     }
 
-    pub(crate) fn segment(&self, pack: &PackId, offset: u32, sealed: u32) -> Result<crate::map::Segment, Error> {
+    pub(crate) fn segment(
+        &self,
+        pack: &PackId,
+        offset: u32,
+        sealed: u32,
+    ) -> Result<crate::map::Segment, Error> {
         let mut bytes = self.sealed(pack, offset, u64::from(sealed))?;
         let mut content = Vec::new();
         self.seal(pack)?.open(u64::from(offset), &mut bytes, object::FRAME_BYTES_MAX, &mut content)?;

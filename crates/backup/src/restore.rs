@@ -37,7 +37,13 @@ pub struct Reading {
 
 impl Repository {
     /// Holds a backup for reading. `purpose` is shown to whoever wants to remove it.
-    pub fn read(&self, service: &str, id: &BackupId, purpose: &str, now_unix_ms: u64) -> Result<Reading, Error> {
+    pub fn read(
+        &self,
+        service: &str,
+        id: &BackupId,
+        purpose: &str,
+        now_unix_ms: u64,
+    ) -> Result<Reading, Error> {
         let session = BackupId::new(now_unix_ms);
         let (pin, condemned) = Pin::set(self, &session, purpose, vec![id.clone(), session.clone()])?;
         let (summary, entries) = self.manifest(service, id)?;
@@ -94,7 +100,8 @@ impl Staged {
     pub fn finish(mut self) -> Result<(), Error> {
         let sync = |p: &Path| -> std::io::Result<()> { Ok(rustix::fs::syncfs(File::open(p)?)?) };
         sync(&self.staging).map_err(Error::io("syncing", &self.staging))?;
-        fs::rename(&self.staging, &self.destination).map_err(Error::io("putting in place", &self.destination))?;
+        fs::rename(&self.staging, &self.destination)
+            .map_err(Error::io("putting in place", &self.destination))?;
         self.done = true;
         let parent = self.destination.parent().unwrap_or(Path::new("/"));
         File::open(parent).and_then(|d| d.sync_all()).map_err(Error::io("syncing", parent))
@@ -239,7 +246,11 @@ impl<'a> Hand<'a> {
         let SegmentAt(_, offset, sealed, span) = task.at;
         let segment = self.frames.segment(pack, offset, sealed)?;
         if segment.span() != span {
-            return Err(Error::damaged(&pack.object(), u64::from(offset), "a map covers another part of its file"));
+            return Err(Error::damaged(
+                &pack.object(),
+                u64::from(offset),
+                "a map covers another part of its file",
+            ));
         }
         let hash_key = self.hash_key;
         let (mut at, mut blocks) = (task.offset, segment.blocks.as_slice());

@@ -31,7 +31,11 @@ pub enum Reason {
 }
 
 /// What is kept of one service's backups, given in any order. Backups from the future count as of now.
-pub fn keep(backups: &[Summary], policy: &Retention, now_unix_ms: u64) -> BTreeMap<BackupId, BTreeSet<Reason>> {
+pub fn keep(
+    backups: &[Summary],
+    policy: &Retention,
+    now_unix_ms: u64,
+) -> BTreeMap<BackupId, BTreeSet<Reason>> {
     let mut sorted: Vec<&Summary> = backups.iter().collect();
     sorted.sort_by(|a, b| (b.sequence, &b.id).cmp(&(a.sequence, &a.id)));
     let mut kept: BTreeMap<BackupId, BTreeSet<Reason>> = BTreeMap::new();
@@ -41,7 +45,8 @@ pub fn keep(backups: &[Summary], policy: &Retention, now_unix_ms: u64) -> BTreeM
     let window = u64::from(policy.within_days) * DAY_MS;
     let young = |b: &&&Summary| now_unix_ms.saturating_sub(b.finished_unix_ms) < window;
     sorted.iter().filter(young).for_each(|b| reason(b, Reason::Within));
-    let periods: [(u32, fn(u64) -> u64, Reason); 3] = [
+    type Period = fn(u64) -> u64;
+    let periods: [(u32, Period, Reason); 3] = [
         (policy.daily, |day| day, Reason::Daily),
         // Weeks begin on Monday; day 0 was a Thursday.
         (policy.weekly, |day| (day + 3) / 7, Reason::Weekly),
@@ -105,7 +110,11 @@ mod tests {
     fn kept(policy: Retention, days_ago: &[u64]) -> Vec<u64> {
         let backups: Vec<Summary> = (1..).zip(days_ago).map(|(n, d)| backup(n, *d)).collect();
         let keep = keep(&backups, &policy, NOW);
-        backups.iter().filter(|b| keep.contains_key(&b.id)).map(|b| NOW / DAY_MS - b.finished_unix_ms / DAY_MS).collect()
+        backups
+            .iter()
+            .filter(|b| keep.contains_key(&b.id))
+            .map(|b| NOW / DAY_MS - b.finished_unix_ms / DAY_MS)
+            .collect()
     }
 
     #[test]
@@ -119,7 +128,11 @@ mod tests {
         // 2026-11-23 was a Monday, day 20780; the Sundays before it are 1, 8, 15 days ago.
         assert_eq!(kept(Retention { weekly: 3, ..none }, &days), [8, 1, 0]);
         assert_eq!(kept(Retention { monthly: 3, ..none }, &days), [54, 23, 0]);
-        assert_eq!(kept(Retention { daily: 3, ..none }, &[90, 40, 0]), [90, 40, 0], "days without one do not count");
+        assert_eq!(
+            kept(Retention { daily: 3, ..none }, &[90, 40, 0]),
+            [90, 40, 0],
+            "days without one do not count"
+        );
     }
 
     #[test]

@@ -137,7 +137,8 @@ impl Storage for Directory {
             std::io::ErrorKind::NotFound => Error::Absent(name.to_owned()),
             _ => Error::Failed { doing: "reading", name: name.to_owned(), source: e.into() },
         };
-        let path = self.store.path_to_filesystem(&Name::from(name)).map_err(|e| failure("reading", name, e))?;
+        let path =
+            self.store.path_to_filesystem(&Name::from(name)).map_err(|e| failure("reading", name, e))?;
         let file = std::fs::File::open(path).map_err(fail)?;
         let size = file.metadata().map_err(fail)?.len();
         let length = length.min(size.saturating_sub(offset));

@@ -167,17 +167,14 @@ impl Writer {
     pub fn open(&mut self, path: &str, mode: Option<u32>, cut: Cut) -> Result<FileId, Error> {
         self.enter(path)?;
         if self.open.len() >= OPEN_FILES_MAX {
-            return Err(Error::TooMuch { what: "the number of files open at once", max: OPEN_FILES_MAX as u64 });
+            return Err(Error::TooMuch {
+                what: "the number of files open at once",
+                max: OPEN_FILES_MAX as u64,
+            });
         }
         let known = self.parent.as_mut().map_or(Known::Nothing, |p| p.file(path, cut));
-        let filing = Filing {
-            known,
-            size: 0,
-            blocks_before: 0,
-            frame: Vec::new(),
-            in_frame: 0,
-            blocks: Vec::new(),
-        };
+        let filing =
+            Filing { known, size: 0, blocks_before: 0, frame: Vec::new(), in_frame: 0, blocks: Vec::new() };
         let file = FileId(self.next_file);
         self.next_file += 1;
         self.open.insert(file, OpenFile { path: path.into(), mode, cut, cutter: Cutter::new(cut), filing });
@@ -190,7 +187,8 @@ impl Writer {
         self.begin.progress.add_raw(bytes.len() as u64);
         let Writer { open, pipeline, parent, hash_key, begin, .. } = self;
         let open = open.get_mut(&file).ok_or_else(|| not_open(file))?;
-        let mut place = Place { file, pipeline, parent: parent.as_ref(), hash_key, progress: &begin.progress };
+        let mut place =
+            Place { file, pipeline, parent: parent.as_ref(), hash_key, progress: &begin.progress };
         open.cutter.push(bytes, |block| place.block(&mut open.filing, block))
     }
 
@@ -242,15 +240,28 @@ impl Writer {
 
     /// Makes it a backup. Call it only when whoever produced the files has said that they are complete.
     pub fn commit(self, completion: Completion) -> Result<Summary, Error> {
-        let Writer { repository, begin, id, sequence, data_key, pipeline, pin, parent, open, closed, others, .. } =
-            self;
+        let Writer {
+            repository,
+            begin,
+            id,
+            sequence,
+            data_key,
+            pipeline,
+            pin,
+            parent,
+            open,
+            closed,
+            others,
+            ..
+        } = self;
         if let Some(file) = open.values().next() {
             return Err(Error::BadInput(format!("{:?} was not closed", file.path)));
         }
         let mut outcome = pipeline.finish()?;
         begin.progress.check()?;
         let packs = packs(&id, &outcome.packs, parent.as_ref());
-        let new_bytes = outcome.packs.iter().filter(|(at, _)| matches!(at, PackAt::New(_))).map(|(_, u)| u.bytes);
+        let new_bytes =
+            outcome.packs.iter().filter(|(at, _)| matches!(at, PackAt::New(_))).map(|(_, u)| u.bytes);
         let new_bytes = new_bytes.sum();
         let files = closed.len() as u64;
         let entries = entries(closed, others, &mut outcome);
@@ -287,7 +298,12 @@ fn packs(id: &BackupId, usage: &BTreeMap<PackAt, pipeline::Usage>, parent: Optio
     let pack = |(at, usage): (&PackAt, &pipeline::Usage)| match (at, parent) {
         (PackAt::Old(n), Some(parent)) => {
             let n = *n as usize;
-            Pack { id: parent.packs[n].clone(), bytes: parent.bytes[n], raw: parent.raws[n], used: usage.used }
+            Pack {
+                id: parent.packs[n].clone(),
+                bytes: parent.bytes[n],
+                raw: parent.raws[n],
+                used: usage.used,
+            }
         }
         (PackAt::Old(number) | PackAt::New(number), _) => {
             let id = id::PackId { backup: id.clone(), number: *number };

@@ -176,9 +176,8 @@ impl XbStream {
             self.open.remove(path);
             return Ok(true);
         }
-        let number = |at: usize| {
-            numbers.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
-        };
+        let number =
+            |at: usize| numbers.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
         let (left, offset) = (number(0), number(8));
         let checksum = numbers.get(16..).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
         let open = self.open.len();
@@ -243,7 +242,9 @@ mod tests {
                     Event::Data { path, bytes } => {
                         open.entry(path.to_owned()).or_insert_with(Vec::new).extend_from_slice(bytes);
                     }
-                    Event::End { path } => ended.push((path.to_owned(), open.remove(path).unwrap_or_default())),
+                    Event::End { path } => {
+                        ended.push((path.to_owned(), open.remove(path).unwrap_or_default()))
+                    }
                 }
             }
             assert!(input.is_empty());
@@ -254,8 +255,7 @@ mod tests {
     #[test]
     fn files_come_out_whole_however_the_bytes_come() {
         let whole = read(&sample(), usize::MAX).unwrap();
-        let expected =
-            [("a/b.ibd", b"onetwo".to_vec()), ("c", vec![7; 300]), ("d", vec![]), ("e", vec![])];
+        let expected = [("a/b.ibd", b"onetwo".to_vec()), ("c", vec![7; 300]), ("d", vec![]), ("e", vec![])];
         assert_eq!(whole, expected.map(|(p, b)| (p.to_owned(), b)));
         for step in 1..50 {
             assert_eq!(read(&sample(), step).unwrap(), whole, "{step}");

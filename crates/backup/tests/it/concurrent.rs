@@ -52,7 +52,8 @@ impl Turns {
     /// Lets one actor after the other go on, until all have ended.
     fn run(&self, mut random: impl FnMut() -> u64) {
         loop {
-            let ready = |s: &mut State| (0..ACTORS).any(|a| !s.ended[a] && s.waiting[a] == 0) || s.turn.is_some();
+            let ready =
+                |s: &mut State| (0..ACTORS).any(|a| !s.ended[a] && s.waiting[a] == 0) || s.turn.is_some();
             let state = self.state.lock().unwrap();
             let (mut state, late) = self.changed.wait_timeout_while(state, COMPUTES, ready).unwrap();
             assert!(!late.timed_out(), "an actor hangs");
@@ -159,7 +160,7 @@ fn run(seed: u64, blind_to: Option<&'static str>) -> Result<(), String> {
             }));
         }
         turns.run(&mut random);
-        actors.into_iter().map(|a| a.join().unwrap()).collect::<Result<(), String>>()
+        actors.into_iter().try_for_each(|a| a.join().unwrap())
     });
     broken?;
     let listing = repository.list(None).unwrap();

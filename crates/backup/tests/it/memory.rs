@@ -24,10 +24,18 @@ pub struct Memory {
 
 impl Memory {
     pub fn new() -> Memory {
-        Memory { objects: Objects::default(), before: Arc::new(|_, _| Ok(())), now: Arc::default(), blind_to: None }
+        Memory {
+            objects: Objects::default(),
+            before: Arc::new(|_, _| Ok(())),
+            now: Arc::default(),
+            blind_to: None,
+        }
     }
     /// The same objects, through other eyes.
-    pub fn seen(&self, before: impl Fn(&'static str, &str) -> Result<(), String> + Send + Sync + 'static) -> Memory {
+    pub fn seen(
+        &self,
+        before: impl Fn(&'static str, &str) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Memory {
         Memory { before: Arc::new(before), ..self.clone() }
     }
     pub fn names(&self) -> Vec<String> {

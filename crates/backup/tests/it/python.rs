@@ -22,7 +22,8 @@ fn another_program_restores_what_the_specification_says() {
     files.get_mut("shop/orders.ibd").unwrap()[70 * PAGE..71 * PAGE].copy_from_slice(&noise(PAGE, 9));
     let increment = store(&scene.repository, begin("shop"), &files).unwrap();
     let into = scene.dir.path().join("by-python");
-    let said = reader(&scene, &scene.key, &["restore", "shop", increment.id.as_str(), into.to_str().unwrap()]);
+    let said =
+        reader(&scene, &scene.key, &["restore", "shop", increment.id.as_str(), into.to_str().unwrap()]);
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     assert_eq!(tree(&into), files);
     let said = reader(&scene, &scene.key, &["list"]);

@@ -47,7 +47,8 @@ fn only_what_changed_is_stored_again() {
     assert_eq!(restored(&scene.repository, &increment).unwrap(), files);
 
     // Asked for a full one, it relies on nothing.
-    let again = store(&scene.repository, holdfast_backup::Begin { full: true, ..begin("shop") }, &files).unwrap();
+    let again =
+        store(&scene.repository, holdfast_backup::Begin { full: true, ..begin("shop") }, &files).unwrap();
     assert!(again.new_bytes > full.new_bytes, "{again:?}");
     // Another service shares nothing.
     let other = store(&scene.repository, begin("blog"), &database(1)).unwrap();

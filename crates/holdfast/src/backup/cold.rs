@@ -55,7 +55,11 @@ async fn run(which: &str, command: &str) -> Result<(), Error> {
         .status()
         .await
         .map_err(io("running", Path::new("/bin/sh")))?;
-    if status.success() { Ok(()) } else { Err(Error::Refused(format!("the {which} command failed: {status}"))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::Refused(format!("the {which} command failed: {status}")))
+    }
 }
 
 async fn copy(repository: &Repository, cold: &Cold, progress: Arc<Progress>) -> Result<Summary, Error> {
@@ -94,7 +98,8 @@ fn tree(writer: &mut Writer, root: &Path) -> Result<u64, Error> {
     let (mut skipped, mut buffer) = (0, vec![0; READ_BYTES]);
     while let Some(dir) = todo.pop() {
         let entries = std::fs::read_dir(&dir).and_then(|d| d.collect::<Result<Vec<_>, _>>());
-        let mut paths: Vec<PathBuf> = entries.map_err(io("listing", &dir))?.iter().map(|e| e.path()).collect();
+        let mut paths: Vec<PathBuf> =
+            entries.map_err(io("listing", &dir))?.iter().map(|e| e.path()).collect();
         paths.sort();
         for path in paths {
             let name = path.strip_prefix(root).ok().and_then(Path::to_str);
@@ -112,7 +117,9 @@ fn tree(writer: &mut Writer, root: &Path) -> Result<u64, Error> {
             } else if kind.is_file() {
                 file(writer, &path, name, &meta, &mut buffer)?;
             } else {
-                debug_assert!(kind.is_socket() || kind.is_fifo() || kind.is_block_device() || kind.is_char_device());
+                debug_assert!(
+                    kind.is_socket() || kind.is_fifo() || kind.is_block_device() || kind.is_char_device()
+                );
                 skipped += 1;
             }
         }
@@ -120,7 +127,13 @@ fn tree(writer: &mut Writer, root: &Path) -> Result<u64, Error> {
     Ok(skipped)
 }
 
-fn file(writer: &mut Writer, path: &Path, name: &str, meta: &Metadata, buffer: &mut [u8]) -> Result<(), Error> {
+fn file(
+    writer: &mut Writer,
+    path: &Path,
+    name: &str,
+    meta: &Metadata,
+    buffer: &mut [u8],
+) -> Result<(), Error> {
     let mut from = File::open(path).map_err(io("opening", path))?;
     let id = writer.open(name, Some(meta.permissions().mode() & 0o7777), cut(name))?;
     loop {

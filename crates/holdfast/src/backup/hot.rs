@@ -57,7 +57,8 @@ pub async fn backup(repository: &Repository, hot: Hot, progress: Arc<Progress>) 
         if writer.parent().is_none() {
             check_room(&at, data_bytes)?;
         }
-        let scratch = tempfile::tempdir().map_err(super::io("creating", Path::new("a temporary directory")))?;
+        let scratch =
+            tempfile::tempdir().map_err(super::io("creating", Path::new("a temporary directory")))?;
         copy(writer, from.stream(&scratch.path().join("stream"))?)
     })
     .await?;
@@ -86,7 +87,8 @@ fn copy(mut writer: Writer, mut stream: HotBackup) -> Result<(Writer, Option<Str
     let mut parser = XbStream::default();
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        let n = stream.read(&mut buffer).map_err(super::io("reading the stream of", Path::new("the server")))?;
+        let n =
+            stream.read(&mut buffer).map_err(super::io("reading the stream of", Path::new("the server")))?;
         if n == 0 {
             break;
         }

@@ -51,10 +51,18 @@ pub async fn verify(repository: &Repository, what: Verify, progress: Arc<Progres
         complaints.extend(differs.map(|d| format!("it was another in an earlier proof: {d}")));
     }
     let good = complaints.is_empty();
-    found.extend(complaints.into_iter().take(COMPLAINTS_MAX).enumerate().map(|(n, c)| (format!("wrong {n:02}"), c)));
+    found.extend(
+        complaints.into_iter().take(COMPLAINTS_MAX).enumerate().map(|(n, c)| (format!("wrong {n:02}"), c)),
+    );
     let now = unix_ms();
-    let proof =
-        Proof { service: what.service, id: what.id, at_unix_ms: now, took_ms: now.saturating_sub(began), good, found };
+    let proof = Proof {
+        service: what.service,
+        id: what.id,
+        at_unix_ms: now,
+        took_ms: now.saturating_sub(began),
+        good,
+        found,
+    };
     let (to, record) = (repository.clone(), proof.clone());
     blocking(move || {
         drop((restored, dir));
@@ -68,16 +76,14 @@ pub async fn verify(repository: &Repository, what: Verify, progress: Arc<Progres
 fn broken(e: &Error) -> Result<String, Error> {
     use holdfast_backup::Error as Repo;
     match e {
-        Error::Repository(Repo::Damaged { .. } | Repo::Storage(holdfast_backup::storage::Error::Absent(_))) => {
-            Ok(crate::agent::chain(e))
-        }
+        Error::Repository(
+            Repo::Damaged { .. } | Repo::Storage(holdfast_backup::storage::Error::Absent(_)),
+        ) => Ok(crate::agent::chain(e)),
         Error::Engine(holdfast_engine::Error::Program { .. }) => Ok(crate::agent::chain(e)),
-        Error::Repository(Repo::NoRoom { path, needed_bytes, free_bytes }) => Err(Repo::NoRoom {
-            path: path.clone(),
-            needed_bytes: *needed_bytes,
-            free_bytes: *free_bytes,
+        Error::Repository(Repo::NoRoom { path, needed_bytes, free_bytes }) => {
+            Err(Repo::NoRoom { path: path.clone(), needed_bytes: *needed_bytes, free_bytes: *free_bytes }
+                .into())
         }
-        .into()),
         e => Err(Error::Refused(format!("nothing was proven: {}", crate::agent::chain(e)))),
     }
 }

@@ -67,7 +67,8 @@ impl Given {
         let key = key.or_else(|| listed.filter(|_| same).map(|p| p.key));
         let help = "pass --key-file with a key that `holdfast repo key` made, or --unencrypted if whoever can read the \
                     repository may read the data";
-        let key = key.ok_or_else(|| Failure::refused(miette!(help = help, "no key is given for the repository")))?;
+        let key =
+            key.ok_or_else(|| Failure::refused(miette!(help = help, "no key is given for the repository")))?;
         Ok(Given { config, place: Place { path, key } })
     }
 
@@ -91,7 +92,11 @@ impl Given {
     }
 }
 
-pub async fn backup(config: Option<&Path>, token: Option<&Path>, command: BackupCommand) -> Result<Exit, Failure> {
+pub async fn backup(
+    config: Option<&Path>,
+    token: Option<&Path>,
+    command: BackupCommand,
+) -> Result<Exit, Failure> {
     match command {
         BackupCommand::Now { service, socket, from, full, count, repository } => {
             let given = Given::find(config, &repository)?;
@@ -110,7 +115,8 @@ pub async fn backup(config: Option<&Path>, token: Option<&Path>, command: Backup
             let repository_path = given.place.path.clone();
             let cold = cold::Cold { dir, service, origin, stop, start, full, even_if_open, repository_path };
             let (repository, progress, clock) = (given.open().await?, Arc::default(), Clock::start());
-            let made = show::watched(Arc::clone(&progress), cold::backup(&repository, cold, progress)).await?;
+            let made =
+                show::watched(Arc::clone(&progress), cold::backup(&repository, cold, progress)).await?;
             show::made(&made, clock.now().0);
             Ok(Exit::Ok)
         }
@@ -156,7 +162,8 @@ async fn member(
     let topology = given.config.as_ref().map(|c| &c.topology);
     let named = topology.and_then(|t| t.services.iter().find(|s| s.name.as_str() == service));
     let help = "name a service of the topology file, or pass --socket";
-    let spec = named.ok_or_else(|| Failure::refused(miette!(help = help, "there is no service {service:?}")))?;
+    let spec =
+        named.ok_or_else(|| Failure::refused(miette!(help = help, "there is no service {service:?}")))?;
     let node = match from {
         Some(node) => node.to_owned(),
         None => {
@@ -170,7 +177,10 @@ async fn member(
     let socket = socket_of(&host.data_dir, spec);
     if !socket.exists() {
         let help = format!("run this on {node}, or name a member of this host with --from");
-        return Err(Failure::refused(miette!(help = help, "{node} is to be backed up, and its engine is not here")));
+        return Err(Failure::refused(miette!(
+            help = help,
+            "{node} is to be backed up, and its engine is not here"
+        )));
     }
     Ok((socket, node))
 }
@@ -189,7 +199,9 @@ async fn wanted(repository: &Repository, service: &str, id: Option<String>) -> R
         Some(text) => {
             let help = "`holdfast backup list` shows them";
             let id = BackupId::parse(&text);
-            Some(id.ok_or_else(|| Failure::refused(miette!(help = help, "{text:?} is not the id of a backup")))?)
+            Some(id.ok_or_else(|| {
+                Failure::refused(miette!(help = help, "{text:?} is not the id of a backup"))
+            })?)
         }
     };
     let (repository, service) = (repository.clone(), service.to_owned());
@@ -227,7 +239,12 @@ async fn list(repository: Repository, service: Option<String>, output: Output) -
     Ok(if listing.unreadable.is_empty() { Exit::Ok } else { Exit::Attention })
 }
 
-async fn one(repository: Repository, service: String, id: Option<String>, output: Output) -> Result<Exit, Failure> {
+async fn one(
+    repository: Repository,
+    service: String,
+    id: Option<String>,
+    output: Output,
+) -> Result<Exit, Failure> {
     let summary = wanted(&repository, &service, id).await?;
     let id = summary.id.clone();
     let proofs = move || Ok(repository.proofs(&service)?.remove(&id).unwrap_or_default());
@@ -341,7 +358,12 @@ pub async fn repo(config: Option<&Path>, command: RepoCommand) -> Result<Exit, F
 }
 
 /// Plain files, and beside each backup its description: what is left when Holdfast is gone.
-async fn export(repository: Repository, service: Option<String>, to: &Path, all: bool) -> Result<Exit, Failure> {
+async fn export(
+    repository: Repository,
+    service: Option<String>,
+    to: &Path,
+    all: bool,
+) -> Result<Exit, Failure> {
     let from = repository.clone();
     let mut backups = backup::blocking(move || Ok(from.list(service.as_deref())?)).await?.backups;
     if !all {

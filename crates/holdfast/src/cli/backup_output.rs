@@ -100,7 +100,12 @@ pub fn pruned(p: &Pruned, dry_run: bool) {
     for backup in &p.removed {
         sayln!("  {} {}: {would}removed", backup.service, backup.id);
     }
-    sayln!("{} packs of {} {would}removed, {} pins of processes that are gone", p.packs, size(p.bytes), p.stale_pins);
+    sayln!(
+        "{} packs of {} {would}removed, {} pins of processes that are gone",
+        p.packs,
+        size(p.bytes),
+        p.stale_pins
+    );
 }
 
 pub fn checked(c: &Checked) {
@@ -116,7 +121,11 @@ pub fn checked(c: &Checked) {
         c.packs,
         c.frames,
         size(c.bytes),
-        if c.findings.is_empty() { "all as they were written".to_owned() } else { format!("{} damages", c.findings.len()) }
+        if c.findings.is_empty() {
+            "all as they were written".to_owned()
+        } else {
+            format!("{} damages", c.findings.len())
+        }
     );
 }
 

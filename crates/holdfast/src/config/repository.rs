@@ -49,8 +49,11 @@ pub(super) fn place(r: &mut Record, out: &mut Findings) -> Option<Place> {
                 .hint(hint),
         );
     } else if given.is_empty() {
-        out.push(Finding::error("missing-field", "the repository has neither a key nor `unencrypted = true`")
-            .at(&r.span, "here").hint(hint));
+        out.push(
+            Finding::error("missing-field", "the repository has neither a key nor `unencrypted = true`")
+                .at(&r.span, "here")
+                .hint(hint),
+        );
     }
     let path = r.path("path")?.value;
     if given.len() == 1 { given.pop().map(|key| Place { path, key: key.value }) } else { None }

@@ -65,7 +65,8 @@ impl Server {
     }
     fn try_sql(&self, sql: &str) -> Option<String> {
         let socket = format!("--socket={}", self.socket().display());
-        let said = Command::new("mariadb").args(["--no-defaults", &socket, "-N", "-e", sql]).output().unwrap();
+        let said =
+            Command::new("mariadb").args(["--no-defaults", &socket, "-N", "-e", sql]).output().unwrap();
         said.status.success().then(|| String::from_utf8(said.stdout).unwrap().trim().to_owned())
     }
     fn sql(&self, sql: &str) -> String {
@@ -124,14 +125,16 @@ impl Bench {
         (output.status.code().unwrap(), words(&output))
     }
     fn list(&self, service: &str) -> Vec<Value> {
-        let listed: Value = serde_json::from_str(&self.done(&["backup", "list", service, "-o", "json"])).unwrap();
+        let listed: Value =
+            serde_json::from_str(&self.done(&["backup", "list", service, "-o", "json"])).unwrap();
         listed["backups"].as_array().unwrap().clone()
     }
 }
 
 /// Messages are wrapped to the terminal's width.
 fn words(output: &Output) -> String {
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     text.replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -297,7 +300,11 @@ fn a_cold_copy_starts_again_what_it_stopped() {
     let refused = cold("data", &stop);
     held.kill().unwrap();
     held.wait().unwrap();
-    assert!(refused.status.code() == Some(5) && words(&refused).contains("open for writing"), "{}", words(&refused));
+    assert!(
+        refused.status.code() == Some(5) && words(&refused).contains("open for writing"),
+        "{}",
+        words(&refused)
+    );
     // What cannot be stopped is not copied, and not started.
     assert!(words(&cold("data", "false")).contains("--stop command failed"));
     assert!(words(&cold("absent", &stop)).contains("nothing was stopped"));
@@ -318,7 +325,11 @@ fn nothing_goes_without_a_key_or_with_a_wrong_one() {
     let said = with(&|c| _ = c.env_remove("HOLDFAST_KEY_FILE"));
     assert!(said.status.code() == Some(5) && words(&said).contains("no key is given"), "{}", words(&said));
     let said = with(&|c| _ = c.env_remove("HOLDFAST_KEY_FILE").arg("--unencrypted"));
-    assert!(said.status.code() == Some(5) && words(&said).contains("was written with key"), "{}", words(&said));
+    assert!(
+        said.status.code() == Some(5) && words(&said).contains("was written with key"),
+        "{}",
+        words(&said)
+    );
     let other = bench.dir.path().join("other");
     std::fs::write(&other, "0123\n").unwrap();
     let said = with(&|c| _ = c.env("HOLDFAST_KEY_FILE", &other));
@@ -367,7 +378,11 @@ async fn a_service_is_backed_up_from_a_replica() {
     std::fs::write(&config, text + &section).unwrap();
     let run = |arguments: &[&str]| {
         let mut command = bench.command(arguments);
-        command.env_remove("HOLDFAST_REPOSITORY").env_remove("HOLDFAST_KEY_FILE").arg("--config").arg(&config);
+        command
+            .env_remove("HOLDFAST_REPOSITORY")
+            .env_remove("HOLDFAST_KEY_FILE")
+            .arg("--config")
+            .arg(&config);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", words(&output));
         String::from_utf8(output.stdout).unwrap()
