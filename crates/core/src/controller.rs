@@ -167,8 +167,7 @@ impl Controller {
 
     /// A controller that has just come into office knows nobody: silence would be its own, not the agents'.
     pub fn settling(&self, name: &GroupName, now: Millis) -> bool {
-        let new =
-            now.since(self.since) < limits::SILENT_AFTER_MS && self.heard.len() < self.topology.nodes.len();
+        let new = now.since(self.since) < limits::SETTLE_MS && self.heard.len() < self.topology.nodes.len();
         let heard_all = |w: World<'_>| w.members.values().all(|m| m.fresh().is_some());
         new && !self.world(name, now).is_some_and(heard_all)
     }

@@ -6,6 +6,13 @@ pub const UNRESPONSIVE_MS: u64 = 2_000;
 pub const REPORT_EVERY_MS: u64 = 250;
 /// A host that has not reported for this long is silent: suspected, not dead.
 pub const SILENT_AFTER_MS: u64 = 1_000;
+/// A replica's stream on which nothing has come for this long, not even a heartbeat, is broken. Before its primary's host
+/// counts as silent, so that a lost host is not suspected twice in a row.
+pub const STREAM_SILENT_AFTER_MS: u64 = 700;
+/// How often a primary that has nothing to send sends a heartbeat.
+pub const HEARTBEAT_MS: u64 = 250;
+/// A new controller waits this long for first reports: the agents ask all voters while there is none.
+pub const SETTLE_MS: u64 = 500;
 /// How long a committed renewal lets the primary take writes (S2).
 pub const LEASE_MS: u64 = 3_000;
 /// How often the primary's agent renews.
@@ -85,6 +92,9 @@ pub const TOPOLOGY_BYTES: usize = 1 << 20;
 pub const API_BODY_BYTES: usize = 4 << 20;
 
 const _: () = assert!(REPORT_EVERY_MS * 2 < SILENT_AFTER_MS, "one lost report must not look like silence");
+const _: () = assert!(HEARTBEAT_MS * 5 < STREAM_SILENT_AFTER_MS * 2, "one late heartbeat is no silence");
+const _: () = assert!(STREAM_SILENT_AFTER_MS < SILENT_AFTER_MS, "a stream is known to be broken by then");
+const _: () = assert!(REPORT_EVERY_MS * 2 <= SETTLE_MS, "a first report may be lost");
 const _: () =
     assert!(LEASE_RENEW_EVERY_MS * 3 < LEASE_MS - LEASE_MARGIN_MS, "a lease survives two lost renewals");
 const _: () = assert!(FENCE_MS < LEASE_MARGIN_MS, "the holder is closed before its lease ends");

@@ -30,7 +30,7 @@ pub enum Process {
 pub enum Stream {
     /// Not receiving, and not trying to.
     Off,
-    /// Receiving: something came within `limits::SILENT_AFTER_MS`.
+    /// Receiving: something came within `limits::STREAM_SILENT_AFTER_MS`.
     Up,
     /// Wants to receive but does not; the engine's own words.
     Broken { why: String },

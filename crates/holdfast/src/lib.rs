@@ -18,3 +18,4 @@ pub mod run;
 #[macro_use]
 mod say;
 pub mod transport;
+pub mod voter;

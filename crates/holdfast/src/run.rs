@@ -7,25 +7,22 @@ use crate::api::server::{self, Host};
 use crate::cli::Exit;
 use crate::clock::{Clock, unix_ms, unix_s};
 use crate::config::{Config, secrets};
-use crate::controller::Office;
 use crate::http::{Access, Client, ClientOptions, Server, ServerOptions};
 use crate::pki;
 use crate::proxies::Proxies;
 use crate::routes::{Receivers, RouteKeeper};
-use crate::transport::HttpTransport;
+use crate::voter::Voter;
 use holdfast_core::record::Session;
 use holdfast_core::topology::{Node, PasswordSource, Service, Topology};
 use holdfast_core::{GroupName, NodeName, UserName};
 use holdfast_engine::Engine;
 use holdfast_engine::mysql::{Account, MySqlEngine, Spec, UserAccount};
-use holdfast_store::embedded::{Formation, Refused};
-use holdfast_store::{Embedded, Store};
 use miette::{IntoDiagnostic, Report, WrapErr, miette};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 /// This node's engines, by their service.
@@ -45,6 +42,7 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     crate::logging::start();
     die_with_parent();
     raise_open_files();
+    let _file_size = outlive_file_size_limit();
     let tls = pki::host_tls(topology, &node.name, unix_s()).map_err(Report::new)?;
     if let Some(left) = tls.as_ref().map(|t| t.days_left(unix_s())).filter(|left| *left < pki::WARN_DAYS) {
         tracing::warn!("this host's certificate ends in {left} days; `holdfast init --renew` makes new ones");
@@ -58,10 +56,17 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     let api = Server::bind(server).await.into_diagnostic()?;
 
     let mut tasks = JoinSet::new();
-    let store = open_store(topology, &node, client).await?;
-    let office = watch::Sender::new(None);
-    if let Some(store) = &store {
-        tasks.spawn(keep_office(node.name.clone(), topology.clone(), store.clone(), clock, office.clone()));
+    let voter = match node.voter {
+        true => Some(Arc::new(
+            Voter::open(topology, &node, client, clock).await.into_diagnostic().wrap_err("the store")?,
+        )),
+        false => None,
+    };
+    let (keeps_out, kept_out) = oneshot::channel();
+    if let Some(voter) = voter.clone() {
+        tasks.spawn(async move {
+            let _ = keeps_out.send(voter.run().await);
+        });
     }
 
     let (keeper, routes) = RouteKeeper::new(link.clone(), topology.services.iter().map(|s| s.name.clone()));
@@ -75,8 +80,7 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     let host = Host {
         node: node.name.clone(),
         topology: Arc::new(topology.clone()),
-        office: office.subscribe(),
-        store: store.clone(),
+        voter: voter.as_ref().map(|v| (v.store(), v.office())),
         agent: agent.clone(),
         proxies: Arc::new(proxies),
         certificate_ends_unix_s: tls.as_ref().map(|t| t.ends_unix_s),
@@ -87,56 +91,18 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
 
     let refused = tokio::select! {
         () = asked_to_stop() => None,
-        why = watch_store(store.clone()) => Some(why),
+        Ok(why) = kept_out => Some(why),
     };
     tracing::info!("stopping");
     agent.stop(STOP).await;
-    if let Some(Err(e)) = match &store {
-        Some(store) => Some(store.shutdown().await),
-        None => None,
-    } {
-        tracing::warn!(error = &e as &dyn std::error::Error, "the store did not close in order");
+    if let Some(voter) = &voter {
+        voter.shutdown().await;
     }
     tasks.shutdown().await;
     drop(proxy_threads);
     match refused {
         None => Ok(Exit::Ok),
         Some(why) => Err(miette!("the store keeps this node out: {why}")),
-    }
-}
-
-/// Says what the store waits for, and resolves if it will never take this node in. A store that stops later (a full
-/// disk) ends only itself: the agent and the proxies go on with the other voters.
-async fn watch_store(store: Option<Arc<Embedded>>) -> Refused {
-    let Some(store) = store else { return std::future::pending().await };
-    let mut formation = store.formation();
-    let mut leadership = store.leadership();
-    let mut stopped = false;
-    loop {
-        let now = formation.borrow_and_update().clone();
-        match now {
-            Formation::Refused(why) => return why,
-            Formation::Waiting(why) => tracing::info!("waiting for the store: {why}"),
-            Formation::Formed => {
-                if let Some(mismatch) = store.mismatch() {
-                    tracing::warn!("{mismatch}");
-                }
-            }
-        }
-        let reason = leadership.borrow_and_update().stopped.clone();
-        if let Some(reason) = reason.filter(|_| !stopped) {
-            stopped = true;
-            tracing::error!(
-                "this node's store has stopped: {reason}; it votes no more until it is restarted"
-            );
-        }
-        let over = tokio::select! {
-            changed = formation.changed() => changed.is_err(),
-            changed = leadership.changed() => changed.is_err(),
-        };
-        if over {
-            return std::future::pending().await;
-        }
     }
 }
 
@@ -178,67 +144,10 @@ fn raise_open_files() {
     }
 }
 
-async fn open_store(
-    topology: &Topology,
-    node: &Node,
-    client: Client,
-) -> Result<Option<Arc<Embedded>>, Report> {
-    if !node.voter {
-        return Ok(None);
-    }
-    let voters: BTreeMap<u64, String> = topology
-        .nodes
-        .iter()
-        .filter(|n| n.voter)
-        .map(|n| (u64::from(n.id), topology.api_addr(n).to_string()))
-        .collect();
-    let options = holdfast_store::embedded::Options::new(
-        node.data_dir.join("store"),
-        u64::from(node.id),
-        &topology.name,
-        voters,
-    );
-    let transport = Arc::new(HttpTransport::new(client, topology));
-    let store = Embedded::open(options, transport).await.into_diagnostic().wrap_err("the store")?;
-    Ok(Some(Arc::new(store)))
-}
-
-/// Opens an office while this node's store leads, closes it when it no longer does.
-async fn keep_office(
-    node: NodeName,
-    topology: Topology,
-    store: Arc<Embedded>,
-    clock: Clock,
-    office: watch::Sender<Option<Arc<Office>>>,
-) {
-    let mut leadership = store.leadership();
-    let mut term: Option<(u64, JoinSet<()>)> = None;
-    loop {
-        let now = leadership.borrow_and_update().clone();
-        let in_office = term.as_ref().map(|(t, _)| *t);
-        if now.is_me && in_office != Some(now.term) {
-            term = None;
-            match Office::open(node.clone(), topology.clone(), store.clone(), clock) {
-                Ok(opened) => {
-                    tracing::info!(term = now.term, "this node's controller takes office");
-                    let mut tasks = JoinSet::new();
-                    tasks.spawn(opened.clone().run());
-                    office.send_replace(Some(opened));
-                    term = Some((now.term, tasks));
-                }
-                Err(e) => {
-                    tracing::error!(error = &e as &dyn std::error::Error, "the controller cannot take office")
-                }
-            }
-        } else if !now.is_me && in_office.is_some() {
-            tracing::info!("this node's controller leaves office");
-            office.send_replace(None);
-            term = None;
-        }
-        if leadership.changed().await.is_err() {
-            return;
-        }
-    }
+/// A limit on the size of files is an error of the write that meets it, like a full disk, and no reason to die.
+fn outlive_file_size_limit() -> std::io::Result<tokio::signal::unix::Signal> {
+    const SIGXFSZ: i32 = rustix::process::Signal::XFSZ.as_raw();
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::from_raw(SIGXFSZ))
 }
 
 /// One proxy per service. The local engine is reached without going through the network.

@@ -7,7 +7,7 @@
 use super::{MySqlEngine, STATEMENT, rewind};
 use crate::Error;
 use holdfast_core::Position;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -19,7 +19,7 @@ const DRAIN_SETTLE: Duration = Duration::from_millis(15);
 const SLICE_MIN: Duration = Duration::from_millis(1);
 
 /// Everything that is neither the server's own, nor a replica, nor replicating.
-const CLIENTS: &str = "SELECT ID AS id, STATE AS state FROM information_schema.PROCESSLIST \
+const CLIENTS: &str = "SELECT ID AS id, QUERY_ID AS query, STATE AS state FROM information_schema.PROCESSLIST \
      WHERE COMMAND NOT IN ('Binlog Dump', 'Binlog Dump GTID', 'Daemon', 'Slave_IO', 'Slave_SQL', 'Slave_worker') \
      AND USER NOT IN ('system user', 'event_scheduler')";
 /// Where a commit waits for a replica.
@@ -83,35 +83,58 @@ impl MySqlEngine {
         Ok(())
     }
 
+    /// Waits for what is under way now, not for what begins meanwhile: clients that are connected directly would
+    /// otherwise put off a handover for as long as they are busy.
     pub(super) async fn wait_for_clients(&self, within: Duration) -> Result<u32, Error> {
         let until = Instant::now() + within;
         // The list is as old as its last refresh, so the first look should be worth it: proxies have just been told to
         // begin nothing new, and what is a single statement has ended by then.
         sleep(DRAIN_SETTLE.min(within)).await;
-        loop {
-            let open = self.open_transactions().await?;
-            if open == 0 || Instant::now() + TRANSACTIONS_POLL > until {
-                return Ok(open);
-            }
+        let mut open = self.work_under_way().await?;
+        while !open.is_empty() && Instant::now() + TRANSACTIONS_POLL <= until {
             sleep(TRANSACTIONS_POLL).await;
+            let now = self.work_under_way().await?;
+            open.retain(|work| now.contains(work));
         }
+        Ok(open.len() as u32)
     }
 
-    async fn open_transactions(&self) -> Result<u32, Error> {
+    /// Open transactions, and running statements outside of any. Not those that only wait for an acknowledgement:
+    /// closing waits for these.
+    async fn work_under_way(&self) -> Result<BTreeSet<Work>, Error> {
         self.require_running()?;
         let sql = format!(
-            "SELECT trx_mysql_thread_id AS id FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id <> 0; \
+            "SELECT trx_mysql_thread_id AS id, trx_id AS work FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id <> 0; \
              {CLIENTS} AND COMMAND NOT IN ('Sleep')"
         );
         let tables = self.sessions.fence.run("listing open transactions", sql, STATEMENT).await?;
-        let ids = |i: usize| -> BTreeSet<u32> {
-            tables
-                .get(i)
-                .map(|t| (0..t.rows.len()).filter_map(|r| t.number(r, "id")).collect())
-                .unwrap_or_default()
+        let [transactions, statements] = &tables[..] else {
+            return Err(Error::Log("two result sets were expected".into()));
         };
-        // A running statement outside InnoDB counts as a transaction of its own.
-        let open: BTreeSet<u32> = ids(0).union(&ids(1)).copied().collect();
-        Ok(open.difference(&self.sessions.ids()).count() as u32)
+        let own = self.sessions.ids();
+        let mut open: BTreeMap<u32, Work> = BTreeMap::new();
+        for row in 0..transactions.rows.len() {
+            let (id, work) = (transactions.number(row, "id"), transactions.cell(row, "work"));
+            if let (Some(id), Some(work)) = (id, work) {
+                open.insert(id, Work::Transaction(id, work.to_string()));
+            }
+        }
+        for row in 0..statements.rows.len() {
+            let (id, query) = (statements.number(row, "id"), statements.number(row, "query"));
+            let (Some(id), Some(query)) = (id, query) else { continue };
+            if statements.cell(row, "state").is_some_and(|s| s.starts_with(ACK_WAIT)) {
+                open.remove(&id);
+            } else {
+                open.entry(id).or_insert(Work::Statement(id, query));
+            }
+        }
+        Ok(open.into_iter().filter(|(id, _)| !own.contains(id)).map(|(_, work)| work).collect())
     }
+}
+
+/// What a connection is doing, distinct from what it does next.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Work {
+    Transaction(u32, String),
+    Statement(u32, u64),
 }

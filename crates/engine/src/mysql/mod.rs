@@ -19,6 +19,7 @@ pub mod scratch;
 mod spawn;
 mod sql;
 mod start;
+mod wake;
 
 use crate::{CloneProgress, CloneSource, Engine, Error, Observation, ProcessState, Saved};
 use async_trait::async_trait;

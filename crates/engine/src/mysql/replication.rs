@@ -28,7 +28,7 @@ impl MySqlEngine {
     pub(super) async fn receive_no_more(&self) -> Result<(), Error> {
         let r = self.replication().await?;
         if !r.rows.is_empty() && r.cell(0, "Slave_IO_Running") != Some("No") {
-            self.act("stopping the receiving thread", "STOP SLAVE IO_THREAD").await?;
+            self.stop_receiving_thread("stopping the receiving thread", "").await?;
         }
         let residue = self.state().residue.clone();
         match residue {
@@ -143,7 +143,7 @@ impl MySqlEngine {
             ));
         }
         // A connection acknowledges, or not, for as long as it lasts.
-        self.act("changing acknowledgements", format!("{set}; STOP SLAVE IO_THREAD")).await?;
+        self.stop_receiving_thread("changing acknowledgements", &format!("{set}; ")).await?;
         let stopped = self.replication().await?;
         self.act("receiving again", "START SLAVE IO_THREAD").await?;
         if on { self.acknowledge_received(&stopped).await } else { Ok(()) }
@@ -189,7 +189,7 @@ impl MySqlEngine {
             self.restore_threads().await?;
         }
         if !r.rows.is_empty() {
-            self.act("stopping the receiving thread", "STOP SLAVE IO_THREAD").await?;
+            self.stop_receiving_thread("stopping the receiving thread", "").await?;
             self.drain_briefly().await?;
         }
         // Safe to turn off: nothing is writable and no commit waits.

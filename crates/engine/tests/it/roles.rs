@@ -4,8 +4,9 @@ use crate::rig::{BOUNDED, PATIENCE, ids, insert, level, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_engine::{Engine as _, Error, Observation, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
+use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 const FENCE: Duration = Duration::from_millis(holdfast_core::limits::FENCE_MS);
 
@@ -97,6 +98,49 @@ async fn closing_cuts_every_client_and_lasts() {
     // The last one may have been cut between its commit and its answer.
     assert!(there == done || there == done + 1, "{there} rows, {done} answered");
     assert_eq!(one.drain_clients(FENCE).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_replica_leaves_a_primary_that_does_not_answer_without_waiting_for_it() {
+    let r = rig(Sync);
+    let one = r.primary(1).await;
+    let two = r.replica(2, 1, true).await;
+    seen(&one, "an acker", |o| o.ackers.count == 1).await;
+    // By itself it would wait for two seconds: it never waits longer.
+    let mut root = r.root_conn(2).await;
+    root.query_drop("SET GLOBAL rpl_semi_sync_slave_kill_conn_timeout = 600").await.unwrap();
+    let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("it runs") };
+    let frozen = Pid::from_raw(pid as i32).unwrap();
+    kill_process(frozen, Signal::STOP).unwrap();
+    timeout(Duration::from_millis(1_700), two.stop_receiving()).await.expect("woken").unwrap();
+    assert_eq!(two.observe().await.unwrap().upstream.unwrap().io, ThreadState::Stopped);
+    kill_process(frozen, Signal::CONT).unwrap();
+}
+
+#[tokio::test]
+async fn a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhile() {
+    let r = rig(Async);
+    let one = r.primary(1).await;
+    // Two clients of short transactions, so that at any time one is open.
+    let mut busy = tokio::task::JoinSet::new();
+    for first in [1_000, 2_000] {
+        let mut app = r.app(1).await;
+        busy.spawn(async move {
+            for id in first.. {
+                let insert = format!("INSERT INTO t VALUES ({id}, 'x')");
+                for sql in ["BEGIN", &insert, "DO SLEEP(0.2)", "COMMIT"] {
+                    app.query_drop(sql).await.unwrap();
+                }
+                if first == 1_000 && id == first {
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        });
+    }
+    until("transactions", || async { one.drain_clients(Duration::ZERO).await.unwrap() == 2 }).await;
+    assert_eq!(one.drain_clients(PATIENCE).await.unwrap(), 0);
+    assert!(busy.try_join_next().is_none(), "the clients are still at it");
+    busy.abort_all();
 }
 
 #[tokio::test]

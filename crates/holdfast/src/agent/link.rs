@@ -1,8 +1,9 @@
 //! The way from this host to the controller, wherever it is, and to the other agents.
 //!
-//! The controller is on the store's leader. The link remembers who that was, follows the hint of a voter that is not
-//! it, and else asks the voters in turn. It never decides that a controller is gone: it only fails, in bounded time.
+//! The controller is on the store's leader. The link remembers who that was and [`seek`]s it from there. It never decides
+//! that a controller is gone: it only fails, in bounded time.
 
+use super::seek;
 use crate::api::hosts::{
     AssignmentsQuery, LONG_POLL_MS, Orders, PrimaryPosition, ReportRequest, Routes, SessionRequest, Vouch,
 };
@@ -30,6 +31,8 @@ pub enum Error {
 
 /// One answer is waited for this long; a leader's disk may be slow, a dead host must not be.
 const ANSWER: Duration = Duration::from_millis(1_000);
+/// After this long without an answer, another voter may lead by now.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// See the module.
 pub struct ControllerLink {
@@ -51,41 +54,33 @@ impl ControllerLink {
         &self.client
     }
 
-    /// Asks the controller. `ask` is tried against voters until one leads.
-    async fn ask<T, F>(&self, ask: impl Fn(Node) -> F) -> Result<T, Error>
+    /// Asks the controller, wherever it is. Who says nothing for `patience` is not waited for alone.
+    async fn ask<T, F>(&self, patience: Duration, ask: impl Fn(Node) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, http::Error>>,
     {
-        let mut at = self.last.load(Ordering::Relaxed) % self.voters.len().max(1);
-        let mut outcome = Error::NoLeader;
-        for _ in 0..=self.voters.len() {
-            let Some(voter) = self.voters.get(at) else { return Err(Error::NoLeader) };
-            match ask(voter.clone()).await {
-                Ok(answer) => {
-                    self.last.store(at, Ordering::Relaxed);
-                    return Ok(answer);
-                }
-                Err(e) => {
-                    let hinted =
-                        e.leader().and_then(|id| self.voters.iter().position(|v| u64::from(v.id) == id));
-                    let moved_on = hinted.is_none() && !e.is_not_leader() && e.is_refusal();
-                    if moved_on {
-                        return Err(Error::Refused(e));
-                    }
-                    at = hinted.filter(|h| *h != at).unwrap_or((at + 1) % self.voters.len());
-                    outcome = if e.is_refusal() { Error::NoLeader } else { Error::Unreachable(e) };
-                }
-            }
+        if self.voters.is_empty() {
+            return Err(Error::NoLeader);
         }
-        Err(outcome)
+        let first = self.last.load(Ordering::Relaxed) % self.voters.len();
+        let index_of = |id| self.voters.iter().position(|v| u64::from(v.id) == id);
+        let ask = |i: usize| ask(self.voters[i].clone());
+        let (at, answer) = seek::seek(self.voters.len(), first, patience, index_of, ask).await?;
+        self.last.store(at, Ordering::Relaxed);
+        Ok(answer)
     }
 
     async fn post<Q: Serialize + Sync, A: DeserializeOwned>(&self, path: &str, body: &Q) -> Result<A, Error> {
-        self.ask(|to| async move { self.client.post(&self.target(&to), path, body, ANSWER).await }).await
+        self.ask(PATIENCE, |to| async move { self.client.post(&self.target(&to), path, body, ANSWER).await })
+            .await
     }
 
-    async fn get<A: DeserializeOwned>(&self, path: &str, bound: Duration) -> Result<A, Error> {
-        self.ask(|to| async move { self.client.get(&self.target(&to), path, bound).await }).await
+    async fn long_poll<A: DeserializeOwned>(&self, path: &str) -> Result<A, Error> {
+        let silence = Duration::from_millis(LONG_POLL_MS);
+        self.ask(silence + PATIENCE, |to| async move {
+            self.client.get(&self.target(&to), path, silence + ANSWER).await
+        })
+        .await
     }
 
     fn target(&self, node: &Node) -> http::Target {
@@ -127,13 +122,12 @@ impl ControllerLink {
         let AssignmentsQuery { node, session, after } =
             AssignmentsQuery { node: node.clone(), session: session.0, after };
         let path = format!("/v1/host/assignments?node={node}&session={session}&after={after}");
-        self.get(&path, ANSWER + Duration::from_millis(LONG_POLL_MS)).await
+        self.long_poll(&path).await
     }
 
     /// Long-poll.
     pub async fn routes(&self, after: u64) -> Result<Routes, Error> {
-        self.get(&format!("/v1/host/routes?after={after}"), ANSWER + Duration::from_millis(LONG_POLL_MS))
-            .await
+        self.long_poll(&format!("/v1/host/routes?after={after}")).await
     }
 
     // ---- other agents ----

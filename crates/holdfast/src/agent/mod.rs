@@ -9,6 +9,7 @@ pub mod instance;
 pub mod link;
 mod observe;
 pub mod rejoin;
+mod seek;
 
 pub use instance::Instance;
 

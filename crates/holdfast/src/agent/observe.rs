@@ -50,7 +50,7 @@ const NOT_IN_ITS_LOG: [&str; 2] = ["required binlog files have been purged", "no
 
 fn upstream(u: holdfast_engine::Upstream, service: &Service, topology: &Topology) -> Upstream {
     let stream = match (&u.io, u.silent_ms) {
-        (ThreadState::Running, Some(ms)) if ms >= limits::SILENT_AFTER_MS => {
+        (ThreadState::Running, Some(ms)) if ms >= limits::STREAM_SILENT_AFTER_MS => {
             Stream::Broken { why: format!("nothing came for {ms} ms, not even a heartbeat") }
         }
         (ThreadState::Running, _) => Stream::Up,

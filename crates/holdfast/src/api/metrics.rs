@@ -111,7 +111,7 @@ fn proxies(page: &mut Page, host: &Host) {
 }
 
 fn store(page: &mut Page, host: &Host) {
-    let Some(store) = &host.store else { return };
+    let Some(store) = host.store() else { return };
     let leadership = store.leadership().borrow().clone();
     let node = [("node", host.node.as_str())];
     page.family("holdfast_store_leads", "gauge", "1 if this node's store member leads.");

@@ -11,6 +11,7 @@ use super::{health, metrics};
 use crate::agent::Agent;
 use crate::controller::{Error as ControllerError, Office};
 use crate::http::{Access, Problem, Role};
+use crate::voter;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -22,17 +23,14 @@ use holdfast_store::embedded::MESSAGE_BYTES;
 use holdfast_store::{Embedded, Store};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 
 /// What the handlers see.
 #[derive(Clone)]
 pub struct Host {
     pub node: NodeName,
     pub topology: Arc<holdfast_core::topology::Topology>,
-    /// The controller's office while this node's store leads.
-    pub office: watch::Receiver<Option<Arc<Office>>>,
-    /// On voters.
-    pub store: Option<Arc<Embedded>>,
+    /// On voters: the store, and the controller's office while it leads.
+    pub voter: Option<(voter::Current, voter::InOffice)>,
     pub agent: Arc<Agent>,
     pub proxies: Arc<Vec<(GroupName, holdfast_proxy::Handle)>>,
     /// When this host's certificate ends.
@@ -44,8 +42,14 @@ type Answer<T> = Result<Json<T>, Problem>;
 
 impl Host {
     fn office(&self) -> Result<Arc<Office>, Problem> {
-        let leader = self.store.as_ref().and_then(|s| s.leadership().borrow().leader);
-        self.office.borrow().clone().ok_or_else(|| Problem::not_leader(leader))
+        let office = self.voter.as_ref().and_then(|(_, office)| office.borrow().clone());
+        let leader = || self.store().and_then(|s| s.leadership().borrow().leader);
+        office.ok_or_else(|| Problem::not_leader(leader()))
+    }
+
+    /// This node's store, if it is a voter.
+    pub(super) fn store(&self) -> Option<Arc<Embedded>> {
+        self.voter.as_ref().map(|(store, _)| store.borrow().clone())
     }
 }
 
@@ -139,7 +143,7 @@ async fn raft(
     Path(kind): Path<String>,
     body: axum::body::Bytes,
 ) -> Result<Vec<u8>, Problem> {
-    let store = host.store.as_ref().ok_or_else(|| Problem::refused("this node is no voter"))?;
+    let store = host.store().ok_or_else(|| Problem::refused("this node is no voter"))?;
     let kind = crate::transport::kind(&kind)
         .ok_or_else(|| Problem::not_found(format!("there is no Raft message {kind:?}")))?;
     store.handle(kind, &body).await.map_err(|e| Problem::unavailable(crate::agent::chain(&e)))

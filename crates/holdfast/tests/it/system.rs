@@ -6,7 +6,7 @@ use holdfast_drill::judge::Round;
 use holdfast_drill::ledger::{self, Writers};
 use holdfast_drill::sandbox::{Network, Options, Sandbox, signal};
 use mysql_async::prelude::Queryable;
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -47,7 +47,7 @@ fn logs(dir: &std::path::Path) -> String {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             out +=
-                &format!("--- {}\n{}\n", path.display(), lines[lines.len().saturating_sub(25)..].join("\n"));
+                &format!("--- {}\n{}\n", path.display(), lines[lines.len().saturating_sub(60)..].join("\n"));
         }
     }
     out
@@ -348,4 +348,25 @@ async fn a_primary_whose_disk_is_full_hands_over_to_one_with_room() {
     assert!(ledger.acked.iter().all(|(id, _)| present.contains(id)), "an acknowledged write is gone");
     stage.end().await;
     drop(disk);
+}
+
+/// A limit on the size of files is, to who writes them, a full disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn voters_whose_disks_were_full_vote_again_when_there_is_room() {
+    let mut stage = stage(3, |_| {}).await;
+    let limit = |node: &str, bytes: Option<u64>| {
+        let pid = Pid::from_raw(stage.sandbox.pid(node).unwrap() as i32);
+        prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+    };
+    for node in ["b", "c"] {
+        limit(node, Some(4_096));
+    }
+    wait_for("a store without a quorum", async || stage.sandbox.service().await.is_err()).await;
+    for node in ["b", "c"] {
+        limit(node, None);
+    }
+    stage.healthy().await;
+    stage.sandbox.holdfast(&["switchover", "shop"]).await.unwrap();
+    stage.healthy().await;
+    stage.end().await;
 }

@@ -6,6 +6,7 @@
 //! replaced. The applied state is not here: it is rebuilt from the snapshot and the committed log.
 //! Deliberately absent: async. Callers run this where blocking is allowed.
 
+use super::room::{self, Room};
 use super::types::{Entry, LogId, SnapshotMeta, StoreId, Vote};
 use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
@@ -111,8 +112,15 @@ pub(crate) struct Disk {
     lock: Mutex<Option<File>>,
     /// This directory's name, see [`StoreId`].
     pub store: StoreId,
+    room: Room,
     /// The first failure. After one, redb refuses everything without saying why.
-    failed: OnceLock<String>,
+    failed: OnceLock<Failure>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    says: String,
+    lacked_room: bool,
 }
 
 impl Disk {
@@ -139,7 +147,10 @@ impl Disk {
         }
         let db = open_checked(&path)?;
         let store = check_identity(&db, &path, identity)?;
-        Ok(Disk { db: RwLock::new(Some(db)), lock: Mutex::new(Some(lock)), store, failed: OnceLock::new() })
+        let room = Room::of(&path).map_err(io_error("open", &path))?;
+        room.keep();
+        let (db, lock) = (RwLock::new(Some(db)), Mutex::new(Some(lock)));
+        Ok(Disk { db, lock, store, room, failed: OnceLock::new() })
     }
 
     /// Waits for running operations, closes the file and gives the directory free.
@@ -310,23 +321,32 @@ impl Disk {
             f(&txn)?;
             Ok(txn.commit()?)
         };
-        run().map_err(|e| self.with_cause(e))
+        run().map_err(|e| self.with_cause(e))?;
+        self.room.keep();
+        Ok(())
     }
 
     /// The first failure of the file, if there was one.
     pub(crate) fn failure(&self) -> Option<&str> {
-        self.failed.get().map(String::as_str)
+        self.failed.get().map(|f| f.says.as_str())
+    }
+
+    /// Whether the first failure was that the file could not grow. What was written before is sound then; after any
+    /// other error of the disk, even what was synced may have to be doubted.
+    pub(crate) fn lacked_room(&self) -> bool {
+        self.failed.get().is_some_and(|f| f.lacked_room)
     }
 
     /// Remembers the first failure of the file, and names it instead of its consequences.
     fn with_cause(&self, error: Error) -> Error {
         match &error {
             Error::Redb(e) if matches!(**e, redb::Error::PreviousIo) => match self.failed.get() {
-                Some(first) => Error::Failed { first: first.clone() },
+                Some(first) => Error::Failed { first: first.says.clone() },
                 None => error,
             },
             Error::Redb(e) => {
-                self.failed.get_or_init(|| e.to_string());
+                let lacked_room = matches!(&**e, redb::Error::Io(e) if room::is_lacking(e));
+                self.failed.get_or_init(|| Failure { says: e.to_string(), lacked_room });
                 error
             }
             _ => error,

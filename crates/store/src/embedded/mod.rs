@@ -1,7 +1,7 @@
 //! The embedded store: Raft (openraft) over one redb file per voter.
 //!
 //! Guarantees: as [`Store`]; what was answered is on the disks of a majority (fsync). A voter whose disk fails stops
-//! with an error and answers nothing more. Memory, file, queue and every wait are bounded.
+//! with an error and answers nothing more; if it only lacked room, it can be opened again. Memory, file, queue and every wait are bounded.
 //! Deliberately absent: addresses and HTTP ([`Transport`] brings them), forwarding (a follower names the leader,
 //! the caller goes there), and leases' clocks.
 
@@ -13,6 +13,7 @@ mod machine;
 mod network;
 mod propose;
 mod recover;
+mod room;
 mod serve;
 #[cfg(test)]
 mod suite;
@@ -222,6 +223,12 @@ impl Embedded {
     /// Name of this voter's directory.
     pub fn store_id(&self) -> StoreId {
         self.0.disk.store
+    }
+
+    /// Whether it stopped because its file could not grow. Once there is room, the directory can be opened again, after
+    /// [`Embedded::shutdown`].
+    pub fn lacked_room(&self) -> bool {
+        self.0.disk.lacked_room()
     }
 
     /// Stops taking part and closes the file; bounded. Acknowledged transactions are on disk in any case.

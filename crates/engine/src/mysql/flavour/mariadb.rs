@@ -20,8 +20,8 @@ pub(crate) const BINLOG: &str = "mariadb-binlog";
 pub(crate) const ACK_TIMEOUT_MS: u64 = 4_294_967_295;
 /// Below this an acknowledgement timeout counts as a way out of durability.
 pub(crate) const ACK_TIMEOUT_SAFE_MS: u64 = 86_400_000;
-/// A silent upstream sends a heartbeat this often, in s. Small, so that its silence shows within a second.
-pub(crate) const HEARTBEAT_S: &str = "0.25";
+/// How often an upstream with nothing to send sends a heartbeat, as the server wants it: in s.
+pub(crate) const HEARTBEAT_S: f64 = limits::HEARTBEAT_MS as f64 / 1_000.0;
 /// Options whose value Holdfast's promises rest on. An option of the user's own may not be one of them.
 const OWNED: &[&str] = &[
     "bind-address",

@@ -1,0 +1,209 @@
+//! This node's voter: its store, and the controller's office while the store leads.
+//!
+//! Guarantees: a store that stopped because its disk was full is opened again when there is room; one that stopped for
+//! any other reason stays away until the process is restarted, and the agent and the proxies go on with the other
+//! voters. Does not know: what the controller decides.
+
+use crate::clock::Clock;
+use crate::controller::Office;
+use crate::http::Client;
+use crate::transport::HttpTransport;
+use holdfast_core::topology::{Node, Topology};
+use holdfast_core::{NodeName, limits};
+use holdfast_store::embedded::{self, Formation, Options, Refused};
+use holdfast_store::{Embedded, Store};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Pause between two tries to open a store that lacked room.
+const REOPEN: Duration = Duration::from_secs(2);
+
+/// The store of the moment: another one after it was opened again.
+pub type Current = watch::Receiver<Arc<Embedded>>;
+/// The office of the moment, while this node's store leads.
+pub type InOffice = watch::Receiver<Option<Arc<Office>>>;
+
+/// See the module.
+pub struct Voter {
+    node: NodeName,
+    topology: Topology,
+    client: Client,
+    clock: Clock,
+    store: watch::Sender<Arc<Embedded>>,
+    office: watch::Sender<Option<Arc<Office>>>,
+}
+
+/// Why a life of the store is over.
+enum Over {
+    Refused(Refused),
+    LackedRoom,
+}
+
+impl Voter {
+    /// Opens the store in the node's data directory.
+    pub async fn open(
+        topology: &Topology,
+        node: &Node,
+        client: Client,
+        clock: Clock,
+    ) -> Result<Voter, embedded::Error> {
+        let store = watch::Sender::new(open(topology, &node.name, &client).await?);
+        let office = watch::Sender::new(None);
+        Ok(Voter { node: node.name.clone(), topology: topology.clone(), client, clock, store, office })
+    }
+
+    pub fn store(&self) -> Current {
+        self.store.subscribe()
+    }
+
+    pub fn office(&self) -> InOffice {
+        self.office.subscribe()
+    }
+
+    /// Takes part; resolves only if the other voters will never take this node in.
+    pub async fn run(&self) -> Refused {
+        loop {
+            let store = self.store.borrow().clone();
+            let over = tokio::select! {
+                over = watch_store(&store) => over,
+                over = self.keep_office(store.clone()) => over,
+            };
+            self.office.send_replace(None);
+            match over {
+                Over::Refused(why) => return why,
+                Over::LackedRoom => self.reopen(store).await,
+            }
+        }
+    }
+
+    /// Closes the store.
+    pub async fn shutdown(&self) {
+        let store = self.store.borrow().clone();
+        if let Err(e) = store.shutdown().await {
+            tracing::warn!(error = &e as &dyn std::error::Error, "the store did not close in order");
+        }
+    }
+
+    async fn reopen(&self, stopped: Arc<Embedded>) {
+        // Its file failed already: it is closed, in whatever order.
+        let _ = stopped.shutdown().await;
+        drop(stopped);
+        let mut told = String::new();
+        loop {
+            tokio::time::sleep(REOPEN).await;
+            if !self.has_room() {
+                continue;
+            }
+            match open(&self.topology, &self.node, &self.client).await {
+                Ok(store) => {
+                    tracing::info!("there is room again: this node's store takes part again");
+                    self.store.send_replace(store);
+                    return;
+                }
+                Err(e) => {
+                    let says = crate::agent::chain(&e);
+                    if says != told {
+                        tracing::error!("this node's store cannot be opened again: {says}");
+                        told = says;
+                    }
+                }
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let dir = self.topology.node(&self.node).map(|n| &n.data_dir);
+        let free = dir.and_then(|d| rustix::fs::statvfs(d).ok()).map(|s| s.f_bavail * s.f_frsize);
+        free.is_none_or(|free| free >= limits::DISK_ROOM_BYTES)
+    }
+
+    /// Opens an office while the store leads, closes it when it no longer does. Never resolves.
+    async fn keep_office(&self, store: Arc<Embedded>) -> Over {
+        let mut leadership = store.leadership();
+        let mut term: Option<(u64, JoinSet<()>)> = None;
+        loop {
+            let now = leadership.borrow_and_update().clone();
+            let in_office = term.as_ref().map(|(t, _)| *t);
+            if now.is_me && in_office != Some(now.term) {
+                term = None;
+                match Office::open(self.node.clone(), self.topology.clone(), store.clone(), self.clock) {
+                    Ok(opened) => {
+                        tracing::info!(term = now.term, "this node's controller takes office");
+                        let mut tasks = JoinSet::new();
+                        tasks.spawn(opened.clone().run());
+                        self.office.send_replace(Some(opened));
+                        term = Some((now.term, tasks));
+                    }
+                    Err(e) => {
+                        let error = &e as &dyn std::error::Error;
+                        tracing::error!(error, "the controller cannot take office")
+                    }
+                }
+            } else if !now.is_me && in_office.is_some() {
+                tracing::info!("this node's controller leaves office");
+                self.office.send_replace(None);
+                term = None;
+            }
+            if leadership.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+async fn open(
+    topology: &Topology,
+    node: &NodeName,
+    client: &Client,
+) -> Result<Arc<Embedded>, embedded::Error> {
+    let node = topology.node(node).expect("the host is in its own topology");
+    let voters: BTreeMap<u64, String> = topology
+        .nodes
+        .iter()
+        .filter(|n| n.voter)
+        .map(|n| (u64::from(n.id), topology.api_addr(n).to_string()))
+        .collect();
+    let options = Options::new(node.data_dir.join("store"), u64::from(node.id), &topology.name, voters);
+    let transport = Arc::new(HttpTransport::new(client.clone(), topology));
+    Ok(Arc::new(Embedded::open(options, transport).await?))
+}
+
+/// Says what the store waits for, until its life is over.
+async fn watch_store(store: &Embedded) -> Over {
+    let mut formation = store.formation();
+    let mut leadership = store.leadership();
+    loop {
+        let now = formation.borrow_and_update().clone();
+        match now {
+            Formation::Refused(why) => return Over::Refused(why),
+            Formation::Waiting(why) => tracing::info!("waiting for the store: {why}"),
+            Formation::Formed => {
+                if let Some(mismatch) = store.mismatch() {
+                    tracing::warn!("{mismatch}");
+                }
+            }
+        }
+        let stopped = leadership.borrow_and_update().stopped.clone();
+        if let Some(reason) = stopped {
+            if store.lacked_room() {
+                tracing::error!(
+                    "this node's store has stopped: {reason}; it votes again when there is room on its disk"
+                );
+                return Over::LackedRoom;
+            }
+            tracing::error!(
+                "this node's store has stopped: {reason}; it votes no more until it is restarted"
+            );
+            return std::future::pending().await;
+        }
+        // Once founded, or closed, one of them has nothing more to say.
+        tokio::select! {
+            Ok(()) = formation.changed() => {}
+            Ok(()) = leadership.changed() => {}
+            else => return std::future::pending().await,
+        }
+    }
+}
