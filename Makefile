@@ -48,8 +48,10 @@ setup:
 	  esac; \
 	done
 
-# All targets at once: features are then resolved as for the tests, and nothing is built twice.
+# All targets at once: features are then resolved as for the tests, and nothing is built twice. Fetched is also what only
+# other platforms need: `xtask tidy` reads every licence.
 build:
+	cargo fetch --locked
 	cargo build --workspace --all-targets --locked
 
 lint: build

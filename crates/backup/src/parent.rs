@@ -28,6 +28,9 @@ pub(crate) struct Parent {
     pub(crate) packs: Vec<PackId>,
     pub(crate) bytes: Vec<u64>,
     pub(crate) raws: Vec<u64>,
+    /// Is there, whole, and will stay.
+    there: Vec<bool>,
+    /// And is worth keeping for one more backup.
     usable: Vec<bool>,
     numbers: HashMap<PackId, u32>,
     files: Files,
@@ -43,9 +46,12 @@ impl Parent {
     ) -> Result<Parent, Error> {
         let there = present(repository, summary)?;
         let worth = |used: u64, raw: u64| used * 100 >= raw * WORTH_KEEPING_PERCENT;
-        let usable = summary.packs.iter().map(|p| {
-            there.get(&p.id) == Some(&p.bytes) && worth(p.used, p.raw) && !condemned.packs.contains(&p.id)
-        });
+        let there: Vec<bool> = summary
+            .packs
+            .iter()
+            .map(|p| there.get(&p.id) == Some(&p.bytes) && !condemned.packs.contains(&p.id))
+            .collect();
+        let usable = summary.packs.iter().zip(&there).map(|(p, there)| *there && worth(p.used, p.raw));
         let files = entries.into_iter().filter_map(|e| match e.what {
             What::File { cut, segments, .. } => Some((e.path, (cut, segments))),
             What::Directory | What::Link { .. } => None,
@@ -56,6 +62,7 @@ impl Parent {
             bytes: summary.packs.iter().map(|p| p.bytes).collect(),
             raws: summary.packs.iter().map(|p| p.raw).collect(),
             usable: usable.collect(),
+            there,
             numbers: summary.packs.iter().zip(0..).map(|(p, n)| (p.id.clone(), n)).collect(),
             files: files.collect(),
         })
@@ -88,7 +95,8 @@ impl Parent {
     /// The blocks of a segment; without a place where they cannot be relied upon. Nothing if it cannot be read.
     fn load(&self, at: &SegmentAt) -> Option<Vec<Was>> {
         let SegmentAt(pack, offset, sealed, _) = *at;
-        if !self.usable[pack as usize] {
+        // A map may be read once more even where its pack is about to be left.
+        if !self.there[pack as usize] {
             return None;
         }
         match self.frames.segment(&self.packs[pack as usize], offset, sealed) {
@@ -149,11 +157,11 @@ impl Known {
     }
 
     /// The segment that was looked into last, if it has just these blocks.
-    pub(crate) fn same(&self, blocks: &[crate::pipeline::Placed]) -> Option<SegmentAt> {
+    pub(crate) fn same(&self, parent: &Parent, blocks: &[crate::pipeline::Placed]) -> Option<SegmentAt> {
         let Known::Pages { segments, loaded: Some(loaded) } = self else { return None };
         let same = loaded.blocks.len() == blocks.len()
             && loaded.blocks.iter().zip(blocks).all(|(was, b)| *was == (b.hash, Some(b.at), b.length));
-        segments.get(loaded.number).copied().filter(|_| same)
+        segments.get(loaded.number).copied().filter(|at| same && parent.usable[at.0 as usize])
     }
 }
 

@@ -422,7 +422,7 @@ impl Place<'_> {
         }
         let blocks = std::mem::take(&mut f.blocks);
         f.blocks_before += blocks.len() as u64;
-        let same_as = f.known.same(&blocks);
+        let same_as = self.parent.and_then(|p| f.known.same(p, &blocks));
         self.pipeline.run(Run { file: self.file.0, blocks, same_as })
     }
 }

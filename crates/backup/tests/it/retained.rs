@@ -59,6 +59,28 @@ fn a_pack_of_which_little_is_used_is_left_behind_in_time() {
     assert_eq!(restored(&scene.repository, &third).unwrap(), files);
 }
 
+/// Its map is still read: what the map points to elsewhere is not stored again.
+#[test]
+fn a_pack_that_is_left_takes_only_its_own_with_it() {
+    let scene = Scene::new();
+    let churn = |seed| noise(50 * PAGE, seed);
+    let mut files =
+        BTreeMap::from([("churn.ibd".to_owned(), churn(1)), ("large.ibd".to_owned(), noise(300 * PAGE, 2))]);
+    store(&scene.repository, begin("shop"), &files).unwrap();
+    // The second pack has a map and a page of the large file, and much of the other, which the third makes useless.
+    files.get_mut("large.ibd").unwrap()[7 * PAGE] ^= 1;
+    for seed in [3, 4] {
+        files.insert("churn.ibd".into(), churn(seed));
+        store(&scene.repository, begin("shop"), &files).unwrap();
+    }
+    let fourth = store(&scene.repository, begin("shop"), &files).unwrap();
+    assert!((8_000..40_000).contains(&fourth.new_bytes), "a page and a map: {fourth:?}");
+    assert_eq!(restored(&scene.repository, &fourth).unwrap(), files);
+    scene.repository.prune(&prune(1)).unwrap();
+    assert_eq!(restored(&scene.repository, &fourth).unwrap(), files);
+    assert!(scene.repository.check(2, &Progress::default()).unwrap().findings.is_empty());
+}
+
 #[test]
 fn what_is_in_use_is_not_removed() {
     let scene = Scene::new();

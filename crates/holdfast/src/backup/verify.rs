@@ -38,7 +38,10 @@ pub async fn verify(repository: &Repository, what: Verify, progress: Arc<Progres
     let staged = blocking(move || Ok(Staged::begin(&root.join("copy"))?)).await?;
     let restored = restore::files(reading, staged, progress, false).await;
     let outcome = match &restored {
-        Ok(staged) => examine(&summary, staged.path(), dir.path()).await,
+        Ok(staged) => match examine(&summary, staged.path(), dir.path()).await {
+            Ok(found) => Ok(found),
+            Err(e) => Err(broken(&e)?),
+        },
         Err(e) => Err(broken(e)?),
     };
     let (mut found, mut complaints) = match outcome {
@@ -79,7 +82,11 @@ fn broken(e: &Error) -> Result<String, Error> {
         Error::Repository(
             Repo::Damaged { .. } | Repo::Storage(holdfast_backup::storage::Error::Absent(_)),
         ) => Ok(crate::agent::chain(e)),
-        Error::Engine(holdfast_engine::Error::Program { .. }) => Ok(crate::agent::chain(e)),
+        // A program that is missing says nothing about the backup; one that refuses it does.
+        Error::Engine(holdfast_engine::Error::Io { .. } | holdfast_engine::Error::BadSpec(_)) => {
+            Err(Error::Refused(format!("nothing was proven: {}", crate::agent::chain(e))))
+        }
+        Error::Engine(_) => Ok(crate::agent::chain(e)),
         Error::Repository(Repo::NoRoom { path, needed_bytes, free_bytes }) => {
             Err(Repo::NoRoom { path: path.clone(), needed_bytes: *needed_bytes, free_bytes: *free_bytes }
                 .into())
@@ -90,8 +97,8 @@ fn broken(e: &Error) -> Result<String, Error> {
 
 type Found = (BTreeMap<String, String>, Vec<String>);
 
-/// What a server says of the copy; `Err` if none starts on it.
-async fn examine(summary: &Summary, copy: &Path, work: &Path) -> Result<Found, String> {
+/// What a server says of the copy; an error if none starts on it.
+async fn examine(summary: &Summary, copy: &Path, work: &Path) -> Result<Found, Error> {
     let mut found = BTreeMap::from([
         ("files".to_owned(), summary.files.to_string()),
         ("bytes".to_owned(), summary.raw_bytes.to_string()),
@@ -99,22 +106,21 @@ async fn examine(summary: &Summary, copy: &Path, work: &Path) -> Result<Found, S
     if summary.engine != "mariadb" {
         return Ok((found, Vec::new()));
     }
-    let said = |e: holdfast_engine::Error| crate::agent::chain(&e);
     let run = work.join("r");
-    std::fs::create_dir(&run).map_err(|e| e.to_string())?;
-    let scratch = Scratch::start(copy, &run).await.map_err(said)?;
-    let tables = scratch.tables().await.map_err(said)?;
+    std::fs::create_dir(&run).map_err(super::io("creating", &run))?;
+    let scratch = Scratch::start(copy, &run).await?;
+    let tables = scratch.tables().await?;
     let names: Vec<String> = tables.iter().map(|(s, t)| format!("{s}.{t}")).collect();
     found.extend(facts::tables(&names, &names));
     let (mut counted, mut complaints) = (Vec::new(), Vec::new());
     for (schema, table) in &tables {
-        let examined = scratch.examine(schema, table).await.map_err(said)?;
+        let examined = scratch.examine(schema, table).await?;
         match examined.complaint {
             Some(words) => complaints.push(format!("{schema}.{table}: {words}")),
             None => counted.push(examined.counted),
         }
     }
     found.extend(facts::counts(&counted));
-    scratch.stop().await.map_err(said)?;
+    scratch.stop().await?;
     Ok((found, complaints))
 }
