@@ -411,7 +411,8 @@ fn primary_lost(w: &World) -> Option<Verdict> {
     if w.fresh(&p.node).is_some() {
         return None;
     }
-    let mut reachable = w.fresh_members().filter(|(n, r)| **n != p.node && r.running()).peekable();
+    let others = w.fresh_members().filter(|(n, r)| **n != p.node && r.running());
+    let mut reachable = others.filter(|(_, r)| r.looked()).peekable();
     reachable.peek()?;
     if reachable.any(|(_, r)| r.follows(&p.node)) {
         return None;

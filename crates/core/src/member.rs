@@ -426,6 +426,12 @@ impl Member {
         }
     }
 
+    /// Nothing that this instance ever acknowledged is missing. Worth a mark on its disk ([`Observed::retained`]).
+    pub fn intact(&self, seen: &Observed) -> bool {
+        let all = |owed: &Position| seen.received.as_ref().is_some_and(|r| r.contains(owed));
+        seen.running() && (seen.retained || self.owes.as_ref().is_some_and(all))
+    }
+
     /// True if the instance is what its assignment says.
     fn fits(&self, seen: &Observed, now: Millis) -> bool {
         let Some(a) = &self.assignment else { return false };
@@ -464,7 +470,7 @@ impl Member {
             activity,
             trouble,
             lost: self.lost.clone(),
-            intact: self.owes.as_ref().is_some_and(|o| seen.received.as_ref().is_some_and(|r| r.contains(o))),
+            intact: self.intact(seen),
             rebuilt_for: self.rebuilt_for,
         }
     }

@@ -11,3 +11,4 @@ pub mod random;
 pub mod registers;
 pub mod sandbox;
 pub mod sim;
+pub mod soak;

@@ -1,5 +1,6 @@
 //! The decider, row by row: what it makes of a world, as text that reads as documentation.
 
+mod choosing;
 mod failover;
 mod member;
 mod returning;

@@ -46,8 +46,14 @@ impl MySqlEngine {
         self.until_ready().await?;
         self.settle_clone().await?;
         self.judge_recovery().await?;
-        self.settle_residue().await?;
-        self.state().ready = true;
+        let whole = self.settle_residue().await?;
+        let lost_nothing = whole && self.state().unjudged_transactions == 0;
+        let retained = lost_nothing && datadir::intact(&self.at);
+        if !retained {
+            datadir::set_intact(&self.at, false)?;
+        }
+        let mut state = self.state();
+        (state.retained, state.ready) = (retained, true);
         Ok(())
     }
 
@@ -167,15 +173,19 @@ impl MySqlEngine {
     }
 
     /// Remembers what a restart left in the relay log, since starting a replication thread would purge it, and begins to
-    /// apply it: whatever this instance is to be next, it has to have applied what it received.
-    async fn settle_residue(&self) -> Result<(), Error> {
+    /// apply it: whatever this instance is to be next, it has to have applied what it received. `false`: a part of the
+    /// relay log is missing.
+    async fn settle_residue(&self) -> Result<bool, Error> {
         let tables = self.sessions.act.run("reading positions", super::rewind::POSITIONS, STATEMENT).await?;
         let applied = super::rewind::applied(&tables)?;
         let index = self.logs().relay;
-        let residue = blocking(move || residue(&index, &applied)).await?;
+        let (residue, whole) = blocking(move || residue(&index, &applied)).await?;
         let left = residue.is_some();
         self.state().residue = residue;
-        if left { self.receive_no_more().await } else { Ok(()) }
+        if left {
+            self.receive_no_more().await?;
+        }
+        Ok(whole)
     }
 
     async fn start_attached(&self, start_command: &[String]) -> Result<(), Error> {
@@ -306,15 +316,20 @@ impl MySqlEngine {
     }
 }
 
-/// What the relay log holds beyond `applied`.
-fn residue(index: &Path, applied: &MariaDbPosition) -> Result<Option<Residue>, Error> {
+/// What the relay log holds beyond `applied`, and whether all of its files are there.
+fn residue(index: &Path, applied: &MariaDbPosition) -> Result<(Option<Residue>, bool), Error> {
     let mut out: Option<Residue> = None;
+    let (mut whole, mut missing) = (true, false);
     for file in binlog::files(index).map_err(io("reading", index))? {
         let scan = match binlog::scan(&file) {
-            // Named before it is made.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            // Named before it is made; so only the last may not be there.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                missing = true;
+                continue;
+            }
             scan => scan.map_err(|e| Error::Log(e.to_string()))?,
         };
+        whole &= !missing;
         for t in scan.transactions.iter().filter(|t| !t.within(applied)) {
             let residue = out.get_or_insert_with(|| Residue {
                 position: MariaDbPosition::default(),
@@ -324,5 +339,5 @@ fn residue(index: &Path, applied: &MariaDbPosition) -> Result<Option<Residue>, E
             residue.position.add(t.domain, t.server, t.sequence);
         }
     }
-    Ok(out)
+    Ok((out, whole))
 }

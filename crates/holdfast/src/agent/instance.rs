@@ -239,6 +239,7 @@ impl Instance {
         loop {
             // Otherwise a verb's effect might not be seen yet when the next promise is reported.
             if self.observe().await {
+                self.mark_intact().await;
                 self.take_assignment();
             }
             let (verb, hurry) = self.next();
@@ -277,6 +278,17 @@ impl Instance {
                 () = self.look.notified() => {}
                 _ = exits.changed() => {}
             }
+        }
+    }
+
+    /// So that the next life of the engine can say that nothing which it acknowledged is missing.
+    async fn mark_intact(&self) {
+        let worth = {
+            let state = self.lock();
+            !state.seen.retained && state.member.intact(&state.seen)
+        };
+        if worth && let Err(e) = self.engine.mark_intact().await {
+            tracing::debug!(group = %self.service.name, error = &e as &dyn std::error::Error, "not marked intact");
         }
     }
 

@@ -150,6 +150,19 @@ pub enum DrillCommand {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
+    /// A failover every period under load, for as long as you like: nothing may be lost, and nothing may grow
+    Soak {
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_080))]
+        minutes: u64,
+        /// Seconds from one failover to the next
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(10..=3_600))]
+        every: u64,
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+        /// Where the sandbox goes [default: a temporary directory, removed afterwards]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
     /// List the drills and what each promises
     List,
     /// What `make demo` shows: a killed engine, then a switchover

@@ -9,6 +9,7 @@ use holdfast_drill::ground;
 use holdfast_drill::judge::{self, Round};
 use holdfast_drill::random;
 use holdfast_drill::sandbox::{self, Options, Sandbox};
+use holdfast_drill::soak::{self, Sample};
 use miette::{IntoDiagnostic, WrapErr};
 use std::time::Duration;
 
@@ -17,6 +18,16 @@ const START: Duration = Duration::from_secs(120);
 const COOL_DOWN_S: u32 = 1;
 /// Room for an engine's files and an hour of drills; the disk that is filled is not the user's.
 const DISK_MIB: u32 = 1_024;
+/// An hour's binlogs are not what a soak is about.
+const SOAK_BINLOGS: &str = "binlog_expire_logs_seconds = \"600\"\nmax_binlog_size = \"67108864\"";
+
+/// What came out of a course.
+#[derive(Default)]
+struct Report {
+    rounds: Vec<Round>,
+    /// Only of a soak.
+    usage: Vec<Sample>,
+}
 
 pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
     match command {
@@ -27,33 +38,25 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         DrillCommand::Run { drill, rounds, sandbox } => {
-            let rounds =
+            let report =
                 on_sandbox(&sandbox, drill == Drill::DiskFull, Course::Drills(&[(drill, rounds)])).await?;
-            print(&rounds, sandbox.output);
-            Ok(verdict(&rounds))
+            Ok(print(&report, sandbox.output))
         }
         DrillCommand::Random { seed, minutes, network, output, dir } => {
-            let sandbox =
-                SandboxArgs { durability: Durability::Sync, writers: 4, network, witnesses: 0, output, dir };
-            let rounds = on_sandbox(&sandbox, true, Course::Random { seed, minutes }).await?;
-            print(&rounds, output);
-            Ok(verdict(&rounds))
+            let args = SandboxArgs { network, output, dir, ..plain() };
+            Ok(print(&on_sandbox(&args, true, Course::Random { seed, minutes }).await?, output))
+        }
+        DrillCommand::Soak { minutes, every, output, dir } => {
+            let args = SandboxArgs { output, dir, ..plain() };
+            let course = Course::Soak { periods: (minutes * 60).div_ceil(every), every };
+            Ok(print(&on_sandbox(&args, false, course).await?, output))
         }
         DrillCommand::Demo => {
             sayln!(
                 "Three MariaDB servers under Holdfast on loopback, four clients writing through the proxies.\n"
             );
-            let args = SandboxArgs {
-                durability: Durability::Sync,
-                writers: 4,
-                network: Network::Loopback,
-                witnesses: 0,
-                output: Output::Table,
-                dir: None,
-            };
-            let rounds =
-                on_sandbox(&args, false, Course::Drills(&[(Drill::KillEngine, 1), (Drill::Switchover, 1)]))
-                    .await?;
+            let plan = [(Drill::KillEngine, 1), (Drill::Switchover, 1)];
+            let rounds = on_sandbox(&plain(), false, Course::Drills(&plan)).await?.rounds;
             sayln!();
             for r in &rounds {
                 demo_round(r);
@@ -63,12 +66,24 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
     }
 }
 
+/// As `holdfast dev` does it.
+fn plain() -> SandboxArgs {
+    SandboxArgs {
+        durability: Durability::Sync,
+        writers: 4,
+        network: Network::Loopback,
+        witnesses: 0,
+        output: Output::Table,
+        dir: None,
+    }
+}
+
 fn verdict(rounds: &[Round]) -> Exit {
     if rounds.iter().all(|r| r.broken.is_empty()) { Exit::Ok } else { Exit::PromiseBroken }
 }
 
 /// Runs drills on a fresh sandbox, stops it, and removes its directory unless the user named it.
-async fn on_sandbox(args: &SandboxArgs, disks: bool, course: Course<'_>) -> Result<Vec<Round>, Failure> {
+async fn on_sandbox(args: &SandboxArgs, disks: bool, course: Course<'_>) -> Result<Report, Failure> {
     let temporary = std::env::temp_dir().join(format!("holdfast-drill-{}", std::process::id()));
     let dir = args.dir.clone().unwrap_or(temporary);
     let network = match args.network {
@@ -84,6 +99,7 @@ async fn on_sandbox(args: &SandboxArgs, disks: bool, course: Course<'_>) -> Resu
         witnesses: args.witnesses,
         service_lines: format!("cool_down_s = {COOL_DOWN_S}"),
         disk_mib: disks.then_some(DISK_MIB),
+        engine_lines: if matches!(course, Course::Soak { .. }) { SOAK_BINLOGS.into() } else { String::new() },
         ..Options::new(exe, &dir, 3)
     };
     let mut sandbox = Sandbox::start(options).await.map_err(|e| failed(e, "starting the sandbox"))?;
@@ -97,28 +113,50 @@ async fn on_sandbox(args: &SandboxArgs, disks: bool, course: Course<'_>) -> Resu
     } else if args.dir.is_none() {
         let _ = std::fs::remove_dir_all(&dir);
     }
-    let rounds = outcome?;
+    let report = outcome?;
     stopped?;
-    Ok(rounds)
+    Ok(report)
 }
 
 /// What to do on a sandbox.
 enum Course<'a> {
     Drills(&'a [(Drill, u32)]),
     Random { seed: u64, minutes: u64 },
+    Soak { periods: u64, every: u64 },
 }
 
-async fn rounds(
-    sandbox: &mut Sandbox,
-    course: Course<'_>,
-    args: &SandboxArgs,
-) -> Result<Vec<Round>, Failure> {
+async fn rounds(sandbox: &mut Sandbox, course: Course<'_>, args: &SandboxArgs) -> Result<Report, Failure> {
     sandbox.wait_healthy(START).await.map_err(|e| failed(e, "waiting for the sandbox"))?;
     let talks = args.output == Output::Table;
-    match course {
-        Course::Drills(plan) => drill_rounds(sandbox, plan, args.writers, talks).await,
-        Course::Random { seed, minutes } => incidents(sandbox, seed, minutes, talks).await,
+    let rounds = match course {
+        Course::Drills(plan) => drill_rounds(sandbox, plan, args.writers, talks).await?,
+        Course::Random { seed, minutes } => incidents(sandbox, seed, minutes, talks).await?,
+        Course::Soak { periods, every } => return long_life(sandbox, periods, every, talks).await,
+    };
+    Ok(Report { rounds, ..Report::default() })
+}
+
+async fn long_life(sandbox: &mut Sandbox, periods: u64, every: u64, talks: bool) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    for number in 1..=periods {
+        let round = soak::period(sandbox, number, Duration::from_secs(every)).await;
+        let round = round.map_err(|e| failed(e, &format!("period {number}")))?;
+        let usage = soak::sample(sandbox).map_err(|e| failed(e, "looking at what is used"))?;
+        if talks {
+            let resident: Vec<String> =
+                usage.iter().map(|u| format!("{} MiB", u.resident_kib >> 10)).collect();
+            let broken = round.broken.join("; ");
+            sayln!(
+                "{number}/{periods}: acknowledged {}, lost {}, {} {broken}",
+                round.acked,
+                round.lost,
+                resident.join(" ")
+            );
+        }
+        report.rounds.push(round);
+        report.usage.push(usage);
     }
+    Ok(report)
 }
 
 async fn drill_rounds(
@@ -180,16 +218,58 @@ fn failed(e: impl std::error::Error + Send + Sync + 'static, doing: &str) -> Fai
     Failure::failed(Err::<(), _>(e).into_diagnostic().wrap_err(doing.to_string()).expect_err("just made"))
 }
 
-fn print(rounds: &[Round], output: Output) {
+fn print(report: &Report, output: Output) -> Exit {
+    let Report { rounds, usage } = report;
+    let grown = soak::growth(usage);
+    let exit = if grown.is_empty() { verdict(rounds) } else { Exit::PromiseBroken };
     let (median, worst) = judge::outages(rounds);
     if output == Output::Json {
         let broken = rounds.iter().filter(|r| !r.broken.is_empty()).count();
-        let value = serde_json::json!({
+        let mut value = serde_json::json!({
             "rounds": rounds, "outage_ms": { "median": median, "worst": worst }, "broken_rounds": broken,
         });
+        if !usage.is_empty() {
+            value["usage"] = serde_json::json!({ "samples": usage, "grown": grown });
+        }
         sayln!("{}", serde_json::to_string_pretty(&value).expect("plain data"));
-        return;
+        return exit;
     }
+    print_rounds(rounds);
+    sayln!("  outage: median {median} ms, worst {worst} ms");
+    for error in rounds.iter().flat_map(|r| &r.errors) {
+        sayln!("  a client saw: {error}");
+    }
+    print_usage(usage);
+    for what in grown {
+        sayln!("  BROKEN PROMISE: {what}");
+    }
+    exit
+}
+
+fn print_usage(usage: &[Sample]) {
+    let (Some(first), Some(last)) = (usage.first(), usage.last()) else { return };
+    let rows: Vec<Vec<String>> = first
+        .iter()
+        .zip(last)
+        .map(|(then, now)| {
+            let both = |then: u64, now: u64| format!("{then} -> {now}");
+            [
+                now.node.clone(),
+                both(then.resident_kib, now.resident_kib),
+                both(then.descriptors, now.descriptors),
+                both(then.threads, now.threads),
+                both(then.children, now.children),
+                both(then.log_bytes >> 10, now.log_bytes >> 10),
+                both(then.store_bytes >> 10, now.store_bytes >> 10),
+            ]
+            .to_vec()
+        })
+        .collect();
+    let head = ["NODE", "MEMORY KiB", "DESCRIPTORS", "THREADS", "CHILDREN", "LOG KiB", "STORE KiB"];
+    say!("\n{}", table(&head, &rows));
+}
+
+fn print_rounds(rounds: &[Round]) {
     let rows: Vec<Vec<String>> = rounds
         .iter()
         .map(|r| {
@@ -212,10 +292,6 @@ fn print(rounds: &[Round], output: Output) {
     let head =
         ["DRILL", "PRIMARY", "OUTAGE ms", "ACKED", "LOST", "REPORTED", "UNKNOWN", "ERRORS", "DUAL", "BROKEN"];
     say!("\n{}", table(&head, &rows));
-    sayln!("  outage: median {median} ms, worst {worst} ms");
-    for error in rounds.iter().flat_map(|r| &r.errors) {
-        sayln!("  a client saw: {error}");
-    }
 }
 
 fn demo_round(r: &Round) {
