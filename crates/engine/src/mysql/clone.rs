@@ -100,7 +100,7 @@ impl MySqlEngine {
         let after = observe::position(tail.get("state").map(String::as_str))?;
 
         progress.send_modify(|p| p.phase = ClonePhase::Preparing);
-        self.prepare(&new).await?;
+        super::backup::prepare(&new, &self.at.tmp).await?;
         let state = exact_state(&before, &after, &read_backup_position(&new)?)?;
         let (at, text) = (self.at.clone(), state.to_string());
         let owner = self.owner_of_data()?;
@@ -207,22 +207,6 @@ impl MySqlEngine {
             Some(words) => Err(Error::Stream(format!("the donor failed: {words}"))),
             None => Ok(tail),
         }
-    }
-
-    async fn prepare(&self, dir: &Path) -> Result<(), Error> {
-        let output = Command::new(flavour::BACKUP)
-            .args(["--no-defaults", "--prepare"])
-            .arg(format!("--target-dir={}", dir.display()))
-            .arg(format!("--tmpdir={}", self.at.tmp.display()))
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(io("running", Path::new(flavour::BACKUP)))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(Error::Program { program: flavour::BACKUP.into(), words: datadir::last_lines(&output.stderr) })
     }
 }
 

@@ -190,6 +190,13 @@ pub(super) fn user_name_of(uid: u32) -> Result<String, Error> {
     Ok(account(&uid.to_string())?.swap_remove(0))
 }
 
+/// User and group number of an OS user.
+pub(super) fn ids_of(name: &str) -> Result<(u32, u32), Error> {
+    let fields = account(name)?;
+    let number = |i: usize| fields.get(i).and_then(|f| f.parse().ok());
+    number(2).zip(number(3)).ok_or_else(|| Error::BadSpec(format!("the OS user {name} has no numbers")))
+}
+
 fn account(key: &str) -> Result<Vec<String>, Error> {
     let output = Command::new("getent")
         .args(["passwd", "--", key])

@@ -4,6 +4,7 @@
 //! Does not know: epochs, leases, why a verb is called.
 
 mod accounts;
+pub mod backup;
 mod binlog;
 mod clone;
 mod datadir;
@@ -14,6 +15,7 @@ mod observe;
 mod process;
 mod replication;
 mod rewind;
+pub mod scratch;
 mod spawn;
 mod sql;
 mod start;
