@@ -6,7 +6,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 # Real servers for real tests. gcc links Rust programs.
-PACKAGES := gcc haproxy iproute2 mariadb-backup mariadb-server mmdebstrap nftables python3-pymysql python3-venv sysbench zstd
+PACKAGES := gcc haproxy iproute2 mariadb-backup mariadb-server mmdebstrap nftables python3-cryptography python3-pymysql python3-venv python3-zstandard restic \
+  sysbench zstd
 # Services that Debian would start with these packages; ours run on ports and in directories of their own.
 SERVICES := mariadb haproxy nftables
 
@@ -21,7 +22,7 @@ MYSQL := $(CURDIR)/target/mysql
 help:
 	@echo 'make demo    a three-node MariaDB service on this machine: kill its primary, switch it over'
 	@echo 'make test    everything that is checked: lints, then every test on real servers'
-	@echo 'make bench   the proxy beside HAProxy, writes beside a pair set up by hand, in one run, as ratios'
+	@echo 'make bench   the proxy beside HAProxy, writes beside a pair set up by hand, backups beside restic; as ratios'
 	@echo 'make lint    formatting, clippy, crate edges, generated files'
 	@echo 'make setup   install the Debian packages that tests and demo need (the others call it)'
 	@echo 'make mysql   MySQL 9.7 from Debian unstable in target/mysql, if it is not there (make test calls it)'
@@ -54,8 +55,10 @@ setup:
 mysql: setup
 	@scripts/mysql-folder.sh $(MYSQL)
 
-# All targets at once: features are then resolved as for the tests, and nothing is built twice.
+# All targets at once: features are then resolved as for the tests, and nothing is built twice. Fetched is also what only
+# other platforms need: `xtask tidy` reads every licence.
 build:
+	cargo fetch --locked
 	cargo build --workspace --all-targets --locked
 
 lint: build
@@ -75,3 +78,4 @@ demo: setup
 bench: setup
 	cargo build --release --locked --package holdfast
 	bench/bench.py $(TARGET)/release/holdfast
+	bench/backup.py $(TARGET)/release/holdfast

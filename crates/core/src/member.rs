@@ -436,6 +436,16 @@ impl Member {
         }
     }
 
+    /// Nothing that this instance ever acknowledged is missing. Worth a mark on its disk ([`Observed::retained`]).
+    pub fn intact(&self, seen: &Observed) -> bool {
+        let all = seen.received.as_ref().is_some_and(|received| match &self.owes {
+            Owes::Unknown => false,
+            Owes::Nothing => true,
+            Owes::Until(theirs) => received.contains(theirs),
+        });
+        seen.running() && (seen.retained || all)
+    }
+
     /// True if the instance is what its assignment says.
     fn fits(&self, seen: &Observed, now: Millis) -> bool {
         let Some(a) = &self.assignment else { return false };
@@ -474,11 +484,7 @@ impl Member {
             activity,
             trouble,
             lost: self.lost.clone(),
-            intact: seen.received.as_ref().is_some_and(|received| match &self.owes {
-                Owes::Unknown => false,
-                Owes::Nothing => true,
-                Owes::Until(theirs) => received.contains(theirs),
-            }),
+            intact: self.intact(seen),
             rebuilt_for: self.rebuilt_for,
         }
     }

@@ -97,6 +97,10 @@ pub struct Observed {
     /// Primary: replicas connected that may be acknowledging; nobody else is.
     pub ackers: BTreeSet<NodeName>,
     pub connections: u32,
+    /// Nothing that this instance ever acknowledged is missing, by a mark on its own disk: it was intact, and no start
+    /// since then lost anything that had been received.
+    #[serde(default)]
+    pub retained: bool,
     /// Transactions that the last start rolled back as never acknowledged, set aside until they are compared (S10).
     pub unjudged: u64,
     /// Settings with which a promise does not hold, each said in full.
@@ -120,6 +124,7 @@ impl Observed {
             waits_for_ack: false,
             ackers: BTreeSet::new(),
             connections: 0,
+            retained: false,
             unjudged: 0,
             unsafe_settings: Vec::new(),
             free_disk_bytes: None,
@@ -164,8 +169,8 @@ pub struct InstanceReport {
     /// The last failure that keeps it from fitting its assignment, for people.
     pub trouble: Option<String>,
     pub lost: Option<Lost>,
-    /// `received` contains everything this instance ever acknowledged. Not so after its process ended: what was
-    /// received and not applied is gone then, until it has caught up with its primary.
+    /// `received` contains everything this instance ever acknowledged. After its process ended that is not known, unless
+    /// its disk says so, until it has caught up with its primary.
     #[serde(default)]
     pub intact: bool,
     /// The session for whose `reinit` wish this instance was rebuilt, if it was.

@@ -172,6 +172,8 @@ pub struct Observation {
     /// Transactions that the last start rolled back as never acknowledged, and that wait, in a copy, for
     /// [`Engine::save_divergence`] to judge whether the present history has them (S10).
     pub unjudged_transactions: u64,
+    /// It was marked intact ([`Engine::mark_intact`]), and no start since then lost anything that had been received.
+    pub retained: bool,
 }
 
 /// What [`Engine::save_divergence`] kept.
@@ -237,6 +239,9 @@ pub trait Engine: Send + Sync {
     async fn close(&self, within: Duration) -> Result<Position, Error>;
     /// Waits until no client transaction is open; how many are left.
     async fn drain_clients(&self, within: Duration) -> Result<u32, Error>;
+    /// Marks, on the disk, that everything which this instance ever acknowledged is in its logs. The driver takes the mark
+    /// back when a start loses some of it. Where somebody else starts the engine, nothing is marked.
+    async fn mark_intact(&self) -> Result<(), Error>;
     /// Stops receiving and lets everything received be applied (S7), also what a restart left in the relay log.
     async fn stop_receiving(&self) -> Result<(), Error>;
     /// True if everything received is applied.

@@ -63,11 +63,11 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
         false => None,
     };
     let (keeps_out, kept_out) = oneshot::channel();
-    if let Some(voter) = voter.clone() {
+    let voting = voter.clone().map(|voter| {
         tasks.spawn(async move {
             let _ = keeps_out.send(voter.run().await);
-        });
-    }
+        })
+    });
 
     let (keeper, routes) = RouteKeeper::new(link.clone(), topology.services.iter().map(|s| s.name.clone()));
     tasks.spawn(keeper.run());
@@ -95,7 +95,9 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     };
     tracing::info!("stopping");
     agent.stop(STOP).await;
-    if let Some(voter) = &voter {
+    if let (Some(voter), Some(voting)) = (&voter, voting) {
+        // Its end would be news otherwise.
+        voting.abort();
         voter.shutdown().await;
     }
     tasks.shutdown().await;

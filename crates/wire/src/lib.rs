@@ -1,4 +1,5 @@
-//! Sans-IO codecs for the protocols Holdfast speaks: MySQL packets, login, replies, and where a reply ends.
+//! Sans-IO codecs for the protocols Holdfast speaks: MySQL packets, login, replies, and where a reply ends;
+//! the stream of a backup.
 //!
 //! Guarantees: functions of bytes only, no allocation that a peer's length field can blow up, no panic on any input
 //! (a fuzz target stands beside each parser).
@@ -16,6 +17,7 @@ pub mod prover;
 pub mod reply;
 pub mod session_track;
 pub mod tracker;
+pub mod xbstream;
 
 pub use codec::Error;
 pub use flags::{Capabilities, Status};

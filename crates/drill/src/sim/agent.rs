@@ -88,7 +88,10 @@ impl Sim {
     /// Looks at the engine, unless it is busy with a verb or does not answer: then what was seen last stands.
     pub(super) fn agent_look(&mut self, node: usize) {
         let seen = self.agent_sees(node);
-        if let Some(agent) = &mut self.hosts[node].agent {
+        let deaf = self.deaf(node);
+        let host = &mut self.hosts[node];
+        if let Some(agent) = &mut host.agent {
+            host.engine.retained |= host.engine.on() && !deaf && agent.member.intact(&seen);
             agent.last = seen;
         }
     }

@@ -2,7 +2,7 @@
 //! acknowledgement (AFTER_SYNC, endless timeout), read-only, and what a crash leaves of all that.
 //!
 //! Modelled on purpose: a restart of the replication threads in GTID mode purges the relay log (MDEV-4698), and so
-//! does a crash; the tail that was never acknowledged is cut off at a restart (`--init-rpl-role=SLAVE`) or stays,
+//! does a crash, unless the driver starts the engine and has it apply what is left first; the tail that was never acknowledged is cut off at a restart (`--init-rpl-role=SLAVE`) or stays,
 //! by the run's choice; an endless ack wait; a process that hangs; a full disk; an event that cannot be applied; a log
 //! whose beginning was purged. Deliberately absent: agents and their reasons.
 
@@ -102,6 +102,10 @@ pub struct Engine {
     pub apply_error: Option<String>,
     pub hung_at: u64,
     pub ended_at: u64,
+    /// What a crash leaves in the relay log is applied at the next start.
+    pub keeps_relay: bool,
+    /// On the disk: nothing that it acknowledged is missing.
+    pub retained: bool,
 }
 
 impl Engine {
@@ -128,6 +132,8 @@ impl Engine {
             apply_error: None,
             hung_at: 0,
             ended_at: 0,
+            keeps_relay: true,
+            retained: false,
         }
     }
 
@@ -235,7 +241,11 @@ impl Engine {
         self.stop_receiving();
         let tail = if cut { self.log.split_off(self.committed) } else { Vec::new() };
         self.committed = self.log.len();
-        self.relay.clear();
+        // The mark tells of this start, which comes next.
+        self.retained &= self.keeps_relay && tail.is_empty();
+        if !self.keeps_relay {
+            self.relay.clear();
+        }
         self.reindex();
         tail
     }
@@ -250,6 +260,7 @@ impl Engine {
         self.committed = self.log.len();
         self.relay.clear();
         self.receiver = None;
+        self.retained = false;
         (self.purged, self.poison, self.apply_error) = (self.log.len(), None, None);
         self.reindex();
     }
@@ -280,6 +291,7 @@ impl Engine {
             received: Some(Position::MariaDb(self.received.clone())),
             applied: Some(self.applied()),
             drained: self.relay.is_empty(),
+            retained: self.retained,
             upstream,
             acknowledges: self.acknowledges,
             waits_for_ack: self.waits,

@@ -60,6 +60,8 @@ pub enum Sabotage {
     LeaseEndIgnored,
     /// Semi-sync: a replica acknowledges what it has not received.
     AcknowledgedUnread,
+    /// S6: the mark that nothing acknowledged is missing outlives a crash that lost the relay log.
+    MarkOutlivesLoss,
     /// A server keeps its id over epochs, so that it gives out numbers again which it gave out before a tail of its own
     /// was cut off or cloned away.
     NumbersReused,

@@ -169,9 +169,15 @@ impl Sim {
             return;
         }
         tell!(self, "{}'s engine ends: {how}", self.names[node]);
+        let outlives = self.sabotaged(Sabotage::MarkOutlivesLoss);
         let host = &mut self.hosts[node];
         host.engine.ended_at = self.now;
+        let marked = host.engine.retained;
         let tail = host.engine.end(how, cuts);
+        if outlives {
+            host.engine.purge_relay();
+            host.engine.retained = marked;
+        }
         host.cut.extend(tail);
         self.process_after(1, node, Timer::EngineEnded);
     }

@@ -150,6 +150,9 @@ impl Sim {
             rng,
             opts,
         };
+        for host in sim.hosts.iter_mut().filter(|_| attached) {
+            host.engine.keeps_relay = false;
+        }
         sim.begin_run(operators);
         sim
     }

@@ -120,6 +120,11 @@ fn finds_a_replica_that_acknowledges_unread() {
 }
 
 #[test]
+fn a_mark_that_outlives_what_it_stands_for_is_found() {
+    found(Sabotage::MarkOutlivesLoss, &["S6"]);
+}
+
+#[test]
 fn finds_an_agent_that_takes_itself_for_its_former_life() {
     found(Sabotage::SessionReused, &["S1", "S5", "S6", "S10"]);
 }

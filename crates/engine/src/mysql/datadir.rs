@@ -132,6 +132,27 @@ pub(super) fn set_commits_alone(at: &Layout, alone: bool) -> Result<(), Error> {
     sync_dir(&at.root)
 }
 
+/// In the data directory, so that it shares the data's fate.
+const INTACT: &str = "holdfast-intact";
+
+/// The mark that nothing which this instance acknowledged is missing here.
+pub(super) fn intact(at: &Layout) -> bool {
+    at.data.join(INTACT).exists()
+}
+
+/// Durable before it returns.
+pub(super) fn set_intact(at: &Layout, intact: bool) -> Result<(), Error> {
+    let path = at.data.join(INTACT);
+    if intact == path.exists() {
+        return Ok(());
+    }
+    if intact {
+        return write_whole(&path, "all that this instance ever acknowledged is in its logs\n");
+    }
+    fs::remove_file(&path).map_err(io("removing", &path))?;
+    sync_dir(&at.data)
+}
+
 /// The OS account the engine runs as, when it is not ours.
 #[derive(Debug, Clone)]
 pub(super) struct Owner {
@@ -159,6 +180,13 @@ pub(super) fn run_as(spec: &Spec) -> Result<Option<Owner>, Error> {
 /// Our own account's name.
 pub(super) fn user_name_of(uid: u32) -> Result<String, Error> {
     Ok(account(&uid.to_string())?.swap_remove(0))
+}
+
+/// User and group number of an OS user.
+pub(super) fn ids_of(name: &str) -> Result<(u32, u32), Error> {
+    let fields = account(name)?;
+    let number = |i: usize| fields.get(i).and_then(|f| f.parse().ok());
+    number(2).zip(number(3)).ok_or_else(|| Error::BadSpec(format!("the OS user {name} has no numbers")))
 }
 
 fn account(key: &str) -> Result<Vec<String>, Error> {

@@ -4,6 +4,7 @@
 //! Does not know: epochs, leases, why a verb is called.
 
 mod accounts;
+pub mod backup;
 mod binlog_index;
 mod clone;
 mod datadir;
@@ -14,6 +15,7 @@ mod observe;
 mod process;
 mod replication;
 mod rewind;
+pub mod scratch;
 mod spawn;
 mod sql;
 mod start;
@@ -183,6 +185,8 @@ struct State {
     /// `slave_parallel_threads` as it was before a residue was applied by one thread.
     parallel_threads: Option<u32>,
     unjudged_transactions: u64,
+    /// See [`Observation::retained`].
+    retained: bool,
     heard: Option<Heard>,
     threads_restarted_at: Option<Instant>,
     logs: Option<Logs>,
@@ -307,6 +311,16 @@ impl Engine for MySqlEngine {
     }
     async fn drain_clients(&self, within: Duration) -> Result<u32, Error> {
         self.wait_for_clients(within).await
+    }
+    async fn mark_intact(&self) -> Result<(), Error> {
+        // A start that is not ours may have purged what was received.
+        if matches!(self.spec.management, Management::Attached { .. }) || self.state().retained {
+            return Ok(());
+        }
+        let at = self.at.clone();
+        blocking(move || datadir::set_intact(&at, true)).await?;
+        self.state().retained = true;
+        Ok(())
     }
     async fn stop_receiving(&self) -> Result<(), Error> {
         self.receive_no_more().await

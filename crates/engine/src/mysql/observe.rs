@@ -65,6 +65,7 @@ fn read(
         unsafe_settings: Vec::new(),
         free_disk_bytes: None,
         unjudged_transactions: state.unjudged_transactions,
+        retained: state.retained,
     }
 }
 

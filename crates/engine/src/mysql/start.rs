@@ -44,8 +44,14 @@ impl MySqlEngine {
         }
         self.until_ready().await?;
         self.settle_clone().await?;
-        self.flavour.settle(self).await?;
-        self.state().ready = true;
+        let whole = self.flavour.settle(self).await?;
+        let lost_nothing = whole && self.state().unjudged_transactions == 0;
+        let retained = lost_nothing && datadir::intact(&self.at);
+        if !retained {
+            datadir::set_intact(&self.at, false)?;
+        }
+        let mut state = self.state();
+        (state.retained, state.ready) = (retained, true);
         Ok(())
     }
 

@@ -205,7 +205,7 @@ pub async fn seen(engine: &MySqlEngine, what: &str, holds: impl Fn(&Observation)
 pub const BOUNDED: Duration = Duration::from_secs(10);
 
 /// The replica has all that the primary has.
-pub async fn level(primary: &MySqlEngine, replica: &MySqlEngine) {
+pub async fn level(primary: &MySqlEngine, replica: &MySqlEngine) -> Observation {
     let at = seen(primary, "an answer", |_| true).await.applied;
-    seen(replica, "level with the primary", |o| o.drained && o.applied == at).await;
+    seen(replica, "level with the primary", |o| o.drained && o.applied == at).await
 }

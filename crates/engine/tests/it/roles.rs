@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 on_both! {
     what_was_received_is_applied_before_promotion,
     what_was_received_survives_a_restart_of_the_replica,
+    a_replica_that_lost_a_part_of_its_relay_log_does_not_pass_for_intact,
     closing_cuts_every_client_and_lasts,
     a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhile,
     a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its_bound,
@@ -65,11 +66,12 @@ async fn what_was_received_survives_a_restart_of_the_replica(flavour: Engine) {
     let all = one.observe().await.unwrap().applied;
     seen(&two, "more than it applied", |o| o.received == all && !o.drained).await;
     // Everything acknowledged is in the relay log of a replica that now crashes, and the primary is gone for good.
+    two.mark_intact().await.unwrap();
     one.kill().await.unwrap();
     two.kill().await.unwrap();
     // It is applied without being asked for: nothing else may begin before (S7).
     two.start().await.unwrap();
-    seen(&two, "all it had received", |o| o.drained && o.applied == all).await;
+    seen(&two, "all it had received", |o| o.drained && o.applied == all && o.retained).await;
     two.promote(false, 0).await.unwrap();
     two.open().await.unwrap();
     let mut app = r.app(2).await;
@@ -78,6 +80,29 @@ async fn what_was_received_survives_a_restart_of_the_replica(flavour: Engine) {
     // And it is a sound primary: a new replica follows it from the very beginning.
     let three = r.replica(3, 2, false).await;
     level(&two, &three).await;
+}
+
+async fn a_replica_that_lost_a_part_of_its_relay_log_does_not_pass_for_intact(flavour: Engine) {
+    let r = rig(flavour, Sync);
+    let one = r.primary(1).await;
+    let two = r.replica(2, 1, true).await;
+    let unmarked = level(&one, &two).await;
+    assert!(!unmarked.retained);
+    two.mark_intact().await.unwrap();
+    assert!(two.observe().await.unwrap().retained);
+    let mut root = r.root_conn(2).await;
+    root.query_drop("FLUSH RELAY LOGS").await.unwrap();
+    two.kill().await.unwrap();
+    // One that is not the last.
+    let index = std::fs::read_to_string(r.root(2).join("data/relay.index")).unwrap();
+    let first = index.lines().next().unwrap();
+    std::fs::remove_file(r.root(2).join("data").join(first)).unwrap();
+    two.start().await.unwrap();
+    assert!(!two.observe().await.unwrap().retained);
+    // Nor does the next start remember otherwise.
+    two.kill().await.unwrap();
+    two.start().await.unwrap();
+    assert!(!two.observe().await.unwrap().retained);
 }
 
 async fn closing_cuts_every_client_and_lasts(flavour: Engine) {

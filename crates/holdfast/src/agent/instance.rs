@@ -208,7 +208,10 @@ impl Instance {
         if !fit {
             return None;
         }
-        self.observe().await;
+        // An older one would make what others received since then look like history of their own.
+        if !self.observe().await {
+            return None;
+        }
         self.lock().seen.applied.clone()
     }
 
@@ -238,10 +241,14 @@ impl Instance {
         }
         loop {
             // Otherwise a verb's effect might not be seen yet when the next promise is reported.
-            if self.observe().await {
+            let answered = self.observe().await;
+            if answered {
+                self.mark_intact().await;
                 self.take_assignment();
             }
             let (verb, hurry) = self.next();
+            // What was seen before may be of another process, or of other data: closing is right in any case.
+            let verb = verb.filter(|v| answered || *v == Verb::Close);
             let verb = verb.filter(|v| *v != Verb::Start || Instant::now() >= start_again);
             if hurry {
                 self.stir.notify_one();
@@ -277,6 +284,17 @@ impl Instance {
                 () = self.look.notified() => {}
                 _ = exits.changed() => {}
             }
+        }
+    }
+
+    /// So that the next life of the engine can say that nothing which it acknowledged is missing.
+    async fn mark_intact(&self) {
+        let worth = {
+            let state = self.lock();
+            !state.seen.retained && state.member.intact(&state.seen)
+        };
+        if worth && let Err(e) = self.engine.mark_intact().await {
+            tracing::debug!(group = %self.service.name, error = &e as &dyn std::error::Error, "not marked intact");
         }
     }
 

@@ -38,6 +38,7 @@ pub fn observed(o: Observation, service: &Service, topology: &Topology) -> Obser
         waits_for_ack: o.waits_for_ack,
         ackers,
         connections: o.client_connections,
+        retained: o.retained,
         unjudged: o.unjudged_transactions,
         unsafe_settings,
         free_disk_bytes: o.free_disk_bytes,

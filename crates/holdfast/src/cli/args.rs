@@ -1,5 +1,6 @@
 //! What can be typed.
 
+pub use super::backup_args::{BackupCommand, RepoCommand, RestoreArgs};
 use clap::builder::TypedValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use holdfast_drill::drills::Drill;
@@ -71,6 +72,14 @@ pub enum Command {
     },
     /// Rebuild a member's data from the primary
     Reinit { node: String, service: Option<String> },
+    /// Back up services and directories, and prove that the backups work
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Restore a backup into a new directory that an engine can start on
+    Restore(RestoreArgs),
+    /// Make, check or export a backup repository
+    #[command(subcommand)]
+    Repo(RepoCommand),
     /// Check or describe the topology file
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 /// Shown below `holdfast --help`.
 pub const HELP: &str = "Exit codes:
   0  done; for status and explain: all is well
-  1  failed, or a drill's promise was broken; the message says what happened, what is safe and what to do
+  1  failed, or a drill's promise or a backup is broken; the message says what happened, what is safe and what to do
   2  wrong arguments
   3  the topology file has mistakes
   4  the deployment cannot be reached, or no controller is in office

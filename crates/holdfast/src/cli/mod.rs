@@ -1,6 +1,9 @@
 //! The command line: arguments in, tables and exit codes out. What it knows of the deployment it asks the API.
 
 pub mod args;
+mod backup;
+mod backup_args;
+mod backup_output;
 mod client;
 mod drill;
 mod exit;
@@ -54,6 +57,11 @@ pub async fn execute(cli: Cli) -> Result<Exit, Failure> {
             let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
             wishes::reinit(&api, service.as_deref(), node).await
         }
+        Command::Backup(command) => {
+            backup::backup(cli.config.as_deref(), cli.token_file.as_deref(), command).await
+        }
+        Command::Restore(args) => backup::restore(cli.config.as_deref(), args).await,
+        Command::Repo(command) => backup::repo(cli.config.as_deref(), command).await,
         Command::Config(args::ConfigCommand::Check { file }) => {
             let path = file.or(cli.config).unwrap_or_else(default_config);
             let (config, path) = load(Some(&path))?;

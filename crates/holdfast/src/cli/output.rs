@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-fn json(value: &impl Serialize) {
+pub fn json(value: &impl Serialize) {
     sayln!("{}", serde_json::to_string_pretty(value).expect("plain data"));
 }
 
@@ -150,7 +150,7 @@ pub async fn history(api: &Api, service: Option<&str>, output: Output) -> Result
 }
 
 /// `2026-11-23 20:55:01.123Z` (civil-from-days by Howard Hinnant's published algorithm).
-fn utc(unix_ms: u64) -> String {
+pub fn utc(unix_ms: u64) -> String {
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
     let z = days + 719_468;
     let (era, doe) = (z / 146_097, z % 146_097);

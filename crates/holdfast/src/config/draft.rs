@@ -3,7 +3,9 @@
 //! without a hole becomes the topology.
 
 use super::report::{Finding, Findings};
+use super::repository::{self, Place};
 use super::shape::{At, Record};
+use holdfast_backup::Retention;
 use holdfast_core::topology::{
     Durability, Engine, Management, Node, PasswordSource, ReplicationUser, Service, Strategy, Topology, User,
     WhenNoSyncReplica,
@@ -21,6 +23,8 @@ pub(super) struct File {
     /// The file has a `[tls]` section, perhaps a wrong one.
     pub wants_tls: bool,
     pub tls_dir: Option<At<PathBuf>>,
+    pub repository: Option<Place>,
+    pub retention: Retention,
     pub nodes: Vec<NodeDraft>,
     pub services: Vec<ServiceDraft>,
 }
@@ -76,6 +80,8 @@ pub(super) fn file(mut r: Record, out: &mut Findings) -> File {
         allow_plaintext: r.flag("allow_plaintext_passwords").is_some_and(|f| f.value),
         wants_tls,
         tls_dir: r.one("tls").and_then(|mut tls| tls.path("dir")),
+        repository: r.one("repository").and_then(|mut r| repository::place(&mut r, out)),
+        retention: r.one("backup").map_or(repository::RETENTION, |mut r| repository::retention(&mut r)),
         nodes: r.many("node").into_iter().enumerate().map(|(place, r)| node(place, r)).collect(),
         services: r.many("service").into_iter().map(|r| service(r, out)).collect(),
     }

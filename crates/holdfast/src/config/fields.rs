@@ -129,6 +129,18 @@ pub static FILE: Section = Section {
             "Certificates between the hosts.",
         ),
         field(
+            "repository",
+            Kind::One(&REPOSITORY),
+            Need::Optional("backups are made only with `--repository`"),
+            "Where backups go.",
+        ),
+        field(
+            "backup",
+            Kind::One(&BACKUP),
+            Need::Optional("the defaults of its fields"),
+            "How long backups are kept.",
+        ),
+        field(
             "node",
             Kind::Many { of: &NODE, min: 1, max: limits::NODES },
             Need::Required,
@@ -152,6 +164,80 @@ static TLS: Section = Section {
         Need::Required,
         "Directory with `ca.pem`, `<node>.pem`, `<node>.key` and the hashes of the people's tokens.",
     )],
+};
+
+static REPOSITORY: Section = Section {
+    title: "[repository]",
+    doc: "Backups of all services, deduplicated, compressed and encrypted. Made by `holdfast repo init`. One of the key \
+          fields, or `unencrypted`, is needed: a backup that nobody can read is as bad as one that everybody can.",
+    fields: &[
+        field(
+            "path",
+            Kind::Path,
+            Need::Required,
+            "Directory of the repository, on a disk or a network file system that does not go when a host goes.",
+        ),
+        field(
+            "key_file",
+            Kind::Path,
+            KEY_NEED,
+            "The key is the first line of this file, on each host that makes or restores backups.",
+        ),
+        field("key_env", Kind::Text { chars_max: 256 }, KEY_NEED, "The key is in this environment variable."),
+        field(
+            "key_command",
+            Kind::List { of: &Kind::Text { chars_max: PATH_CHARS }, min: 1, max: COMMAND_WORDS },
+            KEY_NEED,
+            "Program and arguments that print the key, for a vault.",
+        ),
+        field(
+            "unencrypted",
+            Kind::Flag,
+            Need::Default(Default::Flag(false)),
+            "Do without a key: whoever can read the repository can read the data.",
+        ),
+    ],
+};
+
+const KEY_NEED: Need = Need::Optional("one key field is needed, or `unencrypted`");
+const KEPT_MAX: u64 = 10_000;
+
+static BACKUP: Section = Section {
+    title: "[backup]",
+    doc: "What `holdfast backup prune` keeps of each service: a backup that any rule keeps stays. The last one always \
+          does.",
+    fields: &[
+        field(
+            "keep_last",
+            Kind::Number { min: 1, max: KEPT_MAX },
+            Need::Default(Default::Number(7)),
+            "So many of the latest backups.",
+        ),
+        field(
+            "keep_daily",
+            Kind::Number { min: 0, max: KEPT_MAX },
+            Need::Default(Default::Number(7)),
+            "The last backup of each of so many days (UTC) that have one.",
+        ),
+        field(
+            "keep_weekly",
+            Kind::Number { min: 0, max: KEPT_MAX },
+            Need::Default(Default::Number(5)),
+            "The last backup of each of so many weeks, which begin on Monday.",
+        ),
+        field(
+            "keep_monthly",
+            Kind::Number { min: 0, max: KEPT_MAX },
+            Need::Default(Default::Number(12)),
+            "The last backup of each of so many months.",
+        ),
+        field(
+            "keep_days",
+            Kind::Number { min: 0, max: KEPT_MAX },
+            Need::Default(Default::Number(0)),
+            "Every backup of so many days.",
+        ),
+    ],
 };
 
 static NODE: Section = Section {

@@ -10,6 +10,7 @@ mod fields;
 mod grants;
 mod options;
 mod report;
+pub mod repository;
 mod rules;
 pub mod secrets;
 mod shape;
@@ -29,6 +30,10 @@ use toml::de::DeTable;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub topology: Topology,
+    /// Where backups go, if the file says so.
+    pub repository: Option<repository::Place>,
+    /// How long they stay.
+    pub retention: holdfast_backup::Retention,
     /// Warnings only. May be empty.
     pub warnings: Report,
     /// Where each password is named, to warn about it.
@@ -69,11 +74,12 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Report> {
     let accounts = file.services.iter().flat_map(|s| s.replication.iter().chain(&s.users));
     let passwords =
         accounts.filter_map(|a| a.password.as_ref().map(|p| (p.span.clone(), p.value.clone()))).collect();
+    let (place, retention) = (file.repository.clone(), file.retention);
     let topology = draft::topology(file);
     match topology {
         Some(topology) if !findings.has_errors() => {
             let warnings = findings.into_report(name, Some(text));
-            Ok(Config { topology, warnings, passwords })
+            Ok(Config { topology, repository: place, retention, warnings, passwords })
         }
         _ => {
             if !findings.has_errors() {

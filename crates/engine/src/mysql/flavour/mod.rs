@@ -3,7 +3,7 @@
 //! Guarantees: a flavour gives words (command lines, SQL) and reads answers; the shared driver decides when.
 //! Does not know: roles, deadlines, sessions. The few hooks that are asynchronous say why they are.
 
-mod mariadb;
+pub(super) mod mariadb;
 mod mysql;
 mod options;
 
@@ -198,8 +198,9 @@ pub(super) trait Flavour: Send + Sync {
     async fn apply_left(&self, engine: &MySqlEngine, r: Option<&Replication>) -> Result<(), Error>;
     /// Undoes what that changed, with replication stopped.
     async fn done_with_left(&self, engine: &MySqlEngine) -> Result<(), Error>;
-    /// After a start, before anything else: finds out what the restart left behind, and begins to apply it.
-    async fn settle(&self, engine: &MySqlEngine) -> Result<(), Error>;
+    /// After a start, before anything else: finds out what the restart left behind, and begins to apply it. `false`: a
+    /// part of the relay log is missing.
+    async fn settle(&self, engine: &MySqlEngine) -> Result<bool, Error>;
 
     /// The statement, put into the history as one of server `id`.
     fn logged(&self, sql: &str, id: u32) -> String;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::mysql::fence::NO_SUCH_CONNECTION;
 use crate::mysql::sql::{Table, quote, server_error};
-use crate::mysql::{Layout, MySqlEngine, STATEMENT, STATEMENT_MS, Spec, datadir, io};
+use crate::mysql::{Layout, MySqlEngine, STATEMENT, STATEMENT_MS, Spec, binlog_index, blocking, datadir, io};
 use crate::{Error, Saved, ThreadState};
 use async_trait::async_trait;
 use holdfast_core::Position;
@@ -429,8 +429,16 @@ impl Flavour for MySql {
         Ok(())
     }
 
-    async fn settle(&self, engine: &MySqlEngine) -> Result<(), Error> {
-        engine.receive_no_more().await
+    async fn settle(&self, engine: &MySqlEngine) -> Result<bool, Error> {
+        let index = engine.logs().relay;
+        let whole = blocking(move || {
+            let files = binlog_index::files(&index).map_err(io("reading", &index))?;
+            // A file is named before it is made; so only the last may not be there.
+            Ok(files.split_last().is_none_or(|(_, others)| others.iter().all(|f| f.exists())))
+        });
+        let whole = whole.await?;
+        engine.receive_no_more().await?;
+        Ok(whole)
     }
 
     /// Under the id of the session, which the server gave it at its beginning.

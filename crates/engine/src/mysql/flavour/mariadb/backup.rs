@@ -10,7 +10,7 @@ use holdfast_core::position::MariaDbPosition;
 use std::path::Path;
 use std::process::Command;
 
-const BACKUP: &str = "mariabackup";
+pub(in crate::mysql) const BACKUP: &str = "mariabackup";
 const UNSTREAM: &str = "mbstream";
 
 pub(super) fn copy(from: &CopyFrom, scratch: &Path) -> Result<Command, Error> {

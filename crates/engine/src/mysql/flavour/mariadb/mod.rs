@@ -26,6 +26,9 @@ use std::process::Command;
 
 pub(super) struct MariaDb;
 
+pub(in crate::mysql) const SERVER: &str = "mariadbd";
+pub(in crate::mysql) use backup::BACKUP;
+
 const OWNED: Owned = Owned {
     names: &[
         "bind-address",
@@ -99,7 +102,7 @@ const POSITIONS: &str =
 #[async_trait]
 impl Flavour for MariaDb {
     fn server(&self) -> &'static str {
-        "mariadbd"
+        SERVER
     }
 
     fn arguments(
@@ -379,7 +382,7 @@ impl Flavour for MariaDb {
         residue::restore_threads(engine).await
     }
 
-    async fn settle(&self, engine: &MySqlEngine) -> Result<(), Error> {
+    async fn settle(&self, engine: &MySqlEngine) -> Result<bool, Error> {
         rewind::judge_recovery(engine).await?;
         residue::settle(engine).await
     }

@@ -13,15 +13,18 @@ use holdfast_core::position::MariaDbPosition;
 use std::path::Path;
 
 /// Remembers what a restart left in the relay log, since starting a replication thread would purge it, and begins to
-/// apply it.
-pub(super) async fn settle(engine: &MySqlEngine) -> Result<(), Error> {
+/// apply it. `false`: a part of the relay log is missing.
+pub(super) async fn settle(engine: &MySqlEngine) -> Result<bool, Error> {
     let tables = engine.sessions.act.run("reading positions", POSITIONS, STATEMENT).await?;
     let applied = super::MariaDb.read_positions(&tables)?;
     let index = engine.logs().relay;
-    let residue = blocking(move || residue(&index, position(&applied)?)).await?;
+    let (residue, whole) = blocking(move || residue(&index, position(&applied)?)).await?;
     let left = residue.is_some();
     engine.state().residue = residue;
-    if left { engine.receive_no_more().await } else { Ok(()) }
+    if left {
+        engine.receive_no_more().await?;
+    }
+    Ok(whole)
 }
 
 /// In GTID mode starting a thread would purge the log, so the server is pointed at the very file and byte instead.
@@ -67,19 +70,25 @@ pub(super) async fn restore_threads(engine: &MySqlEngine) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the relay log holds beyond `applied`.
-fn residue(index: &Path, applied: &MariaDbPosition) -> Result<Option<Residue>, Error> {
+/// What the relay log holds beyond `applied`, and whether all of its files are there.
+fn residue(index: &Path, applied: &MariaDbPosition) -> Result<(Option<Residue>, bool), Error> {
     let (mut position, mut first) = (MariaDbPosition::default(), None);
+    let (mut whole, mut missing) = (true, false);
     for file in binlog_index::files(index).map_err(io("reading", index))? {
         let scan = match binlog::scan(&file) {
-            // Named before it is made.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            // Named before it is made; so only the last may not be there.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                missing = true;
+                continue;
+            }
             scan => scan.map_err(|e| Error::Log(e.to_string()))?,
         };
+        whole &= !missing;
         for t in scan.transactions.iter().filter(|t| !t.within(applied)) {
             position.add(t.domain, t.server, t.sequence);
             first.get_or_insert_with(|| (file.clone(), t.start));
         }
     }
-    Ok(first.map(|(file, offset)| Residue { position: Position::MariaDb(position), file, offset }))
+    let residue = first.map(|(file, offset)| Residue { position: Position::MariaDb(position), file, offset });
+    Ok((residue, whole))
 }

@@ -1,0 +1,182 @@
+//! Where objects are kept.
+//!
+//! Guarantees, of any [`Storage`]: an object appears whole or not at all, is durable when a call returns, and is seen by
+//! every later call of anybody. Does not know: what is in an object.
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use object_store::local::LocalFileSystem;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, path::Path as Name};
+use std::path::{Path, PathBuf};
+use tokio::runtime::Handle;
+
+/// Why an object could not be had or put.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0} does not exist")]
+    Absent(String),
+    #[error("{0} exists already")]
+    Exists(String),
+    #[error("{doing} {name} failed")]
+    Failed {
+        doing: &'static str,
+        name: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// An object as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub name: String,
+    pub bytes: u64,
+    /// By the storage's own clock; comparable with no other.
+    pub modified_unix_ms: i64,
+}
+
+/// Objects by name. Calls block.
+pub trait Storage: Send + Sync {
+    /// Fails with [`Error::Exists`] if the name is taken.
+    fn create(&self, name: &str, object: Vec<u8>) -> Result<(), Error>;
+    fn replace(&self, name: &str, object: Vec<u8>) -> Result<(), Error>;
+    fn read(&self, name: &str) -> Result<Vec<u8>, Error>;
+    /// Shorter where the object ends before.
+    fn read_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>, Error>;
+    /// All objects whose name is `prefix` followed by `/`, sorted.
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error>;
+    fn stat(&self, name: &str) -> Result<Listed, Error>;
+    /// No error if it does not exist.
+    fn remove(&self, name: &str) -> Result<(), Error>;
+    /// Removes what writes that were interrupted before a time (by the storage's own clock) left below a prefix.
+    fn sweep(&self, prefix: &str, before_unix_ms: i64) -> Result<(), Error>;
+    /// For people.
+    fn location(&self) -> String;
+}
+
+/// A directory.
+pub struct Directory {
+    root: PathBuf,
+    store: LocalFileSystem,
+    runtime: Handle,
+}
+
+impl Directory {
+    /// `root` is created if it does not exist. Calls run on `runtime`, and must not come from its own threads (but
+    /// may from `spawn_blocking`).
+    pub fn open(root: &Path, runtime: Handle) -> Result<Directory, Error> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Failed {
+            doing: "opening",
+            name: root.display().to_string(),
+            source,
+        };
+        std::fs::create_dir_all(root).map_err(|e| failed(e.into()))?;
+        let store = LocalFileSystem::new_with_prefix(root).map_err(|e| failed(e.into()))?.with_fsync(true);
+        Ok(Directory { root: root.to_owned(), store, runtime })
+    }
+
+    fn put(&self, doing: &'static str, name: &str, object: Vec<u8>, mode: PutMode) -> Result<(), Error> {
+        let payload = PutPayload::from(Bytes::from(object));
+        let put = self.runtime.block_on(self.store.put_opts(&Name::from(name), payload, mode.into()));
+        put.map(|_| ()).map_err(|e| failure(doing, name, e))
+    }
+}
+
+/// The library writes under the final name followed by `#` and a number, and renames.
+fn sweep(dir: &Path, before_unix_ms: i64) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        if meta.is_dir() {
+            sweep(&entry.path(), before_unix_ms)?;
+        } else if entry.file_name().to_string_lossy().contains('#') && modified_ms(&meta) < before_unix_ms {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    // Stays if something is in it. Who writes a file into it at this moment makes it again.
+    let _ = std::fs::remove_dir(dir);
+    Ok(())
+}
+
+fn modified_ms(meta: &std::fs::Metadata) -> i64 {
+    use std::os::unix::fs::MetadataExt as _;
+    meta.mtime().saturating_mul(1_000).saturating_add(meta.mtime_nsec() / 1_000_000)
+}
+
+fn listed(meta: &object_store::ObjectMeta) -> Listed {
+    Listed {
+        name: meta.location.to_string(),
+        bytes: meta.size,
+        modified_unix_ms: meta.last_modified.timestamp_millis(),
+    }
+}
+
+fn failure(doing: &'static str, name: &str, e: object_store::Error) -> Error {
+    match e {
+        object_store::Error::NotFound { .. } => Error::Absent(name.to_owned()),
+        object_store::Error::AlreadyExists { .. } => Error::Exists(name.to_owned()),
+        e => Error::Failed { doing, name: name.to_owned(), source: Box::new(e) },
+    }
+}
+
+impl Storage for Directory {
+    fn create(&self, name: &str, object: Vec<u8>) -> Result<(), Error> {
+        self.put("writing", name, object, PutMode::Create)
+    }
+    fn replace(&self, name: &str, object: Vec<u8>) -> Result<(), Error> {
+        self.put("writing", name, object, PutMode::Overwrite)
+    }
+    fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let get = async { self.store.get(&Name::from(name)).await?.bytes().await };
+        Ok(self.runtime.block_on(get).map_err(|e| failure("reading", name, e))?.into())
+    }
+    fn read_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>, Error> {
+        // On threads of its own already: a positioned read needs no detour through the runtime.
+        use std::os::unix::fs::FileExt as _;
+        let fail = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::Absent(name.to_owned()),
+            _ => Error::Failed { doing: "reading", name: name.to_owned(), source: e.into() },
+        };
+        let path =
+            self.store.path_to_filesystem(&Name::from(name)).map_err(|e| failure("reading", name, e))?;
+        let file = std::fs::File::open(path).map_err(fail)?;
+        let size = file.metadata().map_err(fail)?.len();
+        let length = length.min(size.saturating_sub(offset));
+        let mut out = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut out, offset).map_err(fail)?;
+        Ok(out)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {
+        let name = Name::from(prefix);
+        let list = self.store.list(Some(&name)).map_ok(|meta| listed(&meta));
+        // What is removed while it is listed is not there.
+        let list = list.filter(|l| {
+            let gone = matches!(l, Err(object_store::Error::NotFound { .. }));
+            std::future::ready(!gone)
+        });
+        let list = self.runtime.block_on(list.try_collect::<Vec<_>>());
+        let mut list = list.map_err(|e| failure("listing", prefix, e))?;
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(list)
+    }
+    fn stat(&self, name: &str) -> Result<Listed, Error> {
+        let head = self.runtime.block_on(self.store.head(&Name::from(name)));
+        Ok(listed(&head.map_err(|e| failure("looking at", name, e))?))
+    }
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        match self.runtime.block_on(self.store.delete(&Name::from(name))) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(failure("removing", name, e)),
+        }
+    }
+    fn sweep(&self, prefix: &str, before_unix_ms: i64) -> Result<(), Error> {
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(Error::Failed { doing: "sweeping", name: prefix.into(), source: e.into() }),
+        };
+        sweep(&self.root.join(prefix), before_unix_ms).or_else(failed)
+    }
+    fn location(&self) -> String {
+        self.root.display().to_string()
+    }
+}

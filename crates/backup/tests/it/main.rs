@@ -1,0 +1,12 @@
+//! The repository as its users see it: on a directory, and on a storage in memory that fails, dies or interleaves as a
+//! test wants.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bad_days;
+mod concurrent;
+mod memory;
+mod python;
+mod retained;
+mod round_trip;
+mod scene;

@@ -1,0 +1,385 @@
+//! `holdfast backup`, `restore` and `repo`.
+
+use super::args::Output;
+use super::backup_args::{BackupCommand, RepoCommand, RepositoryArgs, RestoreArgs};
+use super::client::Api;
+use super::exit::{Exit, Failure};
+use super::{backup_output as show, output};
+use crate::backup::{self, Error, cold, hot, restore, verify};
+use crate::clock::{Clock, unix_ms};
+use crate::config::Config;
+use crate::config::repository::{KeySource, Place, RETENTION};
+use crate::sayln;
+use holdfast_backup::{BackupId, Progress, Proof, Prune, Repository, RepositoryKey, Retention, Summary};
+use holdfast_core::topology::{Management, Service};
+use miette::{IntoDiagnostic, miette};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Failure {
+        use holdfast_backup::Error as Repo;
+        let refused = matches!(
+            &e,
+            Error::Refused(_)
+                | Error::Key(_)
+                | Error::Repository(
+                    Repo::Occupied(_)
+                        | Repo::NotEmpty(_)
+                        | Repo::NoRoom { .. }
+                        | Repo::PruneUnderWay(_)
+                        | Repo::Unsure(_)
+                        | Repo::WrongKey { .. }
+                        | Repo::BeingRemoved(_)
+                )
+        );
+        let report = Err::<(), _>(e).into_diagnostic().expect_err("it is an error");
+        if refused { Failure::refused(report) } else { Failure::failed(report) }
+    }
+}
+
+/// What the topology file and the arguments say together.
+struct Given {
+    config: Option<Config>,
+    place: Place,
+}
+
+impl Given {
+    /// The topology file is not needed where the arguments say everything.
+    fn find(config: Option<&Path>, args: &RepositoryArgs) -> Result<Given, Failure> {
+        let key = match (&args.key_file, args.unencrypted) {
+            (Some(path), _) => Some(KeySource::File(path.clone())),
+            (None, true) => Some(KeySource::Unencrypted),
+            (None, false) => None,
+        };
+        let config = match super::load(config) {
+            Ok((config, _)) => Some(config),
+            Err(_) if args.repository.is_some() => None,
+            Err(e) => return Err(e),
+        };
+        let listed = config.as_ref().and_then(|c| c.repository.clone());
+        let path = args.repository.clone().or_else(|| listed.as_ref().map(|p| p.path.clone()));
+        let help = "add a [repository] section to the topology file, or pass --repository";
+        let path = path.ok_or_else(|| Failure::refused(miette!(help = help, "no repository is named")))?;
+        // The key of the topology's repository is not that of another one.
+        let same = args.repository.is_none() || listed.as_ref().is_some_and(|p| p.path == path);
+        let key = key.or_else(|| listed.filter(|_| same).map(|p| p.key));
+        let help = "pass --key-file with a key that `holdfast repo key` made, or --unencrypted if whoever can read the \
+                    repository may read the data";
+        let key =
+            key.ok_or_else(|| Failure::refused(miette!(help = help, "no key is given for the repository")))?;
+        Ok(Given { config, place: Place { path, key } })
+    }
+
+    async fn key(&self) -> Result<RepositoryKey, Failure> {
+        Ok(backup::key::resolve(&self.place.key).await.map_err(Error::from)?)
+    }
+
+    async fn open(&self) -> Result<Repository, Failure> {
+        Ok(backup::open(&self.place.path, self.key().await?).await?)
+    }
+
+    /// The named service, or the only one there is.
+    fn service(&self, name: Option<String>) -> Result<String, Failure> {
+        let services = self.config.iter().flat_map(|c| &c.topology.services);
+        let names: Vec<&str> = services.map(|s| s.name.as_str()).collect();
+        match (name, names.as_slice()) {
+            (Some(name), _) => Ok(name),
+            (None, [only]) => Ok((*only).to_owned()),
+            (None, _) => Err(Failure::refused(miette!("name a service"))),
+        }
+    }
+}
+
+pub async fn backup(
+    config: Option<&Path>,
+    token: Option<&Path>,
+    command: BackupCommand,
+) -> Result<Exit, Failure> {
+    match command {
+        BackupCommand::Now { service, socket, from, full, count, repository } => {
+            let given = Given::find(config, &repository)?;
+            let service = given.service(service)?;
+            let (socket, origin) = match socket {
+                Some(socket) => (socket, "this host".to_owned()),
+                None => member(&given, config, token, &service, from.as_deref()).await?,
+            };
+            let repository_path = given.place.path.clone();
+            let hot = hot::Hot { service, socket, origin, full, count, repository_path };
+            now(&given.open().await?, hot).await
+        }
+        BackupCommand::Cold { dir, service, stop, start, full, even_if_open, repository } => {
+            let given = Given::find(config, &repository)?;
+            let origin = dir.display().to_string();
+            let repository_path = given.place.path.clone();
+            let cold = cold::Cold { dir, service, origin, stop, start, full, even_if_open, repository_path };
+            let (repository, progress, clock) = (given.open().await?, Arc::default(), Clock::start());
+            let made =
+                show::watched(Arc::clone(&progress), cold::backup(&repository, cold, progress)).await?;
+            show::made(&made, clock.now().0);
+            Ok(Exit::Ok)
+        }
+        BackupCommand::List { service, output, repository } => {
+            let given = Given::find(config, &repository)?;
+            list(given.open().await?, service, output).await
+        }
+        BackupCommand::Show { service, id, output, repository } => {
+            let given = Given::find(config, &repository)?;
+            let service = given.service(service)?;
+            one(given.open().await?, service, id, output).await
+        }
+        BackupCommand::Verify { service, id, scratch, output, repository } => {
+            let given = Given::find(config, &repository)?;
+            let service = given.service(service)?;
+            let repository = given.open().await?;
+            let id = wanted(&repository, &service, id).await?.id;
+            let scratch = scratch.unwrap_or_else(std::env::temp_dir);
+            prove(&repository, verify::Verify { service, id, scratch }, output).await
+        }
+        command @ BackupCommand::Prune { .. } => prune(config, command).await,
+    }
+}
+
+async fn now(repository: &Repository, hot: hot::Hot) -> Result<Exit, Failure> {
+    let (progress, clock) = (Arc::<Progress>::default(), Clock::start());
+    let made = show::watched(progress.clone(), hot::backup(repository, hot, progress)).await?;
+    show::made(&made.summary, clock.now().0);
+    if let Some(note) = made.note {
+        sayln!("  {note}");
+    }
+    Ok(Exit::Ok)
+}
+
+/// Socket and name of the member to take a backup from. It must be on this host: the files are read here.
+async fn member(
+    given: &Given,
+    config: Option<&Path>,
+    token: Option<&Path>,
+    service: &str,
+    from: Option<&str>,
+) -> Result<(PathBuf, String), Failure> {
+    let topology = given.config.as_ref().map(|c| &c.topology);
+    let named = topology.and_then(|t| t.services.iter().find(|s| s.name.as_str() == service));
+    let help = "name a service of the topology file, or pass --socket";
+    let spec =
+        named.ok_or_else(|| Failure::refused(miette!(help = help, "there is no service {service:?}")))?;
+    let node = match from {
+        Some(node) => node.to_owned(),
+        None => {
+            let status = Api::open(config, token)?.service(Some(service)).await?;
+            let fittest = backup::choose::fittest(&status).map(|m| m.node.clone());
+            fittest.ok_or_else(|| Failure::refused(miette!("no member of {service} runs")))?
+        }
+    };
+    let found = topology.and_then(|t| t.nodes.iter().find(|n| n.name.as_str() == node));
+    let host = found.ok_or_else(|| Failure::refused(miette!("there is no node {node:?}")))?;
+    let socket = socket_of(&host.data_dir, spec);
+    if !socket.exists() {
+        let help = format!("run this on {node}, or name a member of this host with --from");
+        return Err(Failure::refused(miette!(
+            help = help,
+            "{node} is to be backed up, and its engine is not here"
+        )));
+    }
+    Ok((socket, node))
+}
+
+fn socket_of(data_dir: &Path, service: &Service) -> PathBuf {
+    match &service.management {
+        Management::Managed { .. } => data_dir.join(service.name.as_str()).join("run/db.sock"),
+        Management::Attached { socket, .. } => socket.clone(),
+    }
+}
+
+/// The named backup, or the last.
+async fn wanted(repository: &Repository, service: &str, id: Option<String>) -> Result<Summary, Failure> {
+    let parsed = match id {
+        None => None,
+        Some(text) => {
+            let help = "`holdfast backup list` shows them";
+            let id = BackupId::parse(&text);
+            Some(id.ok_or_else(|| {
+                Failure::refused(miette!(help = help, "{text:?} is not the id of a backup"))
+            })?)
+        }
+    };
+    let (repository, service) = (repository.clone(), service.to_owned());
+    let find = move || match parsed {
+        Some(id) => Ok(repository.summary(&service, &id)?),
+        None => Ok(repository.latest(&service)?),
+    };
+    Ok(backup::blocking(find).await?)
+}
+
+async fn list(repository: Repository, service: Option<String>, output: Output) -> Result<Exit, Failure> {
+    let (listing, proofs) = backup::blocking(move || {
+        let listing = repository.list(service.as_deref())?;
+        let mut proofs: BTreeMap<String, Vec<Proof>> = BTreeMap::new();
+        let mut services: Vec<&String> = listing.backups.iter().map(|b| &b.service).collect();
+        services.dedup();
+        for service in services {
+            proofs.extend(repository.proofs(service)?.into_iter().map(|(id, p)| (id.into(), p)));
+        }
+        Ok((listing, proofs))
+    })
+    .await?;
+    match output {
+        Output::Table => show::listing(&listing, &proofs),
+        Output::Json => {
+            let row = |b: &Summary| {
+                let proofs = proofs.get(b.id.as_str()).map_or(&[][..], Vec::as_slice);
+                serde_json::json!({ "backup": b, "proofs": proofs })
+            };
+            let unreadable: Vec<&String> = listing.unreadable.iter().map(|(name, _)| name).collect();
+            let rows: Vec<serde_json::Value> = listing.backups.iter().map(row).collect();
+            output::json(&serde_json::json!({ "backups": rows, "unreadable": unreadable }));
+        }
+    }
+    Ok(if listing.unreadable.is_empty() { Exit::Ok } else { Exit::Attention })
+}
+
+async fn one(
+    repository: Repository,
+    service: String,
+    id: Option<String>,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let summary = wanted(&repository, &service, id).await?;
+    let id = summary.id.clone();
+    let proofs = move || Ok(repository.proofs(&service)?.remove(&id).unwrap_or_default());
+    let proofs = backup::blocking(proofs).await?;
+    match output {
+        Output::Table => show::shown(&summary, &proofs),
+        Output::Json => output::json(&serde_json::json!({ "backup": summary, "proofs": proofs })),
+    }
+    Ok(Exit::Ok)
+}
+
+async fn prove(repository: &Repository, what: verify::Verify, output: Output) -> Result<Exit, Failure> {
+    let progress = Arc::<Progress>::default();
+    let proof = show::watched(progress.clone(), verify::verify(repository, what, progress)).await?;
+    match output {
+        Output::Table => {
+            sayln!("{} {}", proof.service, proof.id);
+            show::proved(&proof);
+        }
+        Output::Json => output::json(&proof),
+    }
+    Ok(if proof.good { Exit::Ok } else { Exit::PromiseBroken })
+}
+
+async fn prune(config: Option<&Path>, command: BackupCommand) -> Result<Exit, Failure> {
+    let BackupCommand::Prune {
+        service,
+        keep_last,
+        keep_daily,
+        keep_weekly,
+        keep_monthly,
+        keep_days,
+        dry_run,
+        take_over,
+        repository,
+    } = command
+    else {
+        return Ok(Exit::Ok);
+    };
+    let given = Given::find(config, &repository)?;
+    let rules = given.config.as_ref().map_or(RETENTION, |c| c.retention);
+    let said = [keep_last, keep_daily, keep_weekly, keep_monthly, keep_days];
+    // Who gives one rule on the command line gives them all.
+    let rules = if said.iter().any(Option::is_some) {
+        let [last, daily, weekly, monthly, within_days] = said.map(Option::unwrap_or_default);
+        Retention { last, daily, weekly, monthly, within_days }
+    } else {
+        rules
+    };
+    let repository = given.open().await?;
+    let pruned = backup::blocking(move || {
+        let all = repository.list(None)?.backups.into_iter().map(|b| b.service);
+        let services: Vec<String> = service.map_or_else(|| all.collect(), |s| vec![s]);
+        let retention = services.into_iter().map(|s| (s, rules)).collect();
+        Ok(repository.prune(&Prune { retention, now_unix_ms: unix_ms(), dry_run, take_over })?)
+    })
+    .await?;
+    show::pruned(&pruned, dry_run);
+    Ok(Exit::Ok)
+}
+
+pub async fn restore(config: Option<&Path>, args: RestoreArgs) -> Result<Exit, Failure> {
+    let given = Given::find(config, &args.repository)?;
+    let service = given.service(args.service)?;
+    let repository = given.open().await?;
+    let summary = wanted(&repository, &service, args.id).await?;
+    let what =
+        restore::Restore { service, id: summary.id.clone(), to: args.to, raw: args.raw, owner: args.owner };
+    let (progress, clock, to) = (Arc::<Progress>::default(), Clock::start(), what.to.clone());
+    show::watched(progress.clone(), restore::restore(&repository, what, progress)).await?;
+    let took = clock.now().0 as f64 / 1e3;
+    sayln!("{}: {} restored to {} in {took:.1} s", summary.id, show::size(summary.raw_bytes), to.display());
+    if let Some(position) = &summary.position {
+        sayln!("  it stands at {position}");
+    }
+    Ok(Exit::Ok)
+}
+
+pub async fn repo(config: Option<&Path>, command: RepoCommand) -> Result<Exit, Failure> {
+    match command {
+        RepoCommand::Key => {
+            sayln!("{}", RepositoryKey::generate().to_text());
+            Ok(Exit::Ok)
+        }
+        RepoCommand::Init { repository } => {
+            let given = Given::find(config, &repository)?;
+            let key = given.key().await?;
+            let plain = key.is_plain();
+            let made = backup::create(&given.place.path, key).await?;
+            sayln!("{} is a repository now.", made.location());
+            if plain {
+                sayln!("It is not encrypted: whoever can read it can read the data.");
+            } else {
+                sayln!("Keep the key where the repository is not: without it nothing can be restored.");
+            }
+            Ok(Exit::Ok)
+        }
+        RepoCommand::Check { repository } => {
+            let repository = Given::find(config, &repository)?.open().await?;
+            let progress = Arc::<Progress>::default();
+            let at = progress.clone();
+            let check = backup::blocking(move || Ok(repository.check(backup::threads(), &at)?));
+            let checked = show::watched(progress, check).await?;
+            show::checked(&checked);
+            Ok(if checked.findings.is_empty() { Exit::Ok } else { Exit::PromiseBroken })
+        }
+        RepoCommand::Export { service, to, all, repository } => {
+            export(Given::find(config, &repository)?.open().await?, service, &to, all).await
+        }
+    }
+}
+
+/// Plain files, and beside each backup its description: what is left when Holdfast is gone.
+async fn export(
+    repository: Repository,
+    service: Option<String>,
+    to: &Path,
+    all: bool,
+) -> Result<Exit, Failure> {
+    let from = repository.clone();
+    let mut backups = backup::blocking(move || Ok(from.list(service.as_deref())?)).await?.backups;
+    if !all {
+        let last: BTreeMap<String, Summary> = backups.into_iter().map(|b| (b.service.clone(), b)).collect();
+        backups = last.into_values().collect();
+    }
+    for summary in backups {
+        let dir = to.join(&summary.service).join(summary.id.as_str());
+        let (service, id) = (summary.service.clone(), summary.id.clone());
+        let what = restore::Restore { service, id, to: dir.clone(), raw: true, owner: None };
+        let progress = Arc::<Progress>::default();
+        show::watched(progress.clone(), restore::restore(&repository, what, progress)).await?;
+        let text = serde_json::to_string_pretty(&summary).expect("plain data");
+        let beside = dir.with_extension("json");
+        std::fs::write(&beside, text).into_diagnostic()?;
+        sayln!("{}", dir.display());
+    }
+    Ok(Exit::Ok)
+}
