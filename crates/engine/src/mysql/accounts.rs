@@ -18,7 +18,7 @@ const LOGIN: Duration = Duration::from_secs(2);
 
 impl MySqlEngine {
     pub(super) async fn create_accounts(&self) -> Result<(), Error> {
-        let seen = self.look().await?;
+        let seen = self.look_before("looking before making accounts").await?;
         if seen.upstream.is_some() {
             return Err(Error::Precondition("it is a replica; accounts come through replication".into()));
         }

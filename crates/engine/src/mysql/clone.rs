@@ -81,7 +81,9 @@ impl MySqlEngine {
         mut stream: Pin<Box<dyn AsyncRead + Send>>,
         progress: watch::Sender<CloneProgress>,
     ) -> Result<Option<Saved>, Error> {
-        if self.process.running().is_some() && self.look().await.is_ok_and(|seen| seen.writable) {
+        if self.process.running().is_some()
+            && self.look_before("looking before a clone").await.is_ok_and(|seen| seen.writable)
+        {
             return Err(Error::Precondition("it is writable; close it before its data is replaced".into()));
         }
         let head = read_head(&mut stream).await?;

@@ -326,7 +326,7 @@ impl Engine for MySqlEngine {
         self.receive_no_more().await
     }
     async fn drained(&self) -> Result<bool, Error> {
-        Ok(self.look().await?.drained)
+        Ok(self.look_before("looking whether all is applied").await?.drained)
     }
     async fn promote(&self, sync: bool, primacy: u64) -> Result<(), Error> {
         self.end_replication(sync, primacy).await

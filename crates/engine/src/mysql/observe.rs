@@ -4,6 +4,7 @@
 //! Does not know: what the facts mean for the group.
 
 use super::flavour::{self, Look, Replication};
+use super::sql::Table;
 use super::{Heard, MySqlEngine, State};
 use crate::{Ackers, Error, Observation, ThreadState, Upstream};
 use holdfast_core::NodeName;
@@ -13,7 +14,17 @@ use tokio::time::Instant;
 impl MySqlEngine {
     pub(super) async fn look(&self) -> Result<Observation, Error> {
         let tables = self.watch("observing", self.flavour.look().to_owned()).await?;
-        let mut look = self.flavour.read_look(&tables, self.sync())?;
+        self.seen(&tables)
+    }
+
+    /// A look with a verb's patience.
+    pub(super) async fn look_before(&self, doing: &'static str) -> Result<Observation, Error> {
+        let tables = self.act(doing, self.flavour.look()).await?;
+        self.seen(&tables)
+    }
+
+    fn seen(&self, tables: &[Table]) -> Result<Observation, Error> {
+        let mut look = self.flavour.read_look(tables, self.sync())?;
         let own = self.sessions.ids().len() as u32;
         let unsafe_settings = std::mem::take(&mut look.unsafe_settings);
         let mut state = self.state();

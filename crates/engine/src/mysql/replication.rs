@@ -4,7 +4,7 @@
 //! caller chose; threads that already do what is wanted are left alone.
 //! Does not know: whether the primary's history fits; the caller compares positions first (S10).
 
-use super::flavour::{self, Look, Replication, Source};
+use super::flavour::{self, Replication, Source};
 use super::late_ack::LateAck;
 use super::{FOLLOW_DRAIN_MS, MySqlEngine, STATEMENT, datadir, version};
 use crate::{Error, ThreadState};
@@ -22,12 +22,6 @@ impl MySqlEngine {
         self.flavour.read_replication(&tables)
     }
 
-    /// A look with a verb's patience.
-    async fn state_before(&self, doing: &'static str) -> Result<Look, Error> {
-        let tables = self.act(doing, self.flavour.look()).await?;
-        self.flavour.read_look(&tables, self.sync())
-    }
-
     /// S7. Only the receiving thread is stopped: restarting both could purge what was received.
     pub(super) async fn receive_no_more(&self) -> Result<(), Error> {
         let r = self.replication().await?;
@@ -41,7 +35,7 @@ impl MySqlEngine {
     }
 
     pub(super) async fn end_replication(&self, sync: bool, primacy: u64) -> Result<(), Error> {
-        let seen = self.look().await?;
+        let seen = self.look_before("looking before promoting").await?;
         if seen.writable {
             return Err(Error::Precondition("it is writable already".into()));
         }
@@ -84,7 +78,7 @@ impl MySqlEngine {
     }
 
     pub(super) async fn acknowledge(&self, on: bool) -> Result<(), Error> {
-        if self.state_before("looking at acknowledgements").await?.acknowledges == on {
+        if self.look_before("looking at acknowledgements").await?.acknowledges == on {
             return Ok(());
         }
         let set = self.flavour.acknowledge(on);
@@ -150,7 +144,7 @@ impl MySqlEngine {
             ));
         }
         if let Some(theirs) = version::of(primary).await {
-            let mine = self.state_before("looking before following").await?.version;
+            let mine = self.look_before("looking before following").await?.version;
             if let Some(why) = version::must_not_follow(&mine, &theirs) {
                 return Err(Error::Precondition(why));
             }
@@ -180,7 +174,7 @@ impl MySqlEngine {
     async fn drain_briefly(&self) -> Result<(), Error> {
         let until = Instant::now() + Duration::from_millis(FOLLOW_DRAIN_MS);
         while Instant::now() < until {
-            let seen = self.look().await?;
+            let seen = self.look_before("draining").await?;
             let applies = seen.upstream.is_some_and(|u| u.sql == ThreadState::Running);
             if seen.drained || !applies {
                 break;

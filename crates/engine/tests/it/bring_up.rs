@@ -1,6 +1,6 @@
 //! Starting, whose directory it is, what it says when it will not, and how its end is noticed (S9).
 
-use crate::rig::{BOUNDED, PATIENCE, account, insert, level, node, rig, seen, until};
+use crate::rig::{BOUNDED, PATIENCE, account, insert, level, node, now, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_core::topology::Engine;
 use holdfast_core::topology::Management;
@@ -26,7 +26,7 @@ on_both! {
 async fn a_first_primary_and_its_replicas(flavour: Engine) {
     let r = rig(flavour, Sync);
     let (one, two) = (r.up(1).await, r.up(2).await);
-    let fresh = one.observe().await.unwrap();
+    let fresh = now(&one).await;
     assert!(!fresh.writable && fresh.upstream.is_none() && fresh.received.is_empty(), "{fresh:?}");
     assert_eq!(fresh.unsafe_settings, Vec::<String>::new());
     let version = if flavour == Engine::MySql { "9." } else { "10.11" };
@@ -34,7 +34,7 @@ async fn a_first_primary_and_its_replicas(flavour: Engine) {
 
     one.promote(true, 0).await.unwrap();
     one.accounts().await.unwrap();
-    assert!(one.observe().await.unwrap().waits_for_ack);
+    assert!(now(&one).await.waits_for_ack);
     two.follow(r.addr(1), true).await.unwrap();
     let acked = seen(&one, "an acker", |o| o.ackers.count == 1).await;
     assert!(acked.waits_for_ack && acked.ackers.exact(), "{acked:?}");
@@ -43,9 +43,9 @@ async fn a_first_primary_and_its_replicas(flavour: Engine) {
     let mixed = seen(&one, "two replicas", |o| o.ackers.connected.len() == 2).await;
     assert!(!mixed.ackers.exact() && mixed.ackers.certain().is_empty(), "{:?}", mixed.ackers);
 
-    let before = one.observe().await.unwrap().applied;
+    let before = now(&one).await.applied;
     one.accounts().await.unwrap();
-    assert_eq!(one.observe().await.unwrap().applied, before, "accounts are made once");
+    assert_eq!(now(&one).await.applied, before, "accounts are made once");
 
     one.open().await.unwrap();
     let mut app = r.app(1).await;
@@ -53,7 +53,7 @@ async fn a_first_primary_and_its_replicas(flavour: Engine) {
     insert(&mut app, 1..=20).await;
     level(&one, &two).await;
     level(&one, &three).await;
-    let o = two.observe().await.unwrap();
+    let o = now(&two).await;
     let up = o.upstream.unwrap();
     assert!(o.acknowledges && up.acknowledges && up.addr == Some(r.addr(1)));
     assert_eq!((up.io, up.sql, up.lag_ms), (ThreadState::Running, ThreadState::Running, Some(0)));
@@ -70,7 +70,7 @@ async fn a_first_primary_and_its_replicas(flavour: Engine) {
     seen(&one, "still one acker", |o| o.ackers.count == 1 && o.ackers.connected.len() == 2).await;
     insert(&mut app, 21..=30).await;
     level(&one, &two).await;
-    let client = one.observe().await.unwrap().client_connections;
+    let client = now(&one).await.client_connections;
     assert_eq!(client, 1, "one client, not the replicas and not ourselves");
 }
 
@@ -170,7 +170,7 @@ async fn an_exit_is_seen_at_once(flavour: Engine) {
 async fn a_hung_server_is_unresponsive_within_the_bound(flavour: Engine) {
     let r = rig(flavour, Async);
     let one = r.up(1).await;
-    one.observe().await.unwrap();
+    now(&one).await;
     let ProcessState::Running { pid } = *one.exits().borrow() else { panic!("not running") };
     let raw = rustix::process::Pid::from_raw(pid as i32).unwrap();
     rustix::process::kill_process(raw, rustix::process::Signal::STOP).unwrap();
@@ -197,7 +197,7 @@ async fn unsafe_settings_are_said_in_full(flavour: Engine) {
     )
     .await
     .unwrap();
-    let said = one.observe().await.unwrap().unsafe_settings.join("\n");
+    let said = now(&one).await.unsafe_settings.join("\n");
     for what in [
         "sync_binlog is 0",
         "flush_log_at_trx_commit is 2",

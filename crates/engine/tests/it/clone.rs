@@ -1,6 +1,6 @@
 //! Copying a whole instance, and rejoining by it (S10).
 
-use crate::rig::{Rig, ids, insert, level, rig, seen};
+use crate::rig::{Rig, ids, insert, level, now, rig, seen};
 use holdfast_core::topology::Durability::Async;
 use holdfast_core::topology::Engine;
 use holdfast_engine::mysql::MySqlEngine;
@@ -43,7 +43,7 @@ async fn a_diverged_instance_is_saved_cloned_and_replicates_on(flavour: Engine) 
     two.open().await.unwrap();
     insert(&mut r.app(2).await, 100..=110).await;
     one.close(std::time::Duration::from_secs(1)).await.unwrap();
-    let (ours, theirs) = (one.observe().await.unwrap().applied, two.observe().await.unwrap().applied);
+    let (ours, theirs) = (now(&one).await.applied, now(&two).await.applied);
     assert_eq!(ours.partial_cmp(&theirs), None, "both have what the other lacks");
 
     // Somebody writes while the copy is made.
@@ -55,15 +55,15 @@ async fn a_diverged_instance_is_saved_cloned_and_replicates_on(flavour: Engine) 
     });
     let saved = clone(&two, &one).await.expect("three transactions were only here");
     assert_eq!((saved.transactions, saved.complete), (3, true));
-    let o = one.observe().await.unwrap();
+    let o = now(&one).await;
     assert!(!o.writable && o.upstream.is_none() && o.drained && o.server_id == 1, "{o:?}");
     writer.await.unwrap();
-    assert!(two.observe().await.unwrap().applied.contains(&o.applied));
+    assert!(now(&two).await.applied.contains(&o.applied));
     one.follow(r.addr(2), false).await.unwrap();
     level(&two, &one).await;
     assert_eq!(data(&r, 1).await, data(&r, 2).await);
     // Its position compares exactly, down to the servers that wrote long ago.
-    let (a, b) = (one.observe().await.unwrap(), two.observe().await.unwrap());
+    let (a, b) = (now(&one).await, now(&two).await);
     assert_eq!(a.applied, b.applied);
     let first = if flavour == Engine::MySql { ours.to_string() } else { "0-1-".to_owned() };
     let first = first.split(':').next().unwrap();

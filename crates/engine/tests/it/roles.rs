@@ -1,6 +1,6 @@
 //! Closing, promoting, following (S3, S7).
 
-use crate::rig::{BOUNDED, PATIENCE, ids, insert, level, rig, seen, until};
+use crate::rig::{BOUNDED, PATIENCE, ids, insert, level, now, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_core::topology::Engine;
 use holdfast_engine::{Engine as _, Error, Observation, ProcessState, ThreadState};
@@ -39,7 +39,7 @@ async fn what_was_received_is_applied_before_promotion(flavour: Engine) {
     insert(&mut app, 1..=50).await;
     one.kill().await.unwrap();
     two.stop_receiving().await.unwrap();
-    let o = two.observe().await.unwrap();
+    let o = now(&two).await;
     assert!(!o.drained && o.received > o.applied, "{o:?}");
     assert!(matches!(o.upstream.unwrap().io, ThreadState::Stopped | ThreadState::Failed { .. }));
     let refused = two.promote(false, 0).await.unwrap_err();
@@ -48,7 +48,7 @@ async fn what_was_received_is_applied_before_promotion(flavour: Engine) {
     until("drained", || async { two.drained().await.unwrap() }).await;
     two.promote(false, 0).await.unwrap();
     two.promote(false, 0).await.unwrap();
-    assert!(!two.observe().await.unwrap().writable);
+    assert!(!now(&two).await.writable);
     two.open().await.unwrap();
     assert_eq!(ids(&mut r.app(2).await).await, (1..=50).collect::<Vec<_>>());
 }
@@ -63,7 +63,7 @@ async fn what_was_received_survives_a_restart_of_the_replica(flavour: Engine) {
     root.query_drop("LOCK TABLES shop.t READ").await.unwrap();
     let mut app = r.app(1).await;
     insert(&mut app, 1..=50).await;
-    let all = one.observe().await.unwrap().applied;
+    let all = now(&one).await.applied;
     seen(&two, "more than it applied", |o| o.received == all && !o.drained).await;
     // Everything acknowledged is in the relay log of a replica that now crashes, and the primary is gone for good.
     two.mark_intact().await.unwrap();
@@ -89,7 +89,7 @@ async fn a_replica_that_lost_a_part_of_its_relay_log_does_not_pass_for_intact(fl
     let unmarked = level(&one, &two).await;
     assert!(!unmarked.retained);
     two.mark_intact().await.unwrap();
-    assert!(two.observe().await.unwrap().retained);
+    assert!(now(&two).await.retained);
     let mut root = r.root_conn(2).await;
     root.query_drop("FLUSH RELAY LOGS").await.unwrap();
     two.kill().await.unwrap();
@@ -98,11 +98,11 @@ async fn a_replica_that_lost_a_part_of_its_relay_log_does_not_pass_for_intact(fl
     let first = index.lines().next().unwrap();
     std::fs::remove_file(r.root(2).join("data").join(first)).unwrap();
     two.start().await.unwrap();
-    assert!(!two.observe().await.unwrap().retained);
+    assert!(!now(&two).await.retained);
     // Nor does the next start remember otherwise.
     two.kill().await.unwrap();
     two.start().await.unwrap();
-    assert!(!two.observe().await.unwrap().retained);
+    assert!(!now(&two).await.retained);
 }
 
 async fn closing_cuts_every_client_and_lasts(flavour: Engine) {
@@ -128,7 +128,7 @@ async fn closing_cuts_every_client_and_lasts(flavour: Engine) {
     let done = writer.await.unwrap();
     assert!(idle.query_drop("SELECT 1").await.is_err());
     assert!(open.query_drop("COMMIT").await.is_err());
-    let o = one.observe().await.unwrap();
+    let o = now(&one).await;
     assert!(!o.writable && o.applied == last && o.client_connections == 0, "{o:?}");
     let there = ids(&mut r.app(1).await).await.len();
     // The last one may have been cut between its commit and its answer.
@@ -149,7 +149,7 @@ async fn a_replica_leaves_a_primary_that_does_not_answer_without_waiting_for_it(
     let frozen = Pid::from_raw(pid as i32).unwrap();
     kill_process(frozen, Signal::STOP).unwrap();
     timeout(Duration::from_millis(1_700), two.stop_receiving()).await.expect("woken").unwrap();
-    assert_eq!(two.observe().await.unwrap().upstream.unwrap().io, ThreadState::Stopped);
+    assert_eq!(now(&two).await.upstream.unwrap().io, ThreadState::Stopped);
     kill_process(frozen, Signal::CONT).unwrap();
 }
 
@@ -213,7 +213,7 @@ async fn roles_change_back_and_forth_without_a_diverging_history(flavour: Engine
         old.follow(r.addr(b as u32 + 1), true).await.unwrap();
         seen(new, "its acker", |o| o.ackers.count == 1 && o.waits_for_ack).await;
         new.open().await.unwrap();
-        assert!(new.save_divergence(&old.observe().await.unwrap().received).await.unwrap().is_none());
+        assert!(new.save_divergence(&now(old).await.received).await.unwrap().is_none());
     }
     insert(&mut r.app(1).await, [4]).await;
     level(&engines[0], &engines[1]).await;
@@ -255,7 +255,7 @@ async fn flavours_never_mix() {
     let (one, two) = (m.primary(1).await, r.up(2).await);
     let refused = two.follow(m.addr(1), false).await.unwrap_err();
     assert!(refused.to_string().contains("never mix"), "{refused}");
-    let (ours, theirs) = (two.observe().await.unwrap(), one.observe().await.unwrap());
+    let (ours, theirs) = (now(&two).await, now(&one).await);
     assert!(ours.upstream.is_none());
     assert!(two.save_divergence(&theirs.applied).await.is_err());
 }
@@ -313,7 +313,7 @@ async fn a_stand_in_acknowledges_what_it_has_received_before(flavour: Engine) {
     insert(&mut r.app(1).await, [0]).await;
     level(&one, &three).await;
     two.kill().await.unwrap();
-    let before = one.observe().await.unwrap().applied;
+    let before = now(&one).await.applied;
     let mut writes = tokio::task::JoinSet::new();
     for id in 1..=6 {
         let mut app = r.app(1).await;
