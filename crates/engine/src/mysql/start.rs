@@ -66,6 +66,8 @@ impl MySqlEngine {
         blocking(move || {
             process::kill_leftover(&at.pid_file, &flavour::data_argument(&at))
                 .map_err(io("ending the process named in", &at.pid_file))?;
+            // MySQL leaves it behind when it is killed, and believes that whoever has that pid by now is a server.
+            datadir::remove_file(&datadir::sibling(&at.socket, ".lock"))?;
             datadir::swap_in(&at)?;
             datadir::initialise(&spec, &at, &me)?;
             if set_aside {

@@ -179,8 +179,8 @@ pub(super) trait Flavour: Send + Sync {
     fn make_read_only(&self) -> &'static str;
     fn make_writable(&self) -> &'static str;
     fn stop_receiving(&self) -> &'static str;
-    /// The kernel's number of the receiving thread: tid.
-    fn receiving_thread(&self) -> &'static str;
+    /// The kernel's number of the receiving thread, if a signal can end what it waits for: tid.
+    fn receiving_thread(&self) -> Option<&'static str>;
     fn start_receiving(&self) -> &'static str;
     fn start_replication(&self) -> &'static str;
     fn acknowledge(&self, on: bool) -> &'static str;

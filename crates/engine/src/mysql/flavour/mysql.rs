@@ -341,8 +341,10 @@ impl Flavour for MySql {
     fn stop_receiving(&self) -> &'static str {
         "STOP REPLICA IO_THREAD"
     }
-    fn receiving_thread(&self) -> &'static str {
-        "SELECT THREAD_OS_ID AS tid FROM performance_schema.threads WHERE NAME='thread/sql/replica_io'"
+    /// Only while it connects to a primary that does not answer is there a wait, of up to two seconds; SIGUSR1 means
+    /// something else to this server.
+    fn receiving_thread(&self) -> Option<&'static str> {
+        None
     }
     fn start_receiving(&self) -> &'static str {
         "START REPLICA IO_THREAD"

@@ -313,8 +313,8 @@ impl Flavour for MariaDb {
     fn stop_receiving(&self) -> &'static str {
         "STOP SLAVE IO_THREAD"
     }
-    fn receiving_thread(&self) -> &'static str {
-        "SELECT TID AS tid FROM information_schema.PROCESSLIST WHERE COMMAND = 'Slave_IO'"
+    fn receiving_thread(&self) -> Option<&'static str> {
+        Some("SELECT TID AS tid FROM information_schema.PROCESSLIST WHERE COMMAND = 'Slave_IO'")
     }
     fn start_receiving(&self) -> &'static str {
         "START SLAVE IO_THREAD"
