@@ -321,7 +321,7 @@ fn residue(index: &Path, applied: &MariaDbPosition) -> Result<(Option<Residue>, 
     let mut out: Option<Residue> = None;
     let (mut whole, mut missing) = (true, false);
     for file in binlog::files(index).map_err(io("reading", index))? {
-        let scan = match binlog::scan(&file) {
+        let scan = match binlog::scan(&file, |t| !t.within(applied)) {
             // Named before it is made; so only the last may not be there.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 missing = true;
@@ -330,7 +330,7 @@ fn residue(index: &Path, applied: &MariaDbPosition) -> Result<(Option<Residue>, 
             scan => scan.map_err(|e| Error::Log(e.to_string()))?,
         };
         whole &= !missing;
-        for t in scan.transactions.iter().filter(|t| !t.within(applied)) {
+        for t in &scan.transactions {
             let residue = out.get_or_insert_with(|| Residue {
                 position: MariaDbPosition::default(),
                 file: file.clone(),
