@@ -56,7 +56,7 @@ impl Transaction {
 /// What one file holds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Scan {
-    /// Complete ones, in order.
+    /// Complete ones that were asked for, in order.
     pub(super) transactions: Vec<Transaction>,
     /// What the log held before this file, from its GTID list; `None` if it has none (relay logs may not).
     pub(super) before: Option<MariaDbPosition>,
@@ -66,18 +66,22 @@ pub(super) struct Scan {
     pub(super) format: (u64, u64),
 }
 
-/// Transactions of one file, at most: a file of 1 GiB with the smallest possible ones.
+/// Transactions kept of one file, at most: a file of 1 GiB with the smallest possible ones.
 const TRANSACTIONS_MAX: usize = 16 << 20;
 
-/// Reads one file.
-pub(super) fn scan(path: &Path) -> std::io::Result<Scan> {
+/// Reads one file, and keeps of its transactions what `keep` says: there may be millions.
+pub(super) fn scan(path: &Path, keep: impl Fn(&Transaction) -> bool) -> std::io::Result<Scan> {
     let file = File::open(path)?;
     let len = file.metadata()?.len();
-    scan_from(BufReader::with_capacity(64 << 10, file), len)
+    scan_from(BufReader::with_capacity(64 << 10, file), len, keep)
         .map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
-fn scan_from<R: Read + Seek>(mut from: R, len: u64) -> std::io::Result<Scan> {
+fn scan_from<R: Read + Seek>(
+    mut from: R,
+    len: u64,
+    keep: impl Fn(&Transaction) -> bool,
+) -> std::io::Result<Scan> {
     let bad = |what: String| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
     let mut out = Scan::default();
     if len < MAGIC.len() as u64 {
@@ -131,10 +135,13 @@ fn scan_from<R: Read + Seek>(mut from: R, len: u64) -> std::io::Result<Scan> {
                 if let Some((t, standalone)) = open
                     && ends_group(kind, standalone, &body)
                 {
-                    if out.transactions.len() == TRANSACTIONS_MAX {
-                        return Err(bad("too many transactions in one file".into()));
+                    let whole = Transaction { end: next, ..t };
+                    if keep(&whole) {
+                        if out.transactions.len() == TRANSACTIONS_MAX {
+                            return Err(bad("too many transactions in one file".into()));
+                        }
+                        out.transactions.push(whole);
                     }
-                    out.transactions.push(Transaction { end: next, ..t });
                     open = None;
                 }
             }
@@ -199,7 +206,7 @@ mod tests {
     fn read(events: &[Vec<u8>]) -> std::io::Result<Scan> {
         let bytes: Vec<u8> = MAGIC.iter().copied().chain(events.concat()).collect();
         let len = bytes.len() as u64;
-        scan_from(Cursor::new(bytes), len)
+        scan_from(Cursor::new(bytes), len, |_| true)
     }
     fn gtids(s: &Scan) -> Vec<String> {
         s.transactions.iter().map(Transaction::gtid).collect()
@@ -228,7 +235,7 @@ mod tests {
     fn what_cannot_be_read_is_an_error() {
         assert!(read(&[event(START_ENCRYPTION, 1, b"key")]).is_err());
         assert!(read(&[event(GTID, 1, b"short")]).is_err());
-        assert!(scan_from(Cursor::new(b"#!/bin/sh".to_vec()), 9).is_err());
+        assert!(scan_from(Cursor::new(b"#!/bin/sh".to_vec()), 9, |_| true).is_err());
     }
 
     #[test]
@@ -244,7 +251,7 @@ mod tests {
                 if i % 19 > 9 && i % 19 < 13 { 0 } else { x as u8 }
             }));
             let len = bytes.len() as u64;
-            let _ = scan_from(Cursor::new(bytes), len);
+            let _ = scan_from(Cursor::new(bytes), len, |_| true);
         }
     }
 }

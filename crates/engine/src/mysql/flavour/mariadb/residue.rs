@@ -75,7 +75,7 @@ fn residue(index: &Path, applied: &MariaDbPosition) -> Result<(Option<Residue>, 
     let (mut position, mut first) = (MariaDbPosition::default(), None);
     let (mut whole, mut missing) = (true, false);
     for file in binlog_index::files(index).map_err(io("reading", index))? {
-        let scan = match binlog::scan(&file) {
+        let scan = match binlog::scan(&file, |t| !t.within(applied)) {
             // Named before it is made; so only the last may not be there.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 missing = true;
@@ -84,7 +84,7 @@ fn residue(index: &Path, applied: &MariaDbPosition) -> Result<(Option<Residue>, 
             scan => scan.map_err(|e| Error::Log(e.to_string()))?,
         };
         whole &= !missing;
-        for t in scan.transactions.iter().filter(|t| !t.within(applied)) {
+        for t in &scan.transactions {
             position.add(t.domain, t.server, t.sequence);
             first.get_or_insert_with(|| (file.clone(), t.start));
         }

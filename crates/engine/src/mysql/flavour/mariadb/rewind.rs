@@ -32,7 +32,7 @@ pub(super) fn set_tail_aside(at: &Layout) -> Result<(), Error> {
     let index = at.data.join("binlog.index");
     let files = binlog_index::files(&index).map_err(io("reading", &index))?;
     let Some(last) = files.last() else { return Ok(()) };
-    let crashed = match binlog::scan(last) {
+    let crashed = match binlog::scan(last, |_| false) {
         Ok(scan) => scan.in_use,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Error::Log(e.to_string())),
@@ -112,7 +112,8 @@ struct Only {
 impl Only {
     /// Looks through the copies and, from the newest file back, through the live log as far as needed.
     fn find(copies: &[PathBuf], live: &[PathBuf], theirs: &MariaDbPosition) -> Result<Only, Error> {
-        let scan = |p: &PathBuf| binlog::scan(p).map_err(|e| Error::Log(e.to_string()));
+        let scan =
+            |p: &PathBuf| binlog::scan(p, |t| !t.within(theirs)).map_err(|e| Error::Log(e.to_string()));
         let mut newest_first = Vec::new();
         let mut complete = live.is_empty();
         for path in live.iter().rev() {
@@ -135,7 +136,7 @@ impl Only {
         let mut out = Only { files: Vec::new(), gtids: Vec::new(), complete };
         let mut seen = BTreeSet::new();
         for (path, mut scanned) in files {
-            let new = |t: &Transaction| !t.within(theirs) && seen.insert((t.domain, t.server, t.sequence));
+            let new = |t: &Transaction| seen.insert((t.domain, t.server, t.sequence));
             scanned.transactions.retain(new);
             out.gtids.extend(scanned.transactions.iter().map(Transaction::gtid));
             if !scanned.transactions.is_empty() {

@@ -38,8 +38,8 @@ pub(super) fn save(job: &Save) -> Result<Option<Saved>, Error> {
     }
     std::fs::create_dir_all(&job.at.saved).map_err(io("creating", &job.at.saved))?;
     let part = job.at.saved.join("saving.part");
-    let gtids = write_sql(&job.programs, &files, theirs, &part)?;
-    let (Some(first), Some(last)) = (gtids.first(), gtids.last()) else {
+    let written = write_sql(&job.programs, &files, theirs, &part)?;
+    let (Some(first), Some(last)) = (written.first.first(), &written.last) else {
         std::fs::remove_file(&part).map_err(io("removing", &part))?;
         // Only what the log no longer has.
         return Ok((!complete).then(|| Saved {
@@ -53,12 +53,26 @@ pub(super) fn save(job: &Save) -> Result<Option<Saved>, Error> {
     let name = [first, last].map(|g| g.replace(':', "-")).join("--");
     let path = rewind::place(&job.at.saved, &name, "sql", &content)?;
     std::fs::remove_file(&part).map_err(io("removing", &part))?;
-    Ok(Some(Saved {
-        path,
-        transactions: gtids.len() as u64,
-        gtids: gtids.into_iter().take(SAVED_GTIDS_MAX).collect(),
-        complete,
-    }))
+    Ok(Some(Saved { path, transactions: written.count, gtids: written.first, complete }))
+}
+
+/// The ids of what was written down. There may be millions.
+#[derive(Default)]
+struct Written {
+    count: u64,
+    /// [`SAVED_GTIDS_MAX`] of them.
+    first: Vec<String>,
+    last: Option<String>,
+}
+
+impl Written {
+    fn add(&mut self, gtid: String) {
+        self.count += 1;
+        if self.first.len() < SAVED_GTIDS_MAX {
+            self.first.push(gtid.clone());
+        }
+        self.last = Some(gtid);
+    }
 }
 
 /// What was in the log before this file.
@@ -88,13 +102,8 @@ fn before(programs: &Programs, file: &Path) -> Result<GtidSet, Error> {
 }
 
 /// Everything of `files` that `theirs` lacks, as SQL with the rows spelled out in comments, without the statements that
-/// would give each transaction its old id again: a server that has gone on would ignore it. The ids, in order.
-fn write_sql(
-    programs: &Programs,
-    files: &[PathBuf],
-    theirs: &GtidSet,
-    to: &Path,
-) -> Result<Vec<String>, Error> {
+/// would give each transaction its old id again: a server that has gone on would ignore it.
+fn write_sql(programs: &Programs, files: &[PathBuf], theirs: &GtidSet, to: &Path) -> Result<Written, Error> {
     let words = datadir::sibling(to, ".words");
     let log = std::fs::File::create(&words).map_err(io("creating", &words))?;
     let mut tool = Command::new(programs.path(BINLOG));
@@ -102,14 +111,14 @@ fn write_sql(
     let spawned = tool.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn();
     let mut child = spawned.map_err(io("running", Path::new(BINLOG)))?;
     let mut from = BufReader::with_capacity(256 << 10, child.stdout.take().expect("it was asked for"));
-    let mut filter = || -> std::io::Result<Vec<String>> {
+    let mut filter = || -> std::io::Result<Written> {
         let mut out = std::io::BufWriter::new(std::fs::File::create(to)?);
-        let mut gtids = Vec::new();
+        let mut written = Written::default();
         let mut line = Vec::new();
         while from.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? > 0 {
             match line.strip_prefix(NEXT).and_then(|rest| rest.split(|b| *b == b'\'').next()) {
                 Some(gtid) if gtid != b"AUTOMATIC" => {
-                    gtids.push(String::from_utf8_lossy(gtid).into_owned());
+                    written.add(String::from_utf8_lossy(gtid).into_owned());
                     out.write_all(b"# was ")?;
                     out.write_all(gtid)?;
                     out.write_all(b"\n")?;
@@ -119,14 +128,14 @@ fn write_sql(
             line.clear();
         }
         out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-        Ok(gtids)
+        Ok(written)
     };
-    let gtids = filter().map_err(io("saving", to));
+    let written = filter().map_err(io("saving", to));
     let status = child.wait().map_err(io("waiting for", Path::new(BINLOG)))?;
     let said = datadir::last_lines(&std::fs::read(&words).unwrap_or_default());
     std::fs::remove_file(&words).map_err(io("removing", &words))?;
-    match gtids {
-        Ok(gtids) if status.success() => Ok(gtids),
+    match written {
+        Ok(written) if status.success() => Ok(written),
         Ok(_) => Err(Error::Program { program: BINLOG.into(), words: said }),
         Err(e) => Err(e),
     }
