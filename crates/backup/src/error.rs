@@ -48,6 +48,16 @@ pub enum Error {
     #[error("{} is not empty; a restore never writes over what is there", .0.display())]
     Occupied(PathBuf),
     #[error(
+        "{} is the root of a file system; a restore appears by renaming its directory, which cannot go there. Nothing \
+         was written; restore to a directory below it", .0.display()
+    )]
+    MountPoint(PathBuf),
+    #[error(
+        "{} belongs to another restore that is under way; nothing was written. Wait until it has ended, or restore to \
+         another place", .0.display()
+    )]
+    StagingHeld(PathBuf),
+    #[error(
         "restoring needs {needed_bytes} bytes in {}, and {free_bytes} are free; nothing was written", path.display()
     )]
     NoRoom { path: PathBuf, needed_bytes: u64, free_bytes: u64 },

@@ -3,7 +3,7 @@
 use crate::memory::Memory;
 use crate::scene::{Files, NOW, PAGE, Scene, begin, database, last, noise, restored, store};
 use holdfast_backup::storage::Directory;
-use holdfast_backup::{Error, Progress, Proof, Prune, Repository, RepositoryKey, Summary, storage};
+use holdfast_backup::{Error, Progress, Proof, Prune, Repository, RepositoryKey, Staged, Summary, storage};
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::Arc;
@@ -261,6 +261,31 @@ fn a_full_disk_is_said_and_harms_no_backup() {
     let reading = repository.read("shop", &first.id, "test", NOW).unwrap();
     let refused = reading.restore(disk.0.path(), 1, &Progress::default()).unwrap_err();
     assert!(matches!(refused, Error::NoRoom { .. }), "{refused}");
+}
+
+#[test]
+fn one_place_is_restored_to_by_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("back");
+    let first = Staged::begin(&to).unwrap();
+    std::fs::write(first.path().join("file"), b"1").unwrap();
+    let refused = Staged::begin(&to).unwrap_err();
+    assert!(matches!(refused, Error::StagingHeld(_)), "{refused}");
+    assert!(first.path().join("file").exists(), "what is under way is not touched");
+    // What an interrupted one left goes; nobody holds it any more.
+    let staging = first.path().to_owned();
+    drop(first);
+    assert!(!staging.exists());
+    std::fs::create_dir(&staging).unwrap();
+    std::fs::write(staging.join("left"), b"1").unwrap();
+    let second = Staged::begin(&to).unwrap();
+    assert_eq!(std::fs::read_dir(second.path()).unwrap().count(), 0);
+    second.finish().unwrap();
+    assert!(to.exists() && !staging.exists());
+
+    let disk = Small::new();
+    let refused = Staged::begin(disk.0.path()).unwrap_err();
+    assert!(matches!(refused, Error::MountPoint(_)), "{refused}");
 }
 
 /// What a process killed with SIGKILL leaves: temporary files of the storage, and a pin of a pid that is gone.

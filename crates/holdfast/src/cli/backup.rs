@@ -26,6 +26,8 @@ impl From<Error> for Failure {
                 | Error::Key(_)
                 | Error::Repository(
                     Repo::Occupied(_)
+                        | Repo::MountPoint(_)
+                        | Repo::StagingHeld(_)
                         | Repo::NotEmpty(_)
                         | Repo::NoRoom { .. }
                         | Repo::PruneUnderWay(_)
