@@ -8,7 +8,7 @@ use super::{backup_output as show, output};
 use crate::backup::{self, Error, cold, hot, restore, verify};
 use crate::clock::{Clock, unix_ms};
 use crate::config::Config;
-use crate::config::repository::{KeySource, Place, RETENTION};
+use crate::config::repository::{KeySource, Place};
 use crate::sayln;
 use holdfast_backup::{BackupId, Progress, Proof, Prune, Repository, RepositoryKey, Retention, Summary};
 use holdfast_core::topology::{Management, Service};
@@ -55,11 +55,9 @@ impl Given {
             (None, true) => Some(KeySource::Unencrypted),
             (None, false) => None,
         };
-        let config = match super::load(config) {
-            Ok((config, _)) => Some(config),
-            Err(_) if args.repository.is_some() => None,
-            Err(e) => return Err(e),
-        };
+        // A file that is there and has mistakes is never passed over: its rules would be missed in silence.
+        let unneeded = config.is_none() && args.repository.is_some() && super::no_default_config();
+        let config = if unneeded { None } else { Some(super::load(config)?.0) };
         let listed = config.as_ref().and_then(|c| c.repository.clone());
         let path = args.repository.clone().or_else(|| listed.as_ref().map(|p| p.path.clone()));
         let help = "add a [repository] section to the topology file, or pass --repository";
@@ -287,14 +285,18 @@ async fn prune(config: Option<&Path>, command: BackupCommand) -> Result<Exit, Fa
         return Ok(Exit::Ok);
     };
     let given = Given::find(config, &repository)?;
-    let rules = given.config.as_ref().map_or(RETENTION, |c| c.retention);
     let said = [keep_last, keep_daily, keep_weekly, keep_monthly, keep_days];
-    // Who gives one rule on the command line gives them all.
-    let rules = if said.iter().any(Option::is_some) {
-        let [last, daily, weekly, monthly, within_days] = said.map(Option::unwrap_or_default);
-        Retention { last, daily, weekly, monthly, within_days }
-    } else {
-        rules
+    let rules = match &given.config {
+        // Who gives one rule on the command line gives them all.
+        _ if said.iter().any(Option::is_some) => {
+            let [last, daily, weekly, monthly, within_days] = said.map(Option::unwrap_or_default);
+            Retention { last, daily, weekly, monthly, within_days }
+        }
+        Some(config) => config.retention,
+        None => {
+            let help = "pass --keep-last, --keep-daily or another --keep rule, or a topology file with --config";
+            return Err(Failure::refused(miette!(help = help, "no rule says what to keep; nothing was removed")));
+        }
     };
     let repository = given.open().await?;
     let pruned = backup::blocking(move || {

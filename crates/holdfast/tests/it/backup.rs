@@ -214,7 +214,7 @@ fn a_backup_that_is_killed_or_whose_server_fails_is_none() {
 
     // Ctrl-C ends it in order.
     let rustix_pid = |child: &Child| rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
-    bench.done(&["backup", "prune"]);
+    bench.done(&["backup", "prune", "--keep-last", "1"]);
     assert!(!begun(), "the prune saw that its process is gone");
     let mut asked = bench.command(&now).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     until("the backup begins", begun);
@@ -231,7 +231,7 @@ fn a_backup_that_is_killed_or_whose_server_fails_is_none() {
     assert!(!orphaned.wait().unwrap().success(), "{said}");
     assert!(said.contains("no backup was recorded"), "{said}");
     assert!(bench.list("shop").is_empty() && !begun());
-    bench.done(&["backup", "prune"]);
+    bench.done(&["backup", "prune", "--keep-last", "1"]);
     bench.done(&["repo", "check"]);
     assert!(std::fs::read_dir(bench.repository().join("packs")).map_or(0, Iterator::count) == 0);
 }
@@ -338,6 +338,17 @@ fn nothing_goes_without_a_key_or_with_a_wrong_one() {
     assert!(words(&said).contains("`holdfast repo init` makes one"), "{}", words(&said));
     assert!(!bench.dir.path().join("elsewhere").exists(), "a backup does not make repositories");
     assert!(bench.list("files").is_empty());
+
+    // A topology file with mistakes is not passed over, and without one a prune is told what to keep.
+    let (code, said) = bench.fails(&["backup", "prune"]);
+    assert!(code == 5 && said.contains("no rule says what to keep"), "{code} {said}");
+    let broken = bench.dir.path().join("holdfast.toml");
+    std::fs::write(&broken, "[backup]\nkeep_last = \"all\"\n").unwrap();
+    for command in [&["backup", "prune", "--keep-last", "1"][..], &["backup", "list"]] {
+        let (code, said) = bench.fails(command);
+        assert!(said.contains("holdfast.toml"), "{code} {said}");
+    }
+    std::fs::remove_file(&broken).unwrap();
 
     // Told so, it does without one.
     let plain = bench.dir.path().join("plain");
