@@ -38,6 +38,11 @@ pub enum Error {
     BadInput(String),
     #[error("{what} is limited to {max}; no backup was recorded")]
     TooMuch { what: &'static str, max: u64 },
+    #[error(
+        "{prefix} holds more than {max} backups, more than can be listed; nothing was changed. Each can still be restored \
+         by its id, and others can go to another repository"
+    )]
+    TooManyBackups { prefix: String, max: usize },
     #[error("{doing} {} failed", path.display())]
     Io {
         doing: &'static str,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Backups of one service.
+/// Backups in one listing.
 pub(crate) const BACKUPS_MAX: usize = 100_000;
 /// A summary usually fits.
 const SUMMARY_GUESS_BYTES: u64 = 64 << 10;
@@ -117,7 +117,11 @@ impl Repository {
         }
         let prefix = service.map_or(id::BACKUPS.to_owned(), |s| format!("{}/{s}", id::BACKUPS));
         let mut listing = Listing::default();
-        for object in self.storage.list(&prefix)?.into_iter().take(BACKUPS_MAX) {
+        let objects = self.storage.list(&prefix)?;
+        if objects.len() > BACKUPS_MAX {
+            return Err(Error::TooManyBackups { prefix, max: BACKUPS_MAX });
+        }
+        for object in objects {
             let summary = match id::of_manifest_object(&object.name) {
                 Some((service, id)) => self.summary(&service, &id),
                 None => Err(Error::damaged(&object.name, 0, "its name is not that of a backup")),

@@ -264,6 +264,31 @@ fn a_full_disk_is_said_and_harms_no_backup() {
 }
 
 #[test]
+fn what_cannot_be_listed_is_not_taken_for_absent() {
+    let scene = Scene::new();
+    store(&scene.repository, begin("shop"), &small(1)).unwrap();
+    let lost = scene.path().join("backups/shop/20261124T030308Z-00000000aa");
+    std::os::unix::fs::symlink("/nowhere/at/all", &lost).unwrap();
+    let prune = Prune { now_unix_ms: NOW, ..Prune::default() };
+    assert!(matches!(scene.repository.list(None), Err(Error::Storage(_))));
+    assert!(matches!(scene.repository.prune(&prune), Err(Error::Storage(_))));
+    std::fs::remove_file(&lost).unwrap();
+    assert_eq!(scene.repository.list(None).unwrap().backups.len(), 1);
+    let away = scene.dir.path().join("away");
+    std::fs::rename(scene.path(), away).unwrap();
+    assert!(matches!(scene.repository.list(None), Err(Error::Storage(_))), "not an empty repository");
+}
+
+#[test]
+fn more_backups_than_can_be_listed_are_said_and_not_left_out() {
+    let (memory, repository, _) = with_one();
+    let mut objects = memory.objects.lock().unwrap();
+    objects.extend((0..100_000).map(|n| (format!("backups/shop/{n}"), (Vec::new(), 0))));
+    drop(objects);
+    assert!(matches!(repository.list(None), Err(Error::TooManyBackups { .. })));
+}
+
+#[test]
 fn one_place_is_restored_to_by_one_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("back");
