@@ -73,6 +73,10 @@ pub enum Error {
     PruneUnderWay(String),
     #[error("nothing was removed, because what is needed cannot be told: {0}")]
     Unsure(String),
+    #[error(
+        "a prune took this backup for abandoned, or was removing what it relies upon; no backup was recorded. Run it again"
+    )]
+    TakenForDead,
     #[error("the work was stopped from outside; no backup was recorded")]
     Stopped,
 }

@@ -186,7 +186,8 @@ impl Storage for Directory {
         Ok(out)
     }
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {
-        let failed = |e: std::io::Error| Error::Failed { doing: "listing", name: prefix.into(), source: e.into() };
+        let failed =
+            |e: std::io::Error| Error::Failed { doing: "listing", name: prefix.into(), source: e.into() };
         let mut list = Vec::new();
         let top = self.root.join(prefix);
         match below(&top, prefix, DEPTH_MAX, &mut list) {
@@ -202,10 +203,16 @@ impl Storage for Directory {
         Ok(listed(&head.map_err(|e| failure("looking at", name, e))?))
     }
     fn remove(&self, name: &str) -> Result<(), Error> {
-        match self.runtime.block_on(self.store.delete(&Name::from(name))) {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(failure("removing", name, e)),
-        }
+        // Without the runtime: what is dropped on one of its threads removes its pin, and must not wait for it there.
+        let fail = |e: std::io::Error| match e.kind() {
+            NotFound => Ok(()),
+            _ => Err(Error::Failed { doing: "removing", name: name.to_owned(), source: e.into() }),
+        };
+        let path =
+            self.store.path_to_filesystem(&Name::from(name)).map_err(|e| failure("removing", name, e))?;
+        let parent = path.parent().unwrap_or(&self.root);
+        let removed = std::fs::remove_file(&path);
+        removed.and_then(|()| std::fs::File::open(parent)?.sync_all()).or_else(fail)
     }
     fn sweep(&self, prefix: &str, before_unix_ms: i64) -> Result<(), Error> {
         let failed = |e: std::io::Error| match e.kind() {

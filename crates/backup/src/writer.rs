@@ -343,15 +343,28 @@ fn publish(
     }
     let (seal, header) = Seal::begin(&repository.key, data_key, Kind::Manifest, &name);
     let object = object::parts(&seal, header, &contents, LEVEL);
-    // Who was suspended for a day may have been taken for dead meanwhile, and what it relied upon removed.
+    relied_upon(repository, pin, summary)?;
+    repository.storage.create(&name, object)?;
+    // Who was suspended between the look and the manifest may have been taken for dead in between.
+    let still = relied_upon(repository, pin, summary).and_then(|()| {
+        let condemned = Condemned::read(repository.storage.as_ref())?;
+        let hit = condemned.backups.contains(&summary.id)
+            || summary.packs.iter().any(|p| condemned.packs.contains(&p.id));
+        if hit { Err(Error::TakenForDead) } else { Ok(()) }
+    });
+    if let Err(Error::TakenForDead | Error::Storage(storage::Error::Absent(_))) = &still {
+        repository.storage.remove(&name)?;
+    }
+    still
+}
+
+/// Who was suspended for a day may have been taken for dead meanwhile, and what it relied upon removed.
+fn relied_upon(repository: &Repository, pin: &Pin, summary: &Summary) -> Result<(), Error> {
     let there = parent::present(repository, summary)?;
     if let Some(gone) = summary.packs.iter().find(|p| there.get(&p.id) != Some(&p.bytes)) {
         return Err(storage::Error::Absent(gone.id.object()).into());
     }
-    if !pin.stands()? {
-        return Err(Error::Stopped);
-    }
-    Ok(repository.storage.create(&name, object)?)
+    if pin.stands()? { Ok(()) } else { Err(Error::TakenForDead) }
 }
 
 /// Puts blocks of one file where they belong.

@@ -288,6 +288,45 @@ fn more_backups_than_can_be_listed_are_said_and_not_left_out() {
     assert!(matches!(repository.list(None), Err(Error::TooManyBackups { .. })));
 }
 
+/// A writer that was suspended just before its manifest, for so long that prunes took its pin away and its packs.
+#[test]
+fn a_writer_that_was_taken_for_dead_records_nothing() {
+    for what in ["pins", "packs", "condemned"] {
+        let (memory, repository, _) = with_one();
+        let objects = memory.objects.clone();
+        let suspended = memory.seen(move |doing, name| {
+            let mut objects = objects.lock().unwrap();
+            if doing == "writing" && name.starts_with("backups/") {
+                let last = objects.keys().rfind(|n| n.starts_with("packs/")).unwrap().clone();
+                let pack: Vec<&str> = last.split('/').skip(1).collect();
+                let list = format!("{{\"backups\":[],\"packs\":[\"{}\"]}}", pack.join("/"));
+                match what {
+                    "condemned" => _ = objects.insert(what.into(), (list.into_bytes(), 0)),
+                    "packs" => _ = objects.remove(&last),
+                    prefix => objects.retain(|name, _| !name.starts_with(prefix)),
+                }
+            }
+            Ok(())
+        });
+        let failed = store(&repository.on(Arc::new(suspended)), begin("shop"), &small(2)).unwrap_err();
+        assert!(failed.to_string().contains("no backup was recorded") || what == "packs", "{failed}");
+        assert_eq!(repository.list(None).unwrap().backups.len(), 1, "{what}: {failed}");
+    }
+}
+
+#[test]
+fn what_is_dropped_on_a_thread_of_the_runtime_takes_its_pin_along() {
+    let scene = Scene::new();
+    let made = store(&scene.repository, begin("shop"), &small(1)).unwrap();
+    let mut writer = scene.repository.begin(begin("shop")).unwrap();
+    let file = writer.open("a", None, holdfast_backup::Cut::Pages).unwrap();
+    writer.write(file, b"x").unwrap();
+    let reading = scene.repository.read("shop", &made.id, "test", NOW).unwrap();
+    assert_eq!(scene.storage().list("pins").unwrap().len(), 2);
+    scene.on_the_runtime(async { drop((writer, reading)) });
+    assert!(scene.storage().list("pins").unwrap().is_empty());
+}
+
 #[test]
 fn one_place_is_restored_to_by_one_at_a_time() {
     let dir = tempfile::tempdir().unwrap();

@@ -83,7 +83,11 @@ type Made = Arc<Mutex<BTreeMap<BackupId, u64>>>;
 /// What one actor does; `Err` says what must not be.
 fn act(actor: usize, repository: &Repository, made: &Made, may_fail: bool) -> Result<(), String> {
     let wrong = |what: &str, e: &Error| {
-        let gone = matches!(e, Error::NoBackup { .. } | Error::BeingRemoved(_) | Error::PruneUnderWay(_));
+        // A backup may have to be made again where a prune that judged before it began still removes.
+        let gone = matches!(
+            e,
+            Error::NoBackup { .. } | Error::BeingRemoved(_) | Error::PruneUnderWay(_) | Error::TakenForDead
+        );
         if gone || may_fail { Ok(()) } else { Err(format!("{what}: {e:?}")) }
     };
     match actor {

@@ -294,8 +294,12 @@ async fn prune(config: Option<&Path>, command: BackupCommand) -> Result<Exit, Fa
         }
         Some(config) => config.retention,
         None => {
-            let help = "pass --keep-last, --keep-daily or another --keep rule, or a topology file with --config";
-            return Err(Failure::refused(miette!(help = help, "no rule says what to keep; nothing was removed")));
+            let help =
+                "pass --keep-last, --keep-daily or another --keep rule, or a topology file with --config";
+            return Err(Failure::refused(miette!(
+                help = help,
+                "no rule says what to keep; nothing was removed"
+            )));
         }
     };
     let repository = given.open().await?;
