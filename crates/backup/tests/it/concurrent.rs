@@ -51,6 +51,8 @@ impl Turns {
     }
     /// Lets one actor after the other go on, until all have ended.
     fn run(&self, mut random: impl FnMut() -> u64) {
+        // In some runs an actor often has many turns in a row: then the others are as if suspended meanwhile.
+        let (mut last, changes) = (None, [1, 8, 24][random() as usize % 3]);
         loop {
             let ready =
                 |s: &mut State| (0..ACTORS).any(|a| !s.ended[a] && s.waiting[a] == 0) || s.turn.is_some();
@@ -61,7 +63,9 @@ impl Turns {
             if able.is_empty() {
                 return;
             }
-            state.turn = Some(able[random() as usize % able.len()]);
+            let again = last.filter(|a| able.contains(a) && random() % changes != 0);
+            last = again.or(Some(able[random() as usize % able.len()]));
+            state.turn = last;
             self.changed.notify_all();
         }
     }
@@ -83,11 +87,7 @@ type Made = Arc<Mutex<BTreeMap<BackupId, u64>>>;
 /// What one actor does; `Err` says what must not be.
 fn act(actor: usize, repository: &Repository, made: &Made, may_fail: bool) -> Result<(), String> {
     let wrong = |what: &str, e: &Error| {
-        // A backup may have to be made again where a prune that judged before it began still removes.
-        let gone = matches!(
-            e,
-            Error::NoBackup { .. } | Error::BeingRemoved(_) | Error::PruneUnderWay(_) | Error::TakenForDead
-        );
+        let gone = matches!(e, Error::NoBackup { .. } | Error::BeingRemoved(_) | Error::PruneUnderWay(_));
         if gone || may_fail { Ok(()) } else { Err(format!("{what}: {e:?}")) }
     };
     match actor {
