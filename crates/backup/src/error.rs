@@ -28,6 +28,15 @@ pub enum Error {
     NoBackup { service: String, id: BackupId },
     #[error("there is no backup of {0} yet; `holdfast backup now` makes one")]
     NoBackupYet(String),
+    #[error(
+        "{name} cannot be read, and may be the last backup; nothing was restored. Name the one that is wanted with \
+         --backup: `holdfast backup list` shows those that can be read"
+    )]
+    LastUnclear {
+        name: String,
+        #[source]
+        source: Box<Error>,
+    },
     #[error("backup {0} is being removed by a prune; choose a later one")]
     BeingRemoved(BackupId),
     #[error("{0:?} cannot name a service: 1 to 63 of a-z, 0-9 and -")]

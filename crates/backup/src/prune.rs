@@ -127,7 +127,8 @@ impl Repository {
         for (service, policy) in &prune.retention {
             let of: Vec<Summary> =
                 listing.backups.iter().filter(|b| b.service == *service).cloned().collect();
-            kept.extend(retention::keep(&of, policy, prune.now_unix_ms));
+            let proofs = self.proofs(service)?;
+            kept.extend(retention::keep(&of, &|id| proofs.proven(id), policy, prune.now_unix_ms));
         }
         let mut pruned = Pruned { stale_pins: pinned.stale.len(), ..Pruned::default() };
         let (mut condemned, mut needed) = (Condemned::default(), BTreeSet::new());

@@ -8,10 +8,10 @@ use crate::key::{DataKey, RepositoryKey, hex, random};
 use crate::manifest::{self, Entry, FORMAT, Summary};
 use crate::object::{self, HEADER_BYTES, Kind, Seal};
 use crate::storage::{self, Storage};
-use crate::{Error, Proof};
+use crate::{Error, Proof, Proofs};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Backups in one listing.
@@ -180,12 +180,12 @@ impl Repository {
         Ok((summary, entries))
     }
 
-    /// The last backup of a service.
+    /// The last backup of a service. Refuses where one cannot be read: that one may be the last.
     pub fn latest(&self, service: &str) -> Result<Summary, Error> {
         let mut listing = self.list(Some(service))?;
         match (listing.backups.pop(), listing.unreadable.pop()) {
-            (Some(summary), _) => Ok(summary),
-            (None, Some((_, e))) => Err(e),
+            (_, Some((name, e))) => Err(Error::LastUnclear { name, source: Box::new(e) }),
+            (Some(summary), None) => Ok(summary),
             (None, None) => Err(Error::NoBackupYet(service.to_owned())),
         }
     }
@@ -199,12 +199,28 @@ impl Repository {
         Ok(self.storage.create(&name, object)?)
     }
 
-    /// The proofs of a service's backups, oldest first.
-    pub fn proofs(&self, service: &str) -> Result<BTreeMap<BackupId, Vec<Proof>>, Error> {
-        let mut proofs: BTreeMap<BackupId, Vec<Proof>> = BTreeMap::new();
-        for object in self.storage.list(&format!("{}/{service}", id::PROOFS))? {
-            let proof = self.proof(&object.name)?;
-            proofs.entry(proof.id.clone()).or_default().push(proof);
+    /// The proofs of a service's backups.
+    pub fn proofs(&self, service: &str) -> Result<Proofs, Error> {
+        self.proofs_below(&format!("{}/{service}", id::PROOFS))
+    }
+
+    /// Whether the last proof of a backup failed, or cannot be read.
+    pub(crate) fn is_doubtful(&self, service: &str, id: &BackupId) -> Result<bool, Error> {
+        let proofs = self.proofs_below(&format!("{}/{service}/{id}", id::PROOFS))?;
+        let last = proofs.of(id).last();
+        Ok(!proofs.unreadable.is_empty() || last.is_some_and(|p| !p.good))
+    }
+
+    fn proofs_below(&self, prefix: &str) -> Result<Proofs, Error> {
+        let mut proofs = Proofs::default();
+        for object in self.storage.list(prefix)? {
+            match self.proof(&object.name) {
+                Ok(proof) => proofs.found.entry(proof.id.clone()).or_default().push(proof),
+                // Removed since it was listed.
+                Err(Error::Storage(storage::Error::Absent(_))) => {}
+                Err(e @ Error::Storage(_)) => return Err(e),
+                Err(e) => proofs.unreadable.push((object.name, e)),
+            }
         }
         Ok(proofs)
     }

@@ -102,7 +102,14 @@ impl Repository {
         }
         let listing = self.list(Some(&begin.service))?;
         let sequence = listing.backups.iter().map(|b| b.sequence).max().unwrap_or(0) + 1;
-        let candidate = listing.backups.last().filter(|_| !begin.full).map(|b| b.id.clone());
+        let mut candidate = listing.backups.last().filter(|_| !begin.full).map(|b| b.id.clone());
+        // What was found wrong in it would be shared.
+        if let Some(last) = &candidate
+            && self.is_doubtful(&begin.service, last)?
+        {
+            tracing::warn!(backup = %last, "its last proof is not good: this backup is a full one");
+            candidate = None;
+        }
         let id = BackupId::new(begin.now_unix_ms);
         let uses = candidate.iter().chain([&id]).cloned().collect();
         let (pin, condemned) = Pin::set(self, &id, "backup", uses)?;

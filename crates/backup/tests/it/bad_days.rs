@@ -94,7 +94,7 @@ fn a_flipped_bit_anywhere_is_found_and_named() {
         found: BTreeMap::new(),
     };
     repository.record_proof(&proof).unwrap();
-    assert_eq!(repository.proofs("shop").unwrap()[&made.id], [proof]);
+    assert_eq!(repository.proofs("shop").unwrap().of(&made.id), [proof]);
     let checked = |r: &Repository| r.check(1, &Progress::default()).unwrap();
     assert!(checked(&repository).findings.is_empty());
     let mut bent = 0;
@@ -171,6 +171,8 @@ fn damage_is_never_restored_nor_relied_upon_again() {
     let bent = repository.on(Arc::new(copy.clone()));
     let next = store(&bent, begin("shop"), &small(1)).unwrap();
     assert_eq!(restored(&bent, &next).unwrap(), small(1));
+    let unclear = bent.latest("shop").unwrap_err();
+    assert!(unclear.to_string().contains(&manifest) && unclear.to_string().contains("--backup"), "{unclear}");
     let before = copy.names();
     let rules = BTreeMap::from([("shop".to_owned(), last(1))]);
     let refused = bent.prune(&Prune { retention: rules, now_unix_ms: NOW, ..Prune::default() }).unwrap_err();
@@ -325,6 +327,32 @@ fn what_is_dropped_on_a_thread_of_the_runtime_takes_its_pin_along() {
     assert_eq!(scene.storage().list("pins").unwrap().len(), 2);
     scene.on_the_runtime(async { drop((writer, reading)) });
     assert!(scene.storage().list("pins").unwrap().is_empty());
+}
+
+#[test]
+fn a_proof_that_failed_or_is_damaged_is_not_relied_upon() {
+    let (memory, repository, first) = with_one();
+    let prove = |backup: &Summary, good| {
+        let (service, id) = ("shop".to_owned(), backup.id.clone());
+        let proof = Proof { service, id, at_unix_ms: NOW, took_ms: 1, good, found: BTreeMap::new() };
+        repository.record_proof(&proof).unwrap();
+    };
+    prove(&first, true);
+    let second = store(&repository, begin("shop"), &small(2)).unwrap();
+    assert!(second.new_bytes < first.new_bytes, "a good one is shared with");
+    prove(&second, false);
+    let parent = repository.begin(begin("shop")).unwrap().parent().cloned();
+    assert_eq!(parent, None, "what is wrong with it would be shared");
+    // The newest proven one stays whatever the rules are.
+    let rules = BTreeMap::from([("shop".to_owned(), last(1))]);
+    repository.prune(&Prune { retention: rules, now_unix_ms: NOW, ..Prune::default() }).unwrap();
+    assert_eq!(repository.list(None).unwrap().backups, [first.clone(), second.clone()]);
+
+    let name = memory.names().into_iter().find(|n| n.contains(&format!("proofs/shop/{}", first.id))).unwrap();
+    memory.objects.lock().unwrap().get_mut(&name).unwrap().0[100] ^= 1;
+    let proofs = repository.proofs("shop").unwrap();
+    assert_eq!((proofs.of(&first.id).len(), proofs.of(&second.id).len()), (0, 1));
+    assert_eq!(proofs.unreadable.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), [name]);
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub async fn verify(repository: &Repository, what: Verify, progress: Arc<Progres
     let (from, wanted) = (repository.clone(), what.clone());
     let (reading, earlier, dir) = blocking(move || {
         let reading = from.read(&wanted.service, &wanted.id, "verify", unix_ms())?;
-        let earlier = from.proofs(&wanted.service)?.remove(&wanted.id).unwrap_or_default();
+        let earlier = from.proofs(&wanted.service)?.found.remove(&wanted.id).unwrap_or_default();
         let dir = tempfile::Builder::new().prefix("holdfast-verify-").tempdir_in(&wanted.scratch);
         Ok((reading, earlier, dir.map_err(super::io("creating a directory in", &wanted.scratch))?))
     })

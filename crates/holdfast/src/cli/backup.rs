@@ -34,6 +34,7 @@ impl From<Error> for Failure {
                         | Repo::Unsure(_)
                         | Repo::WrongKey { .. }
                         | Repo::BeingRemoved(_)
+                        | Repo::LastUnclear { .. }
                 )
         );
         let report = Err::<(), _>(e).into_diagnostic().expect_err("it is an error");
@@ -214,13 +215,17 @@ async fn wanted(repository: &Repository, service: &str, id: Option<String>) -> R
 
 async fn list(repository: Repository, service: Option<String>, output: Output) -> Result<Exit, Failure> {
     let (listing, proofs) = backup::blocking(move || {
-        let listing = repository.list(service.as_deref())?;
+        let mut listing = repository.list(service.as_deref())?;
         let mut proofs: BTreeMap<String, Vec<Proof>> = BTreeMap::new();
         let mut services: Vec<&String> = listing.backups.iter().map(|b| &b.service).collect();
         services.dedup();
+        let mut unreadable = Vec::new();
         for service in services {
-            proofs.extend(repository.proofs(service)?.into_iter().map(|(id, p)| (id.into(), p)));
+            let of = repository.proofs(service)?;
+            proofs.extend(of.found.into_iter().map(|(id, p)| (id.into(), p)));
+            unreadable.extend(of.unreadable);
         }
+        listing.unreadable.extend(unreadable);
         Ok((listing, proofs))
     })
     .await?;
@@ -246,14 +251,23 @@ async fn one(
     output: Output,
 ) -> Result<Exit, Failure> {
     let summary = wanted(&repository, &service, id).await?;
-    let id = summary.id.clone();
-    let proofs = move || Ok(repository.proofs(&service)?.remove(&id).unwrap_or_default());
-    let proofs = backup::blocking(proofs).await?;
+    let mut proofs = backup::blocking(move || Ok(repository.proofs(&service)?)).await?;
+    let of = format!("/{}/", summary.id);
+    proofs.unreadable.retain(|(name, _)| name.contains(&of));
     match output {
-        Output::Table => show::shown(&summary, &proofs),
-        Output::Json => output::json(&serde_json::json!({ "backup": summary, "proofs": proofs })),
+        Output::Table => {
+            show::shown(&summary, proofs.of(&summary.id));
+            show::unreadable(&proofs.unreadable);
+        }
+        Output::Json => {
+            let unreadable: Vec<&String> = proofs.unreadable.iter().map(|(name, _)| name).collect();
+            let proofs = proofs.of(&summary.id);
+            output::json(
+                &serde_json::json!({ "backup": summary, "proofs": proofs, "unreadable": unreadable }),
+            );
+        }
     }
-    Ok(Exit::Ok)
+    Ok(if proofs.unreadable.is_empty() { Exit::Ok } else { Exit::Attention })
 }
 
 async fn prove(repository: &Repository, what: verify::Verify, output: Output) -> Result<Exit, Failure> {
@@ -373,7 +387,8 @@ async fn export(
     all: bool,
 ) -> Result<Exit, Failure> {
     let from = repository.clone();
-    let mut backups = backup::blocking(move || Ok(from.list(service.as_deref())?)).await?.backups;
+    let listing = backup::blocking(move || Ok(from.list(service.as_deref())?)).await?;
+    let mut backups = listing.backups;
     if !all {
         let last: BTreeMap<String, Summary> = backups.into_iter().map(|b| (b.service.clone(), b)).collect();
         backups = last.into_values().collect();
@@ -389,5 +404,7 @@ async fn export(
         std::fs::write(&beside, text).into_diagnostic()?;
         sayln!("{}", dir.display());
     }
-    Ok(Exit::Ok)
+    // Also without --all: one of them may be the last of its service.
+    show::unreadable(&listing.unreadable);
+    Ok(if listing.unreadable.is_empty() { Exit::Ok } else { Exit::Attention })
 }

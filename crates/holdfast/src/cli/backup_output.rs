@@ -40,7 +40,11 @@ pub fn listing(listing: &Listing, proofs: &BTreeMap<String, Vec<Proof>>) {
     let rows: Vec<Vec<String>> = listing.backups.iter().map(row).collect();
     let head = ["SERVICE", "BACKUP", "FINISHED (UTC)", "METHOD", "SIZE", "NEW", "POSITION", "PROVEN"];
     say!("{}", table(&head, &rows));
-    for (name, e) in &listing.unreadable {
+    unreadable(&listing.unreadable);
+}
+
+pub fn unreadable(objects: &[(String, holdfast_backup::Error)]) {
+    for (name, e) in objects {
         sayln!("  ! {name}: {}", crate::agent::chain(e));
     }
 }
