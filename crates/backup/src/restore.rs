@@ -166,14 +166,16 @@ impl Reading {
     /// Writes every file below `into`, an empty directory.
     pub fn restore(&self, into: &Path, threads: usize, progress: &Progress) -> Result<(), Error> {
         self.check_room(into)?;
-        for entry in &self.entries {
-            create(into, entry)?;
-        }
+        let (links, others): (Vec<&Entry>, Vec<&Entry>) =
+            self.entries.iter().partition(|e| matches!(e.what, What::Link { .. }));
+        others.into_iter().try_for_each(|entry| create(into, entry))?;
         let open = |entry: &Entry| {
             let path = into.join(&entry.path);
             File::options().write(true).open(&path).map(Some).map_err(Error::io("opening", &path))
         };
         self.each_segment(threads, progress, &open)?;
+        // Links last: nothing is ever written through one.
+        links.into_iter().try_for_each(|entry| create(into, entry))?;
         self.set_modes(into)
     }
 

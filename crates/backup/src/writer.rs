@@ -272,6 +272,9 @@ impl Writer {
         let new_bytes = new_bytes.sum();
         let files = closed.len() as u64;
         let entries = entries(closed, others, &mut outcome);
+        if let Some(path) = manifest::tree_fault(&entries) {
+            return Err(Error::BadInput(format!("{path:?} lies below what is no directory")));
+        }
         let sizes = entries.iter().map(|e| if let What::File { size, .. } = e.what { size } else { 0 });
         let summary = Summary {
             format: FORMAT,

@@ -356,6 +356,19 @@ fn a_proof_that_failed_or_is_damaged_is_not_relied_upon() {
 }
 
 #[test]
+fn a_tree_that_cannot_be_is_neither_recorded_nor_restored() {
+    let (_, repository, _) = with_one();
+    let mut writer = repository.begin(begin("shop")).unwrap();
+    writer.link("lib", "/etc").unwrap();
+    let file = writer.open("lib/passwd", None, holdfast_backup::Cut::Pages).unwrap();
+    writer.write(file, b"x").unwrap();
+    writer.close(file).unwrap();
+    let refused = writer.commit(Default::default()).unwrap_err();
+    assert!(refused.to_string().contains("lib/passwd"), "{refused}");
+    assert_eq!(repository.list(None).unwrap().backups.len(), 1);
+}
+
+#[test]
 fn one_place_is_restored_to_by_one_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("back");
