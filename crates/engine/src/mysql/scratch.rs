@@ -7,7 +7,7 @@ use super::flavour::mariadb as flavour;
 use super::process::Process;
 use super::sql::Session;
 use super::{START_MS, STATEMENT, datadir, io};
-use crate::Error;
+use crate::{Error, links};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -44,6 +44,13 @@ pub struct Examined {
 impl Scratch {
     /// Starts a server on `data`, a prepared copy. `work` is an empty directory with a short path.
     pub async fn start(data: &Path, work: &Path) -> Result<Scratch, Error> {
+        // Through a link that leads elsewhere it would write to the files of a server that runs.
+        if let Some(link) = links::first_outside(data).map_err(io("looking through", data))? {
+            return Err(Error::BadSpec(format!(
+                "{} leads out of the copy; nothing was started",
+                link.display()
+            )));
+        }
         let (socket, log) = (work.join("s"), work.join("log"));
         let me = datadir::user_name_of(rustix::process::getuid().as_raw())?;
         let stderr = std::fs::File::create(&log).map_err(io("creating", &log))?;

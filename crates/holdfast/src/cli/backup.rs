@@ -110,11 +110,21 @@ pub async fn backup(
             let hot = hot::Hot { service, socket, origin, full, count, repository_path };
             now(&given.open().await?, hot).await
         }
-        BackupCommand::Cold { dir, service, stop, start, full, even_if_open, repository } => {
+        BackupCommand::Cold { dir, service, stop, start, full, even_if_open, outside_links, repository } => {
             let given = Given::find(config, &repository)?;
             let origin = dir.display().to_string();
             let repository_path = given.place.path.clone();
-            let cold = cold::Cold { dir, service, origin, stop, start, full, even_if_open, repository_path };
+            let cold = cold::Cold {
+                dir,
+                service,
+                origin,
+                stop,
+                start,
+                full,
+                even_if_open,
+                outside_links,
+                repository_path,
+            };
             let (repository, progress, clock) = (given.open().await?, Arc::default(), Clock::start());
             let made =
                 show::watched(Arc::clone(&progress), cold::backup(&repository, cold, progress)).await?;

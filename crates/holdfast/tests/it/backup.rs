@@ -305,11 +305,35 @@ fn a_cold_copy_starts_again_what_it_stopped() {
         "{}",
         words(&refused)
     );
-    // What cannot be stopped is not copied, and not started.
+    // What cannot be stopped is not copied, and started: it may be half down.
     assert!(words(&cold("data", "false")).contains("--stop command failed"));
     assert!(words(&cold("absent", &stop)).contains("nothing was stopped"));
-    assert_eq!(std::fs::read_to_string(&log).unwrap(), "stop\nstart\nstop\nstart\n");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "stop\nstart\nstop\nstart\nstart\n");
     assert_eq!(bench.list("files").len(), 1);
+
+    // A terminal that is closed while it stops: started again, and nothing recorded.
+    let slow = "touch begun; until [ -e go ]; do sleep 0.02; done";
+    let start = format!("echo start >>{}", log.display());
+    let mut closed =
+        bench.command(&["backup", "cold", "data", "--service", "files", "--stop", slow, "--start", &start]);
+    let mut closed = closed.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("it is being stopped", || bench.dir.path().join("begun").exists());
+    let pid = rustix::process::Pid::from_raw(closed.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    std::fs::write(bench.dir.path().join("go"), b"").unwrap();
+    assert_eq!(closed.wait().unwrap().code().map(|c| c != 0), Some(true), "it ended in order");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "stop\nstart\nstop\nstart\nstart\nstart\n");
+    assert_eq!(bench.list("files").len(), 1);
+
+    // No engine looks at files, and the proof says so.
+    assert!(bench.done(&["backup", "verify", "files"]).contains("every block read; no engine looked"));
+
+    // A link that leads out, only if told.
+    std::os::unix::fs::symlink("../log", dir.join("sub/inside")).unwrap();
+    std::os::unix::fs::symlink("../../log", dir.join("sub/out")).unwrap();
+    let (code, said) = bench.fails(&["backup", "cold", "data", "--service", "files"]);
+    assert!(code == 5 && said.contains("sub/out") && said.contains("--outside-links"), "{code} {said}");
+    bench.done(&["backup", "cold", "data", "--service", "files", "--outside-links"]);
 }
 
 #[test]
