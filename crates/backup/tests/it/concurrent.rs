@@ -63,7 +63,7 @@ impl Turns {
             if able.is_empty() {
                 return;
             }
-            let again = last.filter(|a| able.contains(a) && random() % changes != 0);
+            let again = last.filter(|a| able.contains(a) && !random().is_multiple_of(changes));
             last = again.or(Some(able[random() as usize % able.len()]));
             state.turn = last;
             self.changed.notify_all();

@@ -94,8 +94,24 @@ impl Scratch {
         backup::names(&self.session).await
     }
 
+    /// All sequences: schema and name.
+    pub async fn sequences(&self) -> Result<Vec<(String, String)>, Error> {
+        backup::sequences(&self.session).await
+    }
+
     /// Lets the engine check a table, and reads it through.
     pub async fn examine(&self, schema: &str, table: &str) -> Result<Examined, Error> {
+        let complaint = self.check(schema, table).await?;
+        if complaint.is_some() {
+            let counted = Counted { table: format!("{schema}.{table}"), rows: 0, checksum: None };
+            return Ok(Examined { counted, complaint });
+        }
+        let counted = backup::count_one(&self.session, schema, table).await?;
+        Ok(Examined { counted, complaint })
+    }
+
+    /// What the engine has against a table or sequence.
+    pub async fn check(&self, schema: &str, table: &str) -> Result<Option<String>, Error> {
         let name = format!("{}.{}", backup::identifier(schema), backup::identifier(table));
         let said = self.session.run("checking a table", format!("CHECK TABLE {name}"), CHECK).await?;
         let rows = said.first().map_or(0, |t| t.rows.len());
@@ -105,14 +121,8 @@ impl Scratch {
                 && !cell("Msg_text").is_some_and(|t| t.contains("corrupt") || t.contains("failed"));
             (!fine).then(|| cell("Msg_text").unwrap_or("not said").to_owned())
         });
-        let complaint: Vec<String> = complaints.collect();
-        let complaint = (!complaint.is_empty()).then(|| complaint.join("; "));
-        if complaint.is_some() {
-            let counted = Counted { table: format!("{schema}.{table}"), rows: 0, checksum: None };
-            return Ok(Examined { counted, complaint });
-        }
-        let counted = backup::count_one(&self.session, schema, table).await?;
-        Ok(Examined { counted, complaint })
+        let complaints: Vec<String> = complaints.collect();
+        Ok((!complaints.is_empty()).then(|| complaints.join("; ")))
     }
 
     pub async fn stop(self) -> Result<(), Error> {

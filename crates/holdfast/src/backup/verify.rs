@@ -121,6 +121,12 @@ async fn examine(summary: &Summary, copy: &Path, work: &Path) -> Result<Found, E
         }
     }
     found.extend(facts::counts(&counted));
+    let sequences = scratch.sequences().await?;
+    for (schema, name) in &sequences {
+        let complaint = scratch.check(schema, name).await?;
+        complaints.extend(complaint.map(|words| format!("{schema}.{name}: {words}")));
+    }
+    found.insert("sequences".to_owned(), sequences.len().to_string());
     scratch.stop().await?;
     Ok((found, complaints))
 }

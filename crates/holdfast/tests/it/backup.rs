@@ -78,6 +78,8 @@ impl Server {
             "CREATE DATABASE shop; USE shop; CREATE TABLE orders (id INT PRIMARY KEY, v VARCHAR(200)); \
              INSERT INTO orders SELECT seq, REPEAT(MD5(seq), 3) FROM seq_1_to_{rows}; \
              CREATE TABLE notes (v TEXT) ENGINE=Aria; INSERT INTO notes VALUES ('one'); \
+             CREATE TABLE prices (v INT) WITH SYSTEM VERSIONING; INSERT INTO prices VALUES (1), (2); \
+             UPDATE prices SET v = 3 WHERE v = 1; CREATE SEQUENCE numbers; DO NEXTVAL(numbers); \
              SET GLOBAL innodb_max_dirty_pages_pct = 0, innodb_max_dirty_pages_pct_lwm = 0"
         ));
         // Pages that are only in the log would be new in the next backup.
@@ -174,6 +176,10 @@ async fn a_running_server_is_backed_up_proven_and_restored() {
     assert_eq!(bench.list("shop")[0]["proofs"].as_array().unwrap().len(), 2);
     let recorded = listed[0]["backup"]["facts"]["table shop.notes"].as_str().unwrap();
     assert!(recorded.starts_with("1 rows, checksum "), "{recorded}");
+    let recorded = &listed[0]["backup"]["facts"]["table shop.prices"];
+    assert!(recorded.as_str().is_some_and(|r| r.starts_with("2 rows")), "{recorded}");
+    let found = &bench.list("shop")[0]["proofs"][0]["found"];
+    assert_eq!((&found["table shop.prices"], &found["sequences"]), (recorded, &Value::from("1")));
 
     // The state of then, in a directory that did not exist, ready to start on.
     let to = bench.dir.path().join("back");
@@ -185,7 +191,10 @@ async fn a_running_server_is_backed_up_proven_and_restored() {
     let (code, said) = bench.fails(&["restore", "shop", "--to", "back"]);
     assert!(code == 5 && said.contains("never writes over"), "{code} {said}");
 
-    // Retention, and what is left is whole.
+    // Retention keeps the last that was proven whatever it was told; what is left is whole.
+    bench.done(&["backup", "prune", "shop", "--keep-last", "1"]);
+    assert_eq!(bench.list("shop").len(), 2);
+    bench.done(&["backup", "verify", "shop"]);
     bench.done(&["backup", "prune", "shop", "--keep-last", "1"]);
     assert_eq!(bench.list("shop").len(), 1);
     bench.done(&["backup", "verify", "shop"]);
@@ -314,8 +323,13 @@ fn a_cold_copy_starts_again_what_it_stopped() {
     // A terminal that is closed while it stops: started again, and nothing recorded.
     let slow = "touch begun; until [ -e go ]; do sleep 0.02; done";
     let start = format!("echo start >>{}", log.display());
-    let mut closed =
+    let cold =
         bench.command(&["backup", "cold", "data", "--service", "files", "--stop", slow, "--start", &start]);
+    // Whoever runs the tests may ignore it, and that is inherited.
+    let mut closed = Command::new("env");
+    closed.arg("--default-signal=HUP").arg(cold.get_program()).args(cold.get_args());
+    closed.current_dir(bench.dir.path()).envs(cold.get_envs().filter_map(|(n, v)| Some((n, v?))));
+    closed.env_remove("HOLDFAST_CONFIG");
     let mut closed = closed.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     until("it is being stopped", || bench.dir.path().join("begun").exists());
     let pid = rustix::process::Pid::from_raw(closed.id().cast_signed()).unwrap();
