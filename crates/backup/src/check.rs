@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Damages listed; there may be more.
 const FINDINGS_MAX: usize = 1_000;
+/// Content of an index: a pack that was closed by its size alone may have a million frames.
+const INDEX_BYTES_MAX: usize = 32 << 20;
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -129,7 +131,7 @@ impl Repository {
         let begin = end.checked_sub(length).filter(|at| *at >= HEADER_BYTES);
         let begin = begin.ok_or_else(|| bad(end, "the size of its index is impossible"))?;
         let mut content = Vec::new();
-        seal.open(begin as u64, &mut bytes[begin..end], FRAME_BYTES_MAX, &mut content)?;
+        seal.open(begin as u64, &mut bytes[begin..end], INDEX_BYTES_MAX, &mut content)?;
         let entries =
             map::decode_index(&content).ok_or_else(|| bad(begin, "its index contradicts itself"))?;
         let (mut at, mut damaged) = (HEADER_BYTES, Vec::new());

@@ -28,6 +28,15 @@ pub enum Error {
     NoBackup { service: String, id: BackupId },
     #[error("there is no backup of {0} yet; `holdfast backup now` makes one")]
     NoBackupYet(String),
+    #[error(
+        "{name} cannot be read, and may be the last backup; nothing was restored. Name the one that is wanted with \
+         --backup: `holdfast backup list` shows those that can be read"
+    )]
+    LastUnclear {
+        name: String,
+        #[source]
+        source: Box<Error>,
+    },
     #[error("backup {0} is being removed by a prune; choose a later one")]
     BeingRemoved(BackupId),
     #[error("{0:?} cannot name a service: 1 to 63 of a-z, 0-9 and -")]
@@ -38,6 +47,11 @@ pub enum Error {
     BadInput(String),
     #[error("{what} is limited to {max}; no backup was recorded")]
     TooMuch { what: &'static str, max: u64 },
+    #[error(
+        "{prefix} holds more than {max} backups, more than can be listed; nothing was changed. Each can still be restored \
+         by its id, and others can go to another repository"
+    )]
+    TooManyBackups { prefix: String, max: usize },
     #[error("{doing} {} failed", path.display())]
     Io {
         doing: &'static str,
@@ -47,6 +61,16 @@ pub enum Error {
     },
     #[error("{} is not empty; a restore never writes over what is there", .0.display())]
     Occupied(PathBuf),
+    #[error(
+        "{} is the root of a file system; a restore appears by renaming its directory, which cannot go there. Nothing \
+         was written; restore to a directory below it", .0.display()
+    )]
+    MountPoint(PathBuf),
+    #[error(
+        "{} belongs to another restore that is under way; nothing was written. Wait until it has ended, or restore to \
+         another place", .0.display()
+    )]
+    StagingHeld(PathBuf),
     #[error(
         "restoring needs {needed_bytes} bytes in {}, and {free_bytes} are free; nothing was written", path.display()
     )]
@@ -58,6 +82,10 @@ pub enum Error {
     PruneUnderWay(String),
     #[error("nothing was removed, because what is needed cannot be told: {0}")]
     Unsure(String),
+    #[error(
+        "a prune took this backup for abandoned, or was removing what it relies upon; no backup was recorded. Run it again"
+    )]
+    TakenForDead,
     #[error("the work was stopped from outside; no backup was recorded")]
     Stopped,
 }

@@ -32,7 +32,7 @@ pub use id::{BackupId, is_service};
 pub use key::{KeyId, NotAKey, RepositoryKey};
 pub use manifest::{Cut, Pack, Summary};
 pub use progress::{Progress, Reading as ProgressReading};
-pub use proof::Proof;
+pub use proof::{Proof, Proofs};
 pub use prune::{Prune, Pruned};
 pub use repository::{Listing, Repository};
 pub use restore::{Reading, Staged};

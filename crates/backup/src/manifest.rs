@@ -4,7 +4,7 @@ use crate::Error;
 use crate::id::{BackupId, PackId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 pub(crate) const FORMAT: u32 = 1;
 /// Files, directories and links of one backup.
@@ -123,7 +123,24 @@ pub(crate) fn decode_entries(name: &str, summary: &Summary, json: &[u8]) -> Resu
             }
         }
     }
-    Ok(entries)
+    match tree_fault(&entries) {
+        Some(path) => bad(&format!("{path:?} comes twice, or lies below what is no directory")),
+        None => Ok(entries),
+    }
+}
+
+/// An entry that no tree of files can have: a restore would write one over the other, or through a link.
+pub(crate) fn tree_fault(entries: &[Entry]) -> Option<&str> {
+    let mut kinds: HashMap<&str, bool> = HashMap::with_capacity(entries.len());
+    for entry in entries {
+        if kinds.insert(&entry.path, matches!(entry.what, What::Directory)).is_some() {
+            return Some(&entry.path);
+        }
+    }
+    let below = |path: &str| {
+        path.match_indices('/').any(|(at, _)| kinds.get(&path[..at]).is_some_and(|is_dir| !is_dir))
+    };
+    entries.iter().map(|e| e.path.as_str()).find(|path| below(path))
 }
 
 #[cfg(test)]
@@ -137,6 +154,25 @@ mod tests {
         }
         for bad in ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/.", "a/", "a\0b", &"x/".repeat(600)] {
             assert!(check_path(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn entries_make_a_tree() {
+        let entry = |path: &str, what| Entry { path: path.into(), mode: None, what };
+        let file = || What::File { size: 0, cut: Cut::Pages, segments: Vec::new() };
+        let link = || What::Link { target: "/etc".into() };
+        let good =
+            [entry("a", What::Directory), entry("a/b", file()), entry("c/d", file()), entry("a.b", link())];
+        assert_eq!(tree_fault(&good), None);
+        let bad: [(&str, Vec<Entry>); 4] = [
+            ("a", vec![entry("a", file()), entry("a", link())]),
+            ("l/passwd", vec![entry("l", link()), entry("l/passwd", file())]),
+            ("l/x/passwd", vec![entry("l/x/passwd", file()), entry("l", link())]),
+            ("a/b", vec![entry("a", file()), entry("a/b", What::Directory)]),
+        ];
+        for (fault, entries) in bad {
+            assert_eq!(tree_fault(&entries), Some(fault));
         }
     }
 

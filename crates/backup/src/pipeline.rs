@@ -19,6 +19,8 @@ use std::thread::JoinHandle;
 
 /// A pack is closed when it has this much.
 pub(crate) const PACK_BYTES: usize = 32 << 20;
+/// Also then: many small files make many small frames, and the index is a frame as well.
+const INDEX_ENTRIES_MAX: usize = (FRAME_BYTES_MAX - 4) / 16;
 /// Frames and segments handed over and not yet placed.
 const IN_FLIGHT: usize = 8;
 /// Packs of one backup: a petabyte.
@@ -306,7 +308,8 @@ impl Packer {
     }
 
     fn place(&mut self, mut packed: Vec<u8>, content: u32, is_map: bool) -> Result<(u32, Frame), Error> {
-        if self.open.as_ref().is_some_and(|o| o.bytes.len() >= PACK_BYTES) {
+        let full = |o: &Open| o.bytes.len() >= PACK_BYTES || o.index.len() >= INDEX_ENTRIES_MAX;
+        if self.open.as_ref().is_some_and(full) {
             self.close_pack()?;
         }
         if self.open.is_none() {
@@ -438,3 +441,40 @@ const _: () = assert!(
     crate::map::SEGMENT_BLOCKS_MAX * (28 + 31 + 16) + 12 <= FRAME_BYTES_MAX,
     "a map is a frame, even if every block lies in a pack of its own"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::RepositoryKey;
+    use crate::storage::Directory;
+
+    #[test]
+    fn the_index_of_a_pack_stays_small_enough_to_be_read() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Arc::new(Directory::open(dir.path(), runtime.handle().clone()).unwrap());
+        let repository = Repository::create(storage, RepositoryKey::PLAIN).unwrap();
+        let options = Options {
+            repository: repository.clone(),
+            id: BackupId::new(0),
+            data_key: DataKey::generate(),
+            parent_packs: Vec::new(),
+            threads: 1,
+            level: 1,
+            progress: Arc::default(),
+        };
+        let mut packer = Packer::new(options).unwrap();
+        let frame = object::pack(b"x", 1);
+        for _ in 0..=INDEX_ENTRIES_MAX {
+            packer.place(frame.clone(), 1, false).unwrap();
+        }
+        packer.close_pack().unwrap();
+        packer.uploaded().unwrap();
+        let checked = repository.check(1, &Progress::default()).unwrap();
+        assert_eq!((checked.packs, checked.frames), (2, INDEX_ENTRIES_MAX + 1));
+        assert!(checked.findings.is_empty(), "{:?}", checked.findings);
+        let packs = repository.storage.list("packs").unwrap();
+        let first = repository.storage.read(&packs[0].name).unwrap();
+        assert!(first.len() < PACK_BYTES, "closed because of its index");
+    }
+}

@@ -9,7 +9,7 @@ use crate::manifest::{self, Summary};
 use crate::pin::{ABANDONED_MS, Owner, PinText};
 use crate::repository::Repository;
 use crate::retention::{self, Reason, Retention};
-use crate::storage;
+use crate::storage::{self, Storage};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,8 +23,17 @@ pub(crate) struct Condemned {
 }
 
 impl Condemned {
+    /// What is condemned now.
+    pub(crate) fn read(storage: &dyn Storage) -> Result<Condemned, Error> {
+        match storage.read(CONDEMNED) {
+            Ok(text) => Ok(manifest::decode::<Condemned>(CONDEMNED, &text)?.of_the_living()),
+            Err(storage::Error::Absent(_)) => Ok(Condemned::default()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// Nothing, if its remover has certainly ended: nobody removes it any more.
-    pub(crate) fn of_the_living(self) -> Condemned {
+    fn of_the_living(self) -> Condemned {
         let ended = self.owner.as_ref().is_some_and(Owner::has_ended);
         if ended { Condemned::default() } else { self }
     }
@@ -105,9 +114,10 @@ impl Repository {
         }
     }
 
-    /// What can go, of `only` if given. Reads the pins first and the manifests after them: a writer puts its manifest
-    /// before it takes its pin away.
+    /// What can go, of `only` if given. Lists the packs first, then reads the pins, then the manifests: a writer has a pin
+    /// before it puts packs, and puts its manifest before it takes its pin away. So no pack of a live one is condemned.
     fn judge(&self, prune: &Prune, only: Option<&Condemned>) -> Result<(Pruned, Condemned), Error> {
+        let packs = self.storage.list(PACKS)?;
         let pinned = self.pinned(None)?;
         let listing = self.list(None)?;
         if let Some((name, e)) = listing.unreadable.first() {
@@ -117,7 +127,8 @@ impl Repository {
         for (service, policy) in &prune.retention {
             let of: Vec<Summary> =
                 listing.backups.iter().filter(|b| b.service == *service).cloned().collect();
-            kept.extend(retention::keep(&of, policy, prune.now_unix_ms));
+            let proofs = self.proofs(service)?;
+            kept.extend(retention::keep(&of, &|id| proofs.proven(id), policy, prune.now_unix_ms));
         }
         let mut pruned = Pruned { stale_pins: pinned.stale.len(), ..Pruned::default() };
         let (mut condemned, mut needed) = (Condemned::default(), BTreeSet::new());
@@ -136,7 +147,7 @@ impl Repository {
                 pruned.kept.push((backup, reasons));
             }
         }
-        for object in self.storage.list(PACKS)? {
+        for object in packs {
             let Some(pack) = PackId::of_object(&object.name) else { continue };
             let in_use = needed.contains(&pack) || pinned.backups.contains(&pack.backup);
             if !in_use && only.is_none_or(|o| o.packs.contains(&pack)) {

@@ -8,13 +8,13 @@ use crate::key::{DataKey, RepositoryKey, hex, random};
 use crate::manifest::{self, Entry, FORMAT, Summary};
 use crate::object::{self, HEADER_BYTES, Kind, Seal};
 use crate::storage::{self, Storage};
-use crate::{Error, Proof};
+use crate::{Error, Proof, Proofs};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Backups of one service.
+/// Backups in one listing.
 pub(crate) const BACKUPS_MAX: usize = 100_000;
 /// A summary usually fits.
 const SUMMARY_GUESS_BYTES: u64 = 64 << 10;
@@ -117,7 +117,11 @@ impl Repository {
         }
         let prefix = service.map_or(id::BACKUPS.to_owned(), |s| format!("{}/{s}", id::BACKUPS));
         let mut listing = Listing::default();
-        for object in self.storage.list(&prefix)?.into_iter().take(BACKUPS_MAX) {
+        let objects = self.storage.list(&prefix)?;
+        if objects.len() > BACKUPS_MAX {
+            return Err(Error::TooManyBackups { prefix, max: BACKUPS_MAX });
+        }
+        for object in objects {
             let summary = match id::of_manifest_object(&object.name) {
                 Some((service, id)) => self.summary(&service, &id),
                 None => Err(Error::damaged(&object.name, 0, "its name is not that of a backup")),
@@ -176,12 +180,12 @@ impl Repository {
         Ok((summary, entries))
     }
 
-    /// The last backup of a service.
+    /// The last backup of a service. Refuses where one cannot be read: that one may be the last.
     pub fn latest(&self, service: &str) -> Result<Summary, Error> {
         let mut listing = self.list(Some(service))?;
         match (listing.backups.pop(), listing.unreadable.pop()) {
-            (Some(summary), _) => Ok(summary),
-            (None, Some((_, e))) => Err(e),
+            (_, Some((name, e))) => Err(Error::LastUnclear { name, source: Box::new(e) }),
+            (Some(summary), None) => Ok(summary),
             (None, None) => Err(Error::NoBackupYet(service.to_owned())),
         }
     }
@@ -195,12 +199,28 @@ impl Repository {
         Ok(self.storage.create(&name, object)?)
     }
 
-    /// The proofs of a service's backups, oldest first.
-    pub fn proofs(&self, service: &str) -> Result<BTreeMap<BackupId, Vec<Proof>>, Error> {
-        let mut proofs: BTreeMap<BackupId, Vec<Proof>> = BTreeMap::new();
-        for object in self.storage.list(&format!("{}/{service}", id::PROOFS))? {
-            let proof = self.proof(&object.name)?;
-            proofs.entry(proof.id.clone()).or_default().push(proof);
+    /// The proofs of a service's backups.
+    pub fn proofs(&self, service: &str) -> Result<Proofs, Error> {
+        self.proofs_below(&format!("{}/{service}", id::PROOFS))
+    }
+
+    /// Whether the last proof of a backup failed, or cannot be read.
+    pub(crate) fn is_doubtful(&self, service: &str, id: &BackupId) -> Result<bool, Error> {
+        let proofs = self.proofs_below(&format!("{}/{service}/{id}", id::PROOFS))?;
+        let last = proofs.of(id).last();
+        Ok(!proofs.unreadable.is_empty() || last.is_some_and(|p| !p.good))
+    }
+
+    fn proofs_below(&self, prefix: &str) -> Result<Proofs, Error> {
+        let mut proofs = Proofs::default();
+        for object in self.storage.list(prefix)? {
+            match self.proof(&object.name) {
+                Ok(proof) => proofs.found.entry(proof.id.clone()).or_default().push(proof),
+                // Removed since it was listed.
+                Err(Error::Storage(storage::Error::Absent(_))) => {}
+                Err(e @ Error::Storage(_)) => return Err(e),
+                Err(e) => proofs.unreadable.push((object.name, e)),
+            }
         }
         Ok(proofs)
     }

@@ -12,6 +12,8 @@ use crate::object::FRAME_BYTES_MAX;
 use crate::pin::Pin;
 use crate::progress::Progress;
 use crate::repository::{Frames, Repository};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
@@ -61,18 +63,23 @@ pub struct Staged {
     staging: PathBuf,
     destination: PathBuf,
     done: bool,
+    /// The staging directory, locked: two restores to one place would mix their files.
+    _lock: File,
 }
 
 impl Staged {
-    /// `destination` does not exist or is empty.
+    /// `destination` does not exist or is empty, and is not the root of a file system.
     pub fn begin(destination: &Path) -> Result<Staged, Error> {
         let destination = std::path::absolute(destination).map_err(Error::io("resolving", destination))?;
         let parent = destination.parent().unwrap_or(Path::new("/")).to_owned();
         fs::create_dir_all(&parent).map_err(Error::io("creating", &parent))?;
         if let Ok(mut there) = fs::read_dir(&destination) {
-            let device = |p: &Path| fs::metadata(p).map(|m| m.dev()).map_err(Error::io("looking at", p));
-            if there.next().is_some() || device(&destination)? != device(&parent)? {
+            if there.next().is_some() {
                 return Err(Error::Occupied(destination));
+            }
+            let device = |p: &Path| fs::metadata(p).map(|m| m.dev()).map_err(Error::io("looking at", p));
+            if device(&destination)? != device(&parent)? {
+                return Err(Error::MountPoint(destination));
             }
         } else if fs::symlink_metadata(&destination).is_ok() {
             return Err(Error::Occupied(destination));
@@ -80,16 +87,11 @@ impl Staged {
         let mut name = destination.file_name().unwrap_or_default().to_owned();
         name.push(".restoring");
         let staging = parent.join(name);
-        match fs::remove_dir_all(&staging) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("removing what an interrupted restore left:", &staging)(e));
-            }
-            _ => {}
-        }
-        fs::create_dir(&staging).map_err(Error::io("creating", &staging))?;
+        let lock = lock(&staging)?;
+        clear(&staging).map_err(Error::io("removing what an interrupted restore left in", &staging))?;
         let closed = fs::Permissions::from_mode(0o700);
         fs::set_permissions(&staging, closed).map_err(Error::io("protecting", &staging))?;
-        Ok(Staged { staging, destination, done: false })
+        Ok(Staged { staging, destination, done: false, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -116,6 +118,43 @@ impl Drop for Staged {
     }
 }
 
+/// Makes the staging directory if it is not there, and locks it. Who else restores to the same place is refused.
+fn lock(staging: &Path) -> Result<File, Error> {
+    match fs::create_dir(staging) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::io("creating", staging)(e));
+        }
+        _ => {}
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(staging, flags, Mode::empty());
+    let dir = File::from(opened.map_err(|e| Error::io("opening", staging)(e.into()))?);
+    match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Err(Error::StagingHeld(staging.to_owned())),
+        locked => locked.map_err(|e| Error::io("locking", staging)(e.into()))?,
+    }
+    // Between opening and locking, its last holder may have put it in place or removed it.
+    let place = |m: fs::Metadata| (m.dev(), m.ino());
+    let held = dir.metadata().map(place).map_err(Error::io("looking at", staging))?;
+    if fs::symlink_metadata(staging).map(place).ok() != Some(held) {
+        return Err(Error::StagingHeld(staging.to_owned()));
+    }
+    Ok(dir)
+}
+
+/// Removes all that is in a directory, and leaves the directory: the lock is on it.
+fn clear(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// A segment of a file, to be restored by whoever is free.
 struct Task {
     file: usize,
@@ -127,14 +166,16 @@ impl Reading {
     /// Writes every file below `into`, an empty directory.
     pub fn restore(&self, into: &Path, threads: usize, progress: &Progress) -> Result<(), Error> {
         self.check_room(into)?;
-        for entry in &self.entries {
-            create(into, entry)?;
-        }
+        let (links, others): (Vec<&Entry>, Vec<&Entry>) =
+            self.entries.iter().partition(|e| matches!(e.what, What::Link { .. }));
+        others.into_iter().try_for_each(|entry| create(into, entry))?;
         let open = |entry: &Entry| {
             let path = into.join(&entry.path);
             File::options().write(true).open(&path).map(Some).map_err(Error::io("opening", &path))
         };
         self.each_segment(threads, progress, &open)?;
+        // Links last: nothing is ever written through one.
+        links.into_iter().try_for_each(|entry| create(into, entry))?;
         self.set_modes(into)
     }
 

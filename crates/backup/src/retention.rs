@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const DAY_MS: u64 = 86_400_000;
 
-/// How many backups of each kind are kept. The last backup of a service is kept whatever the numbers are.
+/// How many backups of each kind are kept. The last backup of a service, and the last one that is proven, are kept
+/// whatever the numbers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
     pub last: u32,
@@ -26,6 +27,8 @@ pub enum Reason {
     Daily,
     Weekly,
     Monthly,
+    /// The last one whose last proof was good.
+    Proven,
     /// Something reads or builds upon it now.
     InUse,
 }
@@ -33,6 +36,7 @@ pub enum Reason {
 /// What is kept of one service's backups, given in any order. Backups from the future count as of now.
 pub fn keep(
     backups: &[Summary],
+    proven: &dyn Fn(&BackupId) -> bool,
     policy: &Retention,
     now_unix_ms: u64,
 ) -> BTreeMap<BackupId, BTreeSet<Reason>> {
@@ -42,6 +46,7 @@ pub fn keep(
     let mut reason = |backup: &Summary, why| _ = kept.entry(backup.id.clone()).or_default().insert(why);
     let last = policy.last.max(1) as usize;
     sorted.iter().take(last).for_each(|b| reason(b, Reason::Last));
+    sorted.iter().find(|b| proven(&b.id)).into_iter().for_each(|b| reason(b, Reason::Proven));
     let window = u64::from(policy.within_days) * DAY_MS;
     let young = |b: &&&Summary| now_unix_ms.saturating_sub(b.finished_unix_ms) < window;
     sorted.iter().filter(young).for_each(|b| reason(b, Reason::Within));
@@ -109,7 +114,7 @@ mod tests {
 
     fn kept(policy: Retention, days_ago: &[u64]) -> Vec<u64> {
         let backups: Vec<Summary> = (1..).zip(days_ago).map(|(n, d)| backup(n, *d)).collect();
-        let keep = keep(&backups, &policy, NOW);
+        let keep = keep(&backups, &|_| false, &policy, NOW);
         backups
             .iter()
             .filter(|b| keep.contains_key(&b.id))
@@ -136,10 +141,20 @@ mod tests {
     }
 
     #[test]
+    fn the_last_proven_one_stays() {
+        let backups = [backup(1, 3), backup(2, 2), backup(3, 1), backup(4, 0)];
+        let good = |id: &BackupId| *id == backups[0].id || *id == backups[1].id;
+        let keep = keep(&backups, &good, &Retention { last: 1, ..Retention::default() }, NOW);
+        let ids: Vec<_> = keep.keys().cloned().collect();
+        assert_eq!(ids, [backups[1].id.clone(), backups[3].id.clone()]);
+        assert_eq!(keep[&backups[1].id], BTreeSet::from([Reason::Proven]));
+    }
+
+    #[test]
     fn a_clock_that_jumped_changes_no_order() {
         // The newest by sequence says that it is the oldest.
         let backups = [backup(1, 1), backup(2, 0), backup(3, 400)];
-        let keep = keep(&backups, &Retention { last: 1, ..Retention::default() }, NOW);
+        let keep = keep(&backups, &|_| false, &Retention { last: 1, ..Retention::default() }, NOW);
         assert_eq!(keep.keys().cloned().collect::<Vec<_>>(), [backups[2].id.clone()]);
     }
 }

@@ -4,9 +4,9 @@
 //! every later call of anybody. Does not know: what is in an object.
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, path::Path as Name};
+use std::io::ErrorKind::NotFound;
 use std::path::{Path, PathBuf};
 use tokio::runtime::Handle;
 
@@ -82,6 +82,9 @@ impl Directory {
     }
 }
 
+/// Directories below one another: `proofs/SERVICE/ID` are three.
+const DEPTH_MAX: usize = 8;
+
 /// The library writes under the final name followed by `#` and a number, and renames.
 fn sweep(dir: &Path, before_unix_ms: i64) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
@@ -96,6 +99,42 @@ fn sweep(dir: &Path, before_unix_ms: i64) -> std::io::Result<()> {
     // Stays if something is in it. Who writes a file into it at this moment makes it again.
     let _ = std::fs::remove_dir(dir);
     Ok(())
+}
+
+/// Appends the objects of a directory. Only what was listed and is gone a moment later was removed; whatever else
+/// cannot be looked at may be what somebody needs, and fails.
+fn below(dir: &Path, name: &str, depth_left: usize, list: &mut Vec<Listed>) -> std::io::Result<()> {
+    let within = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", dir.display()));
+    if depth_left == 0 {
+        return Err(within(std::io::Error::other("no repository has directories as deep as this")));
+    }
+    for entry in std::fs::read_dir(dir).map_err(within)? {
+        let entry = entry.map_err(within)?;
+        let path = entry.path();
+        let meta = match std::fs::symlink_metadata(&path) {
+            // A link may lead to another disk; one that leads nowhere is not an object that was removed.
+            Ok(meta) if meta.is_symlink() => std::fs::metadata(&path).map_err(within)?,
+            Err(e) if e.kind() == NotFound => continue,
+            meta => meta.map_err(within)?,
+        };
+        let own = entry.file_name();
+        let own = own.to_str().ok_or_else(|| within(std::io::Error::other("a name in it is not UTF-8")))?;
+        let name = if name.is_empty() { own.to_owned() } else { format!("{name}/{own}") };
+        if meta.is_dir() {
+            match below(&path, &name, depth_left - 1, list) {
+                // Swept, since it was empty.
+                Err(_) if gone(&path) => {}
+                done => done?,
+            }
+        } else if !own.contains('#') {
+            list.push(Listed { name, bytes: meta.len(), modified_unix_ms: modified_ms(&meta) });
+        }
+    }
+    Ok(())
+}
+
+fn gone(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == NotFound)
 }
 
 fn modified_ms(meta: &std::fs::Metadata) -> i64 {
@@ -134,7 +173,7 @@ impl Storage for Directory {
         // On threads of its own already: a positioned read needs no detour through the runtime.
         use std::os::unix::fs::FileExt as _;
         let fail = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::Absent(name.to_owned()),
+            NotFound => Error::Absent(name.to_owned()),
             _ => Error::Failed { doing: "reading", name: name.to_owned(), source: e.into() },
         };
         let path =
@@ -147,15 +186,15 @@ impl Storage for Directory {
         Ok(out)
     }
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, Error> {
-        let name = Name::from(prefix);
-        let list = self.store.list(Some(&name)).map_ok(|meta| listed(&meta));
-        // What is removed while it is listed is not there.
-        let list = list.filter(|l| {
-            let gone = matches!(l, Err(object_store::Error::NotFound { .. }));
-            std::future::ready(!gone)
-        });
-        let list = self.runtime.block_on(list.try_collect::<Vec<_>>());
-        let mut list = list.map_err(|e| failure("listing", prefix, e))?;
+        let failed =
+            |e: std::io::Error| Error::Failed { doing: "listing", name: prefix.into(), source: e.into() };
+        let mut list = Vec::new();
+        let top = self.root.join(prefix);
+        match below(&top, prefix, DEPTH_MAX, &mut list) {
+            // Nothing is there yet, or not any more. That the repository itself is gone is another thing.
+            Err(_) if gone(&top) => _ = std::fs::symlink_metadata(&self.root).map_err(failed)?,
+            done => done.map_err(failed)?,
+        }
         list.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(list)
     }
@@ -164,14 +203,20 @@ impl Storage for Directory {
         Ok(listed(&head.map_err(|e| failure("looking at", name, e))?))
     }
     fn remove(&self, name: &str) -> Result<(), Error> {
-        match self.runtime.block_on(self.store.delete(&Name::from(name))) {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(failure("removing", name, e)),
-        }
+        // Without the runtime: what is dropped on one of its threads removes its pin, and must not wait for it there.
+        let fail = |e: std::io::Error| match e.kind() {
+            NotFound => Ok(()),
+            _ => Err(Error::Failed { doing: "removing", name: name.to_owned(), source: e.into() }),
+        };
+        let path =
+            self.store.path_to_filesystem(&Name::from(name)).map_err(|e| failure("removing", name, e))?;
+        let parent = path.parent().unwrap_or(&self.root);
+        let removed = std::fs::remove_file(&path);
+        removed.and_then(|()| std::fs::File::open(parent)?.sync_all()).or_else(fail)
     }
     fn sweep(&self, prefix: &str, before_unix_ms: i64) -> Result<(), Error> {
         let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::NotFound => Ok(()),
+            NotFound => Ok(()),
             _ => Err(Error::Failed { doing: "sweeping", name: prefix.into(), source: e.into() }),
         };
         sweep(&self.root.join(prefix), before_unix_ms).or_else(failed)

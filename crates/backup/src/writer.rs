@@ -102,7 +102,14 @@ impl Repository {
         }
         let listing = self.list(Some(&begin.service))?;
         let sequence = listing.backups.iter().map(|b| b.sequence).max().unwrap_or(0) + 1;
-        let candidate = listing.backups.last().filter(|_| !begin.full).map(|b| b.id.clone());
+        let mut candidate = listing.backups.last().filter(|_| !begin.full).map(|b| b.id.clone());
+        // What was found wrong in it would be shared.
+        if let Some(last) = &candidate
+            && self.is_doubtful(&begin.service, last)?
+        {
+            tracing::warn!(backup = %last, "its last proof is not good: this backup is a full one");
+            candidate = None;
+        }
         let id = BackupId::new(begin.now_unix_ms);
         let uses = candidate.iter().chain([&id]).cloned().collect();
         let (pin, condemned) = Pin::set(self, &id, "backup", uses)?;
@@ -265,6 +272,9 @@ impl Writer {
         let new_bytes = new_bytes.sum();
         let files = closed.len() as u64;
         let entries = entries(closed, others, &mut outcome);
+        if let Some(path) = manifest::tree_fault(&entries) {
+            return Err(Error::BadInput(format!("{path:?} lies below what is no directory")));
+        }
         let sizes = entries.iter().map(|e| if let What::File { size, .. } = e.what { size } else { 0 });
         let summary = Summary {
             format: FORMAT,
@@ -343,15 +353,28 @@ fn publish(
     }
     let (seal, header) = Seal::begin(&repository.key, data_key, Kind::Manifest, &name);
     let object = object::parts(&seal, header, &contents, LEVEL);
-    // Who was suspended for a day may have been taken for dead meanwhile, and what it relied upon removed.
+    relied_upon(repository, pin, summary)?;
+    repository.storage.create(&name, object)?;
+    // Who was suspended between the look and the manifest may have been taken for dead in between.
+    let still = relied_upon(repository, pin, summary).and_then(|()| {
+        let condemned = Condemned::read(repository.storage.as_ref())?;
+        let hit = condemned.backups.contains(&summary.id)
+            || summary.packs.iter().any(|p| condemned.packs.contains(&p.id));
+        if hit { Err(Error::TakenForDead) } else { Ok(()) }
+    });
+    if let Err(Error::TakenForDead | Error::Storage(storage::Error::Absent(_))) = &still {
+        repository.storage.remove(&name)?;
+    }
+    still
+}
+
+/// Who was suspended for a day may have been taken for dead meanwhile, and what it relied upon removed.
+fn relied_upon(repository: &Repository, pin: &Pin, summary: &Summary) -> Result<(), Error> {
     let there = parent::present(repository, summary)?;
     if let Some(gone) = summary.packs.iter().find(|p| there.get(&p.id) != Some(&p.bytes)) {
         return Err(storage::Error::Absent(gone.id.object()).into());
     }
-    if !pin.stands()? {
-        return Err(Error::Stopped);
-    }
-    Ok(repository.storage.create(&name, object)?)
+    if pin.stands()? { Ok(()) } else { Err(Error::TakenForDead) }
 }
 
 /// Puts blocks of one file where they belong.

@@ -5,6 +5,7 @@
 //! from the caller.
 //! Deliberately absent: epochs, leases, other hosts, the store, HTTP, TOML.
 
+pub mod links;
 pub mod mysql;
 
 use async_trait::async_trait;

@@ -3,7 +3,7 @@
 use crate::memory::Memory;
 use crate::scene::{Files, NOW, PAGE, Scene, begin, database, last, noise, restored, store};
 use holdfast_backup::storage::Directory;
-use holdfast_backup::{Error, Progress, Proof, Prune, Repository, RepositoryKey, Summary, storage};
+use holdfast_backup::{Error, Progress, Proof, Prune, Repository, RepositoryKey, Staged, Summary, storage};
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ fn a_flipped_bit_anywhere_is_found_and_named() {
         found: BTreeMap::new(),
     };
     repository.record_proof(&proof).unwrap();
-    assert_eq!(repository.proofs("shop").unwrap()[&made.id], [proof]);
+    assert_eq!(repository.proofs("shop").unwrap().of(&made.id), [proof]);
     let checked = |r: &Repository| r.check(1, &Progress::default()).unwrap();
     assert!(checked(&repository).findings.is_empty());
     let mut bent = 0;
@@ -171,6 +171,8 @@ fn damage_is_never_restored_nor_relied_upon_again() {
     let bent = repository.on(Arc::new(copy.clone()));
     let next = store(&bent, begin("shop"), &small(1)).unwrap();
     assert_eq!(restored(&bent, &next).unwrap(), small(1));
+    let unclear = bent.latest("shop").unwrap_err();
+    assert!(unclear.to_string().contains(&manifest) && unclear.to_string().contains("--backup"), "{unclear}");
     let before = copy.names();
     let rules = BTreeMap::from([("shop".to_owned(), last(1))]);
     let refused = bent.prune(&Prune { retention: rules, now_unix_ms: NOW, ..Prune::default() }).unwrap_err();
@@ -261,6 +263,134 @@ fn a_full_disk_is_said_and_harms_no_backup() {
     let reading = repository.read("shop", &first.id, "test", NOW).unwrap();
     let refused = reading.restore(disk.0.path(), 1, &Progress::default()).unwrap_err();
     assert!(matches!(refused, Error::NoRoom { .. }), "{refused}");
+}
+
+#[test]
+fn what_cannot_be_listed_is_not_taken_for_absent() {
+    let scene = Scene::new();
+    store(&scene.repository, begin("shop"), &small(1)).unwrap();
+    let lost = scene.path().join("backups/shop/20261124T030308Z-00000000aa");
+    std::os::unix::fs::symlink("/nowhere/at/all", &lost).unwrap();
+    let prune = Prune { now_unix_ms: NOW, ..Prune::default() };
+    assert!(matches!(scene.repository.list(None), Err(Error::Storage(_))));
+    assert!(matches!(scene.repository.prune(&prune), Err(Error::Storage(_))));
+    std::fs::remove_file(&lost).unwrap();
+    assert_eq!(scene.repository.list(None).unwrap().backups.len(), 1);
+    let away = scene.dir.path().join("away");
+    std::fs::rename(scene.path(), away).unwrap();
+    assert!(matches!(scene.repository.list(None), Err(Error::Storage(_))), "not an empty repository");
+}
+
+#[test]
+fn more_backups_than_can_be_listed_are_said_and_not_left_out() {
+    let (memory, repository, _) = with_one();
+    let mut objects = memory.objects.lock().unwrap();
+    objects.extend((0..100_000).map(|n| (format!("backups/shop/{n}"), (Vec::new(), 0))));
+    drop(objects);
+    assert!(matches!(repository.list(None), Err(Error::TooManyBackups { .. })));
+}
+
+/// A writer that was suspended just before its manifest, for so long that prunes took its pin away and its packs.
+#[test]
+fn a_writer_that_was_taken_for_dead_records_nothing() {
+    for what in ["pins", "packs", "condemned"] {
+        let (memory, repository, _) = with_one();
+        let objects = memory.objects.clone();
+        let suspended = memory.seen(move |doing, name| {
+            let mut objects = objects.lock().unwrap();
+            if doing == "writing" && name.starts_with("backups/") {
+                let last = objects.keys().rfind(|n| n.starts_with("packs/")).unwrap().clone();
+                let pack: Vec<&str> = last.split('/').skip(1).collect();
+                let list = format!("{{\"backups\":[],\"packs\":[\"{}\"]}}", pack.join("/"));
+                match what {
+                    "condemned" => _ = objects.insert(what.into(), (list.into_bytes(), 0)),
+                    "packs" => _ = objects.remove(&last),
+                    prefix => objects.retain(|name, _| !name.starts_with(prefix)),
+                }
+            }
+            Ok(())
+        });
+        let failed = store(&repository.on(Arc::new(suspended)), begin("shop"), &small(2)).unwrap_err();
+        assert!(failed.to_string().contains("no backup was recorded") || what == "packs", "{failed}");
+        assert_eq!(repository.list(None).unwrap().backups.len(), 1, "{what}: {failed}");
+    }
+}
+
+#[test]
+fn what_is_dropped_on_a_thread_of_the_runtime_takes_its_pin_along() {
+    let scene = Scene::new();
+    let made = store(&scene.repository, begin("shop"), &small(1)).unwrap();
+    let mut writer = scene.repository.begin(begin("shop")).unwrap();
+    let file = writer.open("a", None, holdfast_backup::Cut::Pages).unwrap();
+    writer.write(file, b"x").unwrap();
+    let reading = scene.repository.read("shop", &made.id, "test", NOW).unwrap();
+    assert_eq!(scene.storage().list("pins").unwrap().len(), 2);
+    scene.on_the_runtime(async { drop((writer, reading)) });
+    assert!(scene.storage().list("pins").unwrap().is_empty());
+}
+
+#[test]
+fn a_proof_that_failed_or_is_damaged_is_not_relied_upon() {
+    let (memory, repository, first) = with_one();
+    let prove = |backup: &Summary, good| {
+        let (service, id) = ("shop".to_owned(), backup.id.clone());
+        let proof = Proof { service, id, at_unix_ms: NOW, took_ms: 1, good, found: BTreeMap::new() };
+        repository.record_proof(&proof).unwrap();
+    };
+    prove(&first, true);
+    let second = store(&repository, begin("shop"), &small(2)).unwrap();
+    assert!(second.new_bytes < first.new_bytes, "a good one is shared with");
+    prove(&second, false);
+    let parent = repository.begin(begin("shop")).unwrap().parent().cloned();
+    assert_eq!(parent, None, "what is wrong with it would be shared");
+    // The newest proven one stays whatever the rules are.
+    let rules = BTreeMap::from([("shop".to_owned(), last(1))]);
+    repository.prune(&Prune { retention: rules, now_unix_ms: NOW, ..Prune::default() }).unwrap();
+    assert_eq!(repository.list(None).unwrap().backups, [first.clone(), second.clone()]);
+
+    let name = memory.names().into_iter().find(|n| n.contains(&format!("proofs/shop/{}", first.id))).unwrap();
+    memory.objects.lock().unwrap().get_mut(&name).unwrap().0[100] ^= 1;
+    let proofs = repository.proofs("shop").unwrap();
+    assert_eq!((proofs.of(&first.id).len(), proofs.of(&second.id).len()), (0, 1));
+    assert_eq!(proofs.unreadable.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), [name]);
+}
+
+#[test]
+fn a_tree_that_cannot_be_is_neither_recorded_nor_restored() {
+    let (_, repository, _) = with_one();
+    let mut writer = repository.begin(begin("shop")).unwrap();
+    writer.link("lib", "/etc").unwrap();
+    let file = writer.open("lib/passwd", None, holdfast_backup::Cut::Pages).unwrap();
+    writer.write(file, b"x").unwrap();
+    writer.close(file).unwrap();
+    let refused = writer.commit(Default::default()).unwrap_err();
+    assert!(refused.to_string().contains("lib/passwd"), "{refused}");
+    assert_eq!(repository.list(None).unwrap().backups.len(), 1);
+}
+
+#[test]
+fn one_place_is_restored_to_by_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("back");
+    let first = Staged::begin(&to).unwrap();
+    std::fs::write(first.path().join("file"), b"1").unwrap();
+    let refused = Staged::begin(&to).unwrap_err();
+    assert!(matches!(refused, Error::StagingHeld(_)), "{refused}");
+    assert!(first.path().join("file").exists(), "what is under way is not touched");
+    // What an interrupted one left goes; nobody holds it any more.
+    let staging = first.path().to_owned();
+    drop(first);
+    assert!(!staging.exists());
+    std::fs::create_dir(&staging).unwrap();
+    std::fs::write(staging.join("left"), b"1").unwrap();
+    let second = Staged::begin(&to).unwrap();
+    assert_eq!(std::fs::read_dir(second.path()).unwrap().count(), 0);
+    second.finish().unwrap();
+    assert!(to.exists() && !staging.exists());
+
+    let disk = Small::new();
+    let refused = Staged::begin(disk.0.path()).unwrap_err();
+    assert!(matches!(refused, Error::MountPoint(_)), "{refused}");
 }
 
 /// What a process killed with SIGKILL leaves: temporary files of the storage, and a pin of a pid that is gone.

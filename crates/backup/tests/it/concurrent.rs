@@ -51,6 +51,8 @@ impl Turns {
     }
     /// Lets one actor after the other go on, until all have ended.
     fn run(&self, mut random: impl FnMut() -> u64) {
+        // In some runs an actor often has many turns in a row: then the others are as if suspended meanwhile.
+        let (mut last, changes) = (None, [1, 8, 24][random() as usize % 3]);
         loop {
             let ready =
                 |s: &mut State| (0..ACTORS).any(|a| !s.ended[a] && s.waiting[a] == 0) || s.turn.is_some();
@@ -61,7 +63,9 @@ impl Turns {
             if able.is_empty() {
                 return;
             }
-            state.turn = Some(able[random() as usize % able.len()]);
+            let again = last.filter(|a| able.contains(a) && !random().is_multiple_of(changes));
+            last = again.or(Some(able[random() as usize % able.len()]));
+            state.turn = last;
             self.changed.notify_all();
         }
     }

@@ -135,6 +135,10 @@ impl Scene {
     pub fn storage(&self) -> Arc<dyn Storage> {
         Arc::new(Directory::open(&self.path(), self.runtime.handle().clone()).unwrap())
     }
+    /// On one of its own threads.
+    pub fn on_the_runtime(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.block_on(self.runtime.spawn(work)).unwrap();
+    }
     pub fn path(&self) -> std::path::PathBuf {
         self.dir.path().join("repo")
     }

@@ -22,9 +22,13 @@ const DONE: &str = "completed OK!";
 pub const POSITION_FILES: [&str; 2] = ["xtrabackup_binlog_info", "mariadb_backup_binlog_info"];
 const DESCRIBE: &str = "SELECT @@version AS version, @@datadir AS datadir, @@read_only AS read_only, \
     @@gtid_binlog_state AS state";
+/// What holds data. A table with history is of a type of its own; a view holds none.
 const TABLES: &str = "SELECT table_schema AS s, table_name AS t FROM information_schema.tables \
-    WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('information_schema', 'performance_schema', 'sys') \
-    ORDER BY table_schema, table_name";
+    WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') \
+    AND table_schema NOT IN ('information_schema', 'performance_schema', 'sys') ORDER BY table_schema, table_name";
+/// Tables of one row, which is no data of anybody's: they are checked only.
+const SEQUENCES: &str = "SELECT table_schema AS s, table_name AS t FROM information_schema.tables \
+    WHERE table_type = 'SEQUENCE' ORDER BY table_schema, table_name";
 
 /// A running server, reached by its Unix socket with the OS user's own account.
 pub struct Source {
@@ -179,7 +183,15 @@ pub fn give_to(dir: &Path, user: &str) -> Result<(), Error> {
 }
 
 pub(super) async fn names(session: &Session) -> Result<Vec<(String, String)>, Error> {
-    let tables = session.run("listing its tables", TABLES, READING).await?;
+    named(session, TABLES).await
+}
+
+pub(super) async fn sequences(session: &Session) -> Result<Vec<(String, String)>, Error> {
+    named(session, SEQUENCES).await
+}
+
+async fn named(session: &Session, sql: &'static str) -> Result<Vec<(String, String)>, Error> {
+    let tables = session.run("listing its tables", sql, READING).await?;
     let row = |row: &Vec<Option<String>>| match row.as_slice() {
         [Some(schema), Some(table)] => Some((schema.clone(), table.clone())),
         _ => None,

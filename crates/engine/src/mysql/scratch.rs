@@ -7,7 +7,7 @@ use super::flavour::{mariadb as flavour, of};
 use super::process::Process;
 use super::sql::Session;
 use super::{START_MS, STATEMENT, datadir, io};
-use crate::Error;
+use crate::{Error, links};
 use holdfast_core::topology::Engine;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -45,6 +45,13 @@ pub struct Examined {
 impl Scratch {
     /// Starts a server on `data`, a prepared copy. `work` is an empty directory with a short path.
     pub async fn start(data: &Path, work: &Path) -> Result<Scratch, Error> {
+        // Through a link that leads elsewhere it would write to the files of a server that runs.
+        if let Some(link) = links::first_outside(data).map_err(io("looking through", data))? {
+            return Err(Error::BadSpec(format!(
+                "{} leads out of the copy; nothing was started",
+                link.display()
+            )));
+        }
         let (socket, log) = (work.join("s"), work.join("log"));
         let me = datadir::user_name_of(rustix::process::getuid().as_raw())?;
         let stderr = std::fs::File::create(&log).map_err(io("creating", &log))?;
@@ -88,8 +95,24 @@ impl Scratch {
         backup::names(&self.session).await
     }
 
+    /// All sequences: schema and name.
+    pub async fn sequences(&self) -> Result<Vec<(String, String)>, Error> {
+        backup::sequences(&self.session).await
+    }
+
     /// Lets the engine check a table, and reads it through.
     pub async fn examine(&self, schema: &str, table: &str) -> Result<Examined, Error> {
+        let complaint = self.check(schema, table).await?;
+        if complaint.is_some() {
+            let counted = Counted { table: format!("{schema}.{table}"), rows: 0, checksum: None };
+            return Ok(Examined { counted, complaint });
+        }
+        let counted = backup::count_one(&self.session, schema, table).await?;
+        Ok(Examined { counted, complaint })
+    }
+
+    /// What the engine has against a table or sequence.
+    pub async fn check(&self, schema: &str, table: &str) -> Result<Option<String>, Error> {
         let name = format!("{}.{}", backup::identifier(schema), backup::identifier(table));
         let said = self.session.run("checking a table", format!("CHECK TABLE {name}"), CHECK).await?;
         let rows = said.first().map_or(0, |t| t.rows.len());
@@ -99,14 +122,8 @@ impl Scratch {
                 && !cell("Msg_text").is_some_and(|t| t.contains("corrupt") || t.contains("failed"));
             (!fine).then(|| cell("Msg_text").unwrap_or("not said").to_owned())
         });
-        let complaint: Vec<String> = complaints.collect();
-        let complaint = (!complaint.is_empty()).then(|| complaint.join("; "));
-        if complaint.is_some() {
-            let counted = Counted { table: format!("{schema}.{table}"), rows: 0, checksum: None };
-            return Ok(Examined { counted, complaint });
-        }
-        let counted = backup::count_one(&self.session, schema, table).await?;
-        Ok(Examined { counted, complaint })
+        let complaints: Vec<String> = complaints.collect();
+        Ok((!complaints.is_empty()).then(|| complaints.join("; ")))
     }
 
     pub async fn stop(self) -> Result<(), Error> {

@@ -28,7 +28,7 @@ pub async fn verify(repository: &Repository, what: Verify, progress: Arc<Progres
     let (from, wanted) = (repository.clone(), what.clone());
     let (reading, earlier, dir) = blocking(move || {
         let reading = from.read(&wanted.service, &wanted.id, "verify", unix_ms())?;
-        let earlier = from.proofs(&wanted.service)?.remove(&wanted.id).unwrap_or_default();
+        let earlier = from.proofs(&wanted.service)?.found.remove(&wanted.id).unwrap_or_default();
         let dir = tempfile::Builder::new().prefix("holdfast-verify-").tempdir_in(&wanted.scratch);
         Ok((reading, earlier, dir.map_err(super::io("creating a directory in", &wanted.scratch))?))
     })
@@ -121,6 +121,12 @@ async fn examine(summary: &Summary, copy: &Path, work: &Path) -> Result<Found, E
         }
     }
     found.extend(facts::counts(&counted));
+    let sequences = scratch.sequences().await?;
+    for (schema, name) in &sequences {
+        let complaint = scratch.check(schema, name).await?;
+        complaints.extend(complaint.map(|words| format!("{schema}.{name}: {words}")));
+    }
+    found.insert("sequences".to_owned(), sequences.len().to_string());
     scratch.stop().await?;
     Ok((found, complaints))
 }

@@ -8,7 +8,7 @@ use super::{backup_output as show, output};
 use crate::backup::{self, Error, cold, hot, restore, verify};
 use crate::clock::{Clock, unix_ms};
 use crate::config::Config;
-use crate::config::repository::{KeySource, Place, RETENTION};
+use crate::config::repository::{KeySource, Place};
 use crate::sayln;
 use holdfast_backup::{BackupId, Progress, Proof, Prune, Repository, RepositoryKey, Retention, Summary};
 use holdfast_core::topology::{Engine, Management, Service};
@@ -26,12 +26,15 @@ impl From<Error> for Failure {
                 | Error::Key(_)
                 | Error::Repository(
                     Repo::Occupied(_)
+                        | Repo::MountPoint(_)
+                        | Repo::StagingHeld(_)
                         | Repo::NotEmpty(_)
                         | Repo::NoRoom { .. }
                         | Repo::PruneUnderWay(_)
                         | Repo::Unsure(_)
                         | Repo::WrongKey { .. }
                         | Repo::BeingRemoved(_)
+                        | Repo::LastUnclear { .. }
                 )
         );
         let report = Err::<(), _>(e).into_diagnostic().expect_err("it is an error");
@@ -53,11 +56,9 @@ impl Given {
             (None, true) => Some(KeySource::Unencrypted),
             (None, false) => None,
         };
-        let config = match super::load(config) {
-            Ok((config, _)) => Some(config),
-            Err(_) if args.repository.is_some() => None,
-            Err(e) => return Err(e),
-        };
+        // A file that is there and has mistakes is never passed over: its rules would be missed in silence.
+        let unneeded = config.is_none() && args.repository.is_some() && super::no_default_config();
+        let config = if unneeded { None } else { Some(super::load(config)?.0) };
         let listed = config.as_ref().and_then(|c| c.repository.clone());
         let path = args.repository.clone().or_else(|| listed.as_ref().map(|p| p.path.clone()));
         let help = "add a [repository] section to the topology file, or pass --repository";
@@ -125,11 +126,21 @@ pub async fn backup(
             let hot = hot::Hot { service, socket, origin, full, count, repository_path };
             now(&given.open().await?, hot).await
         }
-        BackupCommand::Cold { dir, service, stop, start, full, even_if_open, repository } => {
+        BackupCommand::Cold { dir, service, stop, start, full, even_if_open, outside_links, repository } => {
             let given = Given::find(config, &repository)?;
             let origin = dir.display().to_string();
             let repository_path = given.place.path.clone();
-            let cold = cold::Cold { dir, service, origin, stop, start, full, even_if_open, repository_path };
+            let cold = cold::Cold {
+                dir,
+                service,
+                origin,
+                stop,
+                start,
+                full,
+                even_if_open,
+                outside_links,
+                repository_path,
+            };
             let (repository, progress, clock) = (given.open().await?, Arc::default(), Clock::start());
             let made =
                 show::watched(Arc::clone(&progress), cold::backup(&repository, cold, progress)).await?;
@@ -230,13 +241,17 @@ async fn wanted(repository: &Repository, service: &str, id: Option<String>) -> R
 
 async fn list(repository: Repository, service: Option<String>, output: Output) -> Result<Exit, Failure> {
     let (listing, proofs) = backup::blocking(move || {
-        let listing = repository.list(service.as_deref())?;
+        let mut listing = repository.list(service.as_deref())?;
         let mut proofs: BTreeMap<String, Vec<Proof>> = BTreeMap::new();
         let mut services: Vec<&String> = listing.backups.iter().map(|b| &b.service).collect();
         services.dedup();
+        let mut unreadable = Vec::new();
         for service in services {
-            proofs.extend(repository.proofs(service)?.into_iter().map(|(id, p)| (id.into(), p)));
+            let of = repository.proofs(service)?;
+            proofs.extend(of.found.into_iter().map(|(id, p)| (id.into(), p)));
+            unreadable.extend(of.unreadable);
         }
+        listing.unreadable.extend(unreadable);
         Ok((listing, proofs))
     })
     .await?;
@@ -262,14 +277,23 @@ async fn one(
     output: Output,
 ) -> Result<Exit, Failure> {
     let summary = wanted(&repository, &service, id).await?;
-    let id = summary.id.clone();
-    let proofs = move || Ok(repository.proofs(&service)?.remove(&id).unwrap_or_default());
-    let proofs = backup::blocking(proofs).await?;
+    let mut proofs = backup::blocking(move || Ok(repository.proofs(&service)?)).await?;
+    let of = format!("/{}/", summary.id);
+    proofs.unreadable.retain(|(name, _)| name.contains(&of));
     match output {
-        Output::Table => show::shown(&summary, &proofs),
-        Output::Json => output::json(&serde_json::json!({ "backup": summary, "proofs": proofs })),
+        Output::Table => {
+            show::shown(&summary, proofs.of(&summary.id));
+            show::unreadable(&proofs.unreadable);
+        }
+        Output::Json => {
+            let unreadable: Vec<&String> = proofs.unreadable.iter().map(|(name, _)| name).collect();
+            let proofs = proofs.of(&summary.id);
+            output::json(
+                &serde_json::json!({ "backup": summary, "proofs": proofs, "unreadable": unreadable }),
+            );
+        }
     }
-    Ok(Exit::Ok)
+    Ok(if proofs.unreadable.is_empty() { Exit::Ok } else { Exit::Attention })
 }
 
 async fn prove(repository: &Repository, what: verify::Verify, output: Output) -> Result<Exit, Failure> {
@@ -301,14 +325,22 @@ async fn prune(config: Option<&Path>, command: BackupCommand) -> Result<Exit, Fa
         return Ok(Exit::Ok);
     };
     let given = Given::find(config, &repository)?;
-    let rules = given.config.as_ref().map_or(RETENTION, |c| c.retention);
     let said = [keep_last, keep_daily, keep_weekly, keep_monthly, keep_days];
-    // Who gives one rule on the command line gives them all.
-    let rules = if said.iter().any(Option::is_some) {
-        let [last, daily, weekly, monthly, within_days] = said.map(Option::unwrap_or_default);
-        Retention { last, daily, weekly, monthly, within_days }
-    } else {
-        rules
+    let rules = match &given.config {
+        // Who gives one rule on the command line gives them all.
+        _ if said.iter().any(Option::is_some) => {
+            let [last, daily, weekly, monthly, within_days] = said.map(Option::unwrap_or_default);
+            Retention { last, daily, weekly, monthly, within_days }
+        }
+        Some(config) => config.retention,
+        None => {
+            let help =
+                "pass --keep-last, --keep-daily or another --keep rule, or a topology file with --config";
+            return Err(Failure::refused(miette!(
+                help = help,
+                "no rule says what to keep; nothing was removed"
+            )));
+        }
     };
     let repository = given.open().await?;
     let pruned = backup::blocking(move || {
@@ -381,7 +413,8 @@ async fn export(
     all: bool,
 ) -> Result<Exit, Failure> {
     let from = repository.clone();
-    let mut backups = backup::blocking(move || Ok(from.list(service.as_deref())?)).await?.backups;
+    let listing = backup::blocking(move || Ok(from.list(service.as_deref())?)).await?;
+    let mut backups = listing.backups;
     if !all {
         let last: BTreeMap<String, Summary> = backups.into_iter().map(|b| (b.service.clone(), b)).collect();
         backups = last.into_values().collect();
@@ -397,5 +430,7 @@ async fn export(
         std::fs::write(&beside, text).into_diagnostic()?;
         sayln!("{}", dir.display());
     }
-    Ok(Exit::Ok)
+    // Also without --all: one of them may be the last of its service.
+    show::unreadable(&listing.unreadable);
+    Ok(if listing.unreadable.is_empty() { Exit::Ok } else { Exit::Attention })
 }

@@ -48,14 +48,17 @@ pub enum BackupCommand {
         /// Shell command that stops what writes to it
         #[arg(long)]
         stop: Option<String>,
-        /// Shell command that starts it again, also if the copy fails
+        /// Shell command that starts it again, also if stopping or the copy fails
         #[arg(long, requires = "stop")]
         start: Option<String>,
         #[arg(long)]
         full: bool,
-        /// Copy although a process has files in it open for writing
+        /// Copy although a process has files in it open for writing, or may have
         #[arg(long)]
         even_if_open: bool,
+        /// Keep links that lead out of the directory; what they lead to is not in the backup
+        #[arg(long)]
+        outside_links: bool,
         #[command(flatten)]
         repository: RepositoryArgs,
     },

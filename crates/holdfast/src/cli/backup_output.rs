@@ -34,13 +34,22 @@ pub fn listing(listing: &Listing, proofs: &BTreeMap<String, Vec<Proof>>) {
             size(b.raw_bytes),
             size(b.new_bytes),
             b.position.clone().unwrap_or_else(|| "-".into()),
-            proven.map_or("-".into(), |p| if p.good { "yes".into() } else { "FAILED".into() }),
+            match proven {
+                None => "-".into(),
+                Some(p) if !p.good => "FAILED".into(),
+                Some(p) if opened_by_engine(p) => "yes".into(),
+                Some(_) => "blocks".into(),
+            },
         ]
     };
     let rows: Vec<Vec<String>> = listing.backups.iter().map(row).collect();
     let head = ["SERVICE", "BACKUP", "FINISHED (UTC)", "METHOD", "SIZE", "NEW", "POSITION", "PROVEN"];
     say!("{}", table(&head, &rows));
-    for (name, e) in &listing.unreadable {
+    unreadable(&listing.unreadable);
+}
+
+pub fn unreadable(objects: &[(String, holdfast_backup::Error)]) {
+    for (name, e) in objects {
         sayln!("  ! {name}: {}", crate::agent::chain(e));
     }
 }
@@ -75,11 +84,18 @@ pub fn shown(b: &Summary, proofs: &[Proof]) {
     }
 }
 
+/// A directory of files has no engine that could say more than that every byte is as it was.
+fn opened_by_engine(p: &Proof) -> bool {
+    p.found.contains_key("tables")
+}
+
 pub fn proved(p: &Proof) {
     let at = utc(p.at_unix_ms);
     let took = p.took_ms as f64 / 1e3;
     let count = |name: &str| p.found.get(name).map_or("-", String::as_str).to_owned();
-    if p.good {
+    if p.good && !opened_by_engine(p) {
+        sayln!("  proven {at} in {took:.1} s: every block read; no engine looked");
+    } else if p.good {
         let (tables, rows) = (count("tables"), count("rows"));
         sayln!("  proven {at} in {took:.1} s: {tables} tables, {rows} rows, all checked and read");
     } else {
@@ -129,18 +145,23 @@ pub fn checked(c: &Checked) {
     );
 }
 
-/// Draws a moving line while `work` runs, where somebody is looking. Ctrl-C ends the work in order.
+/// Draws a moving line while `work` runs, where somebody is looking. Ctrl-C, SIGTERM and a
+/// terminal that is closed end the work in order.
 pub async fn watched<T>(progress: Arc<Progress>, work: impl Future<Output = T>) -> T {
     let (clock, drawn) = (Clock::start(), std::io::stderr().is_terminal());
     let began = clock.now();
-    tokio::pin!(work);
+    // One future for the whole time: between two, a signal would be lost.
+    let asked = interrupted();
+    tokio::pin!(work, asked);
     let done = loop {
         tokio::select! {
-            done = &mut work => break done,
-            () = crate::run::asked_to_stop() => {
+            // The handlers are there before the work begins.
+            biased;
+            () = &mut asked => {
                 progress.stop();
                 break work.await;
             }
+            done = &mut work => break done,
             () = tokio::time::sleep(REDRAW) => {
                 if drawn {
                     let line = moving(&progress.read(), clock.now().since(began));
@@ -153,6 +174,26 @@ pub async fn watched<T>(progress: Arc<Progress>, work: impl Future<Output = T>) 
         let _ = write!(std::io::stderr(), "\r\x1b[K");
     }
     done
+}
+
+/// Resolves when the work is to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let hangup = if ignores_hangup() { None } else { signal(SignalKind::hangup()).ok() };
+    match hangup {
+        None => crate::run::asked_to_stop().await,
+        Some(mut hangup) => tokio::select! {
+            () = crate::run::asked_to_stop() => {}
+            _ = hangup.recv() => {}
+        },
+    }
+}
+
+/// Under `nohup` it stays ignored.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
 fn moving(r: &ProgressReading, took_ms: u64) -> String {

@@ -95,6 +95,12 @@ fn default_config() -> PathBuf {
     if here.exists() { here } else { PathBuf::from("/etc/holdfast/holdfast.toml") }
 }
 
+/// Whether there is no topology file where one is looked for. What cannot be looked at may be there.
+fn no_default_config() -> bool {
+    let looked = std::fs::symlink_metadata(default_config());
+    looked.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+}
+
 fn load(path: Option<&Path>) -> Result<(Config, PathBuf), Failure> {
     let path = path.map_or_else(default_config, Path::to_path_buf);
     let config = config::load(&path).map_err(|report| Failure::config(&report))?;

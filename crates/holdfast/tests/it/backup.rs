@@ -78,6 +78,8 @@ impl Server {
             "CREATE DATABASE shop; USE shop; CREATE TABLE orders (id INT PRIMARY KEY, v VARCHAR(200)); \
              INSERT INTO orders SELECT seq, REPEAT(MD5(seq), 3) FROM seq_1_to_{rows}; \
              CREATE TABLE notes (v TEXT) ENGINE=Aria; INSERT INTO notes VALUES ('one'); \
+             CREATE TABLE prices (v INT) WITH SYSTEM VERSIONING; INSERT INTO prices VALUES (1), (2); \
+             UPDATE prices SET v = 3 WHERE v = 1; CREATE SEQUENCE numbers; DO NEXTVAL(numbers); \
              SET GLOBAL innodb_max_dirty_pages_pct = 0, innodb_max_dirty_pages_pct_lwm = 0"
         ));
         // Pages that are only in the log would be new in the next backup.
@@ -174,6 +176,10 @@ async fn a_running_server_is_backed_up_proven_and_restored() {
     assert_eq!(bench.list("shop")[0]["proofs"].as_array().unwrap().len(), 2);
     let recorded = listed[0]["backup"]["facts"]["table shop.notes"].as_str().unwrap();
     assert!(recorded.starts_with("1 rows, checksum "), "{recorded}");
+    let recorded = &listed[0]["backup"]["facts"]["table shop.prices"];
+    assert!(recorded.as_str().is_some_and(|r| r.starts_with("2 rows")), "{recorded}");
+    let found = &bench.list("shop")[0]["proofs"][0]["found"];
+    assert_eq!((&found["table shop.prices"], &found["sequences"]), (recorded, &Value::from("1")));
 
     // The state of then, in a directory that did not exist, ready to start on.
     let to = bench.dir.path().join("back");
@@ -185,7 +191,10 @@ async fn a_running_server_is_backed_up_proven_and_restored() {
     let (code, said) = bench.fails(&["restore", "shop", "--to", "back"]);
     assert!(code == 5 && said.contains("never writes over"), "{code} {said}");
 
-    // Retention, and what is left is whole.
+    // Retention keeps the last that was proven whatever it was told; what is left is whole.
+    bench.done(&["backup", "prune", "shop", "--keep-last", "1"]);
+    assert_eq!(bench.list("shop").len(), 2);
+    bench.done(&["backup", "verify", "shop"]);
     bench.done(&["backup", "prune", "shop", "--keep-last", "1"]);
     assert_eq!(bench.list("shop").len(), 1);
     bench.done(&["backup", "verify", "shop"]);
@@ -214,7 +223,7 @@ fn a_backup_that_is_killed_or_whose_server_fails_is_none() {
 
     // Ctrl-C ends it in order.
     let rustix_pid = |child: &Child| rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
-    bench.done(&["backup", "prune"]);
+    bench.done(&["backup", "prune", "--keep-last", "1"]);
     assert!(!begun(), "the prune saw that its process is gone");
     let mut asked = bench.command(&now).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     until("the backup begins", begun);
@@ -231,7 +240,7 @@ fn a_backup_that_is_killed_or_whose_server_fails_is_none() {
     assert!(!orphaned.wait().unwrap().success(), "{said}");
     assert!(said.contains("no backup was recorded"), "{said}");
     assert!(bench.list("shop").is_empty() && !begun());
-    bench.done(&["backup", "prune"]);
+    bench.done(&["backup", "prune", "--keep-last", "1"]);
     bench.done(&["repo", "check"]);
     assert!(std::fs::read_dir(bench.repository().join("packs")).map_or(0, Iterator::count) == 0);
 }
@@ -305,11 +314,40 @@ fn a_cold_copy_starts_again_what_it_stopped() {
         "{}",
         words(&refused)
     );
-    // What cannot be stopped is not copied, and not started.
+    // What cannot be stopped is not copied, and started: it may be half down.
     assert!(words(&cold("data", "false")).contains("--stop command failed"));
     assert!(words(&cold("absent", &stop)).contains("nothing was stopped"));
-    assert_eq!(std::fs::read_to_string(&log).unwrap(), "stop\nstart\nstop\nstart\n");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "stop\nstart\nstop\nstart\nstart\n");
     assert_eq!(bench.list("files").len(), 1);
+
+    // A terminal that is closed while it stops: started again, and nothing recorded.
+    let slow = "touch begun; until [ -e go ]; do sleep 0.02; done";
+    let start = format!("echo start >>{}", log.display());
+    let cold =
+        bench.command(&["backup", "cold", "data", "--service", "files", "--stop", slow, "--start", &start]);
+    // Whoever runs the tests may ignore it, and that is inherited.
+    let mut closed = Command::new("env");
+    closed.arg("--default-signal=HUP").arg(cold.get_program()).args(cold.get_args());
+    closed.current_dir(bench.dir.path()).envs(cold.get_envs().filter_map(|(n, v)| Some((n, v?))));
+    closed.env_remove("HOLDFAST_CONFIG");
+    let mut closed = closed.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("it is being stopped", || bench.dir.path().join("begun").exists());
+    let pid = rustix::process::Pid::from_raw(closed.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    std::fs::write(bench.dir.path().join("go"), b"").unwrap();
+    assert_eq!(closed.wait().unwrap().code().map(|c| c != 0), Some(true), "it ended in order");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "stop\nstart\nstop\nstart\nstart\nstart\n");
+    assert_eq!(bench.list("files").len(), 1);
+
+    // No engine looks at files, and the proof says so.
+    assert!(bench.done(&["backup", "verify", "files"]).contains("every block read; no engine looked"));
+
+    // A link that leads out, only if told.
+    std::os::unix::fs::symlink("../log", dir.join("sub/inside")).unwrap();
+    std::os::unix::fs::symlink("../../log", dir.join("sub/out")).unwrap();
+    let (code, said) = bench.fails(&["backup", "cold", "data", "--service", "files"]);
+    assert!(code == 5 && said.contains("sub/out") && said.contains("--outside-links"), "{code} {said}");
+    bench.done(&["backup", "cold", "data", "--service", "files", "--outside-links"]);
 }
 
 #[test]
@@ -338,6 +376,17 @@ fn nothing_goes_without_a_key_or_with_a_wrong_one() {
     assert!(words(&said).contains("`holdfast repo init` makes one"), "{}", words(&said));
     assert!(!bench.dir.path().join("elsewhere").exists(), "a backup does not make repositories");
     assert!(bench.list("files").is_empty());
+
+    // A topology file with mistakes is not passed over, and without one a prune is told what to keep.
+    let (code, said) = bench.fails(&["backup", "prune"]);
+    assert!(code == 5 && said.contains("no rule says what to keep"), "{code} {said}");
+    let broken = bench.dir.path().join("holdfast.toml");
+    std::fs::write(&broken, "[backup]\nkeep_last = \"all\"\n").unwrap();
+    for command in [&["backup", "prune", "--keep-last", "1"][..], &["backup", "list"]] {
+        let (code, said) = bench.fails(command);
+        assert!(said.contains("holdfast.toml"), "{code} {said}");
+    }
+    std::fs::remove_file(&broken).unwrap();
 
     // Told so, it does without one.
     let plain = bench.dir.path().join("plain");
