@@ -6,7 +6,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 # Real servers for real tests. gcc links Rust programs.
-PACKAGES := gcc haproxy iproute2 mariadb-backup mariadb-server nftables python3-cryptography python3-pymysql python3-venv python3-zstandard restic \
+PACKAGES := gcc haproxy iproute2 mariadb-backup mariadb-server mmdebstrap nftables python3-cryptography python3-pymysql python3-venv python3-zstandard restic \
   sysbench zstd
 # Services that Debian would start with these packages; ours run on ports and in directories of their own.
 SERVICES := mariadb haproxy nftables
@@ -14,7 +14,10 @@ SERVICES := mariadb haproxy nftables
 POLICY := /usr/sbin/policy-rc.d
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build lint test demo bench
+# Real MySQL servers, which Debian 12 does not have. Tests look for them here, wherever Cargo builds.
+MYSQL := $(CURDIR)/target/mysql
+
+.PHONY: help setup mysql build lint test demo bench
 
 help:
 	@echo 'make demo    a three-node MariaDB service on this machine: kill its primary, switch it over'
@@ -22,6 +25,7 @@ help:
 	@echo 'make bench   the proxy beside HAProxy, writes beside a pair set up by hand, backups beside restic; as ratios'
 	@echo 'make lint    formatting, clippy, crate edges, generated files'
 	@echo 'make setup   install the Debian packages that tests and demo need (the others call it)'
+	@echo 'make mysql   MySQL 9.7 from Debian unstable in target/mysql, if it is not there (make test calls it)'
 
 # Installs what is missing and leaves no service of it running: a policy-rc.d that says no, unless there is one.
 setup:
@@ -48,6 +52,9 @@ setup:
 	  esac; \
 	done
 
+mysql: setup
+	@scripts/mysql-folder.sh $(MYSQL)
+
 # All targets at once: features are then resolved as for the tests, and nothing is built twice. Fetched is also what only
 # other platforms need: `xtask tidy` reads every licence.
 build:
@@ -60,7 +67,7 @@ lint: build
 	$(TARGET)/debug/xtask tidy
 	$(TARGET)/debug/xtask schemas --check
 
-test: setup lint
+test: setup mysql lint
 	cargo test --workspace --locked --no-fail-fast
 
 # An optimised build: it prints milliseconds that people will compare.

@@ -98,8 +98,16 @@ pub struct Member {
     lost: Option<Lost>,
     /// When the question was sent to which a controller answered with the assignment in force.
     confirmed: Option<Millis>,
-    /// Once this is received, so is everything that was ever acknowledged; `None`: not known since the process began.
-    owes: Option<Position>,
+    owes: Owes,
+}
+
+/// What must be received before an instance again has everything that it ever acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Owes {
+    /// Since the process began it was not compared with anybody.
+    Unknown,
+    Nothing,
+    Until(Position),
 }
 
 /// A primary asks a member directly whether it may go on while the store is away (S14).
@@ -129,7 +137,7 @@ impl Member {
             rebuilt_for: None,
             lost: None,
             confirmed: None,
-            owes: None,
+            owes: Owes::Unknown,
         }
     }
 
@@ -220,7 +228,7 @@ impl Member {
     pub fn exited(&mut self) {
         self.give_up();
         self.history = History::Unknown;
-        self.owes = None;
+        self.owes = Owes::Unknown;
     }
 
     /// [`Verb::Close`] or [`Verb::Yield`] is done (or the process was killed).
@@ -239,7 +247,9 @@ impl Member {
     pub fn opening(&mut self, epoch: Epoch) {
         self.leads = Some(epoch);
         // It was chosen because nothing that was acknowledged is missing here (S6).
-        self.owes = self.owes.take().or_else(|| Some(Position::mariadb("").expect("empty is a position")));
+        if self.owes == Owes::Unknown {
+            self.owes = Owes::Nothing;
+        }
     }
 
     pub fn accounts_created(&mut self) {
@@ -249,7 +259,7 @@ impl Member {
     /// Answer to [`Verb::Compare`]: both positions, `theirs` taken from the primary after `ours` stopped growing.
     pub fn compared(&mut self, ours: &Position, theirs: &Position) {
         let theirs = theirs.clone();
-        self.owes = Some(theirs.clone());
+        self.owes = Owes::Until(theirs.clone());
         self.history =
             if theirs.contains(ours) { History::Fits { theirs } } else { History::Diverges { theirs } };
     }
@@ -428,8 +438,12 @@ impl Member {
 
     /// Nothing that this instance ever acknowledged is missing. Worth a mark on its disk ([`Observed::retained`]).
     pub fn intact(&self, seen: &Observed) -> bool {
-        let all = |owed: &Position| seen.received.as_ref().is_some_and(|r| r.contains(owed));
-        seen.running() && (seen.retained || self.owes.as_ref().is_some_and(all))
+        let all = seen.received.as_ref().is_some_and(|received| match &self.owes {
+            Owes::Unknown => false,
+            Owes::Nothing => true,
+            Owes::Until(theirs) => received.contains(theirs),
+        });
+        seen.running() && (seen.retained || all)
     }
 
     /// True if the instance is what its assignment says.

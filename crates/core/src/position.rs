@@ -1,98 +1,39 @@
 //! How far a log was received or applied, as a **partial order**: of two positions, neither may contain the other.
 //! Such divergence is never tie-broken (S6).
 
+mod gtid_set;
+mod mariadb;
+
+pub use gtid_set::{GtidSet, Source, Tag, Uuid};
+pub use mariadb::MariaDbPosition;
+
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::fmt;
-
-/// What MariaDB calls the binlog state: for each replication domain and each server that ever wrote in it, the
-/// last sequence number of that server.
-///
-/// This is a vector clock, and unlike a bare GTID position (the last GTID of each domain) it tells divergence from
-/// lag: `0-2-200` does not contain `0-1-105` unless server 1 is known up to 105. A sequence number alone proves
-/// nothing about the events below it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
-pub struct MariaDbPosition {
-    domains: BTreeMap<u32, BTreeMap<u32, u64>>,
-}
 
 /// Why a text is not a position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a MariaDB GTID (domain-server-sequence)")]
-pub struct Error(pub String);
+#[error("{text:?} is not {expected}")]
+pub struct Error {
+    text: String,
+    expected: &'static str,
+}
 
-impl MariaDbPosition {
-    /// Adds one GTID: everything that `server` wrote in `domain` up to `sequence`.
-    pub fn add(&mut self, domain: u32, server: u32, sequence: u64) {
-        let known = self.domains.entry(domain).or_default().entry(server).or_default();
-        *known = (*known).max(sequence);
+impl Error {
+    fn gtid(text: &str) -> Error {
+        Error { text: text.into(), expected: "a MariaDB GTID (domain-server-sequence)" }
     }
-    /// All `(domain, server, sequence)`, ordered.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, u32, u64)> + '_ {
-        self.domains.iter().flat_map(|(d, servers)| servers.iter().map(move |(s, n)| (*d, *s, *n)))
-    }
-    fn sequence(&self, domain: u32, server: u32) -> u64 {
-        self.domains.get(&domain).and_then(|s| s.get(&server)).copied().unwrap_or(0)
-    }
-    /// Highest sequence in each domain with its server: what `gtid_slave_pos` wants.
-    pub fn last_per_domain(&self) -> impl Iterator<Item = (u32, u32, u64)> + '_ {
-        self.domains
-            .iter()
-            .filter_map(|(d, servers)| servers.iter().max_by_key(|(_, n)| **n).map(|(s, n)| (*d, *s, *n)))
-    }
-    fn contains(&self, other: &Self) -> bool {
-        other.iter().all(|(d, s, n)| self.sequence(d, s) >= n)
+    fn set(text: &str) -> Error {
+        Error { text: text.into(), expected: "a MySQL GTID set (UUID:1-5:9:tag:1-3)" }
     }
 }
 
-impl std::str::FromStr for MariaDbPosition {
-    type Err = Error;
-    /// Reads `0-1-5,0-2-7`: any number of GTIDs, white space around them allowed, empty means nothing.
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let mut out = Self::default();
-        for gtid in text.split(',').map(str::trim).filter(|g| !g.is_empty()) {
-            let mut parts = gtid.split('-');
-            let mut next = || parts.next().ok_or_else(|| Error(gtid.into()));
-            let (d, s, n) = (next()?, next()?, next()?);
-            let bad = |_| Error(gtid.into());
-            out.add(d.parse().map_err(bad)?, s.parse().map_err(bad)?, n.parse().map_err(bad)?);
-            if parts.next().is_some() {
-                return Err(Error(gtid.into()));
-            }
-        }
-        Ok(out)
-    }
-}
-
-impl fmt::Display for MariaDbPosition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (d, s, n)) in self.iter().enumerate() {
-            write!(f, "{}{d}-{s}-{n}", if i > 0 { "," } else { "" })?;
-        }
-        Ok(())
-    }
-}
-
-impl TryFrom<String> for MariaDbPosition {
-    type Error = Error;
-    fn try_from(s: String) -> Result<Self, Error> {
-        s.parse()
-    }
-}
-impl From<MariaDbPosition> for String {
-    fn from(p: MariaDbPosition) -> String {
-        p.to_string()
-    }
-}
-
-/// An engine-typed position. Positions of different engines are incomparable.
+/// An engine-typed position. Positions of different engines are incomparable, even empty ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Position {
     MariaDb(MariaDbPosition),
+    MySql(GtidSet),
 }
 
 impl Position {
@@ -100,63 +41,69 @@ impl Position {
     pub fn mariadb(text: &str) -> Result<Position, Error> {
         text.parse().map(Position::MariaDb)
     }
-    /// For people: the last transaction of each domain. Says less than the position.
+    /// A MySQL position from its text form.
+    pub fn mysql(text: &str) -> Result<Position, Error> {
+        text.parse().map(Position::MySql)
+    }
+    /// Of the same engine, with nothing in it.
+    pub fn nothing(&self) -> Position {
+        match self {
+            Position::MariaDb(_) => Position::MariaDb(MariaDbPosition::default()),
+            Position::MySql(_) => Position::MySql(GtidSet::default()),
+        }
+    }
+    /// For people: the last transaction of each domain, or of each source. Says less than the position.
     pub fn brief(&self) -> String {
         match self {
             Position::MariaDb(p) => {
                 let last: Vec<String> = p.last_per_domain().map(|(d, s, n)| format!("{d}-{s}-{n}")).collect();
                 last.join(",")
             }
+            Position::MySql(set) => set.brief(),
         }
     }
     /// Nothing received yet.
     pub fn is_empty(&self) -> bool {
         match self {
-            Position::MariaDb(p) => p.domains.is_empty(),
+            Position::MariaDb(p) => p.is_empty(),
+            Position::MySql(set) => set.is_empty(),
         }
     }
     /// True if everything in `other` is in `self`.
     pub fn contains(&self, other: &Position) -> bool {
         matches!(self.partial_cmp(other), Some(Ordering::Equal | Ordering::Greater))
     }
-    /// Received ∪ applied: the least position that contains both.
+    /// Received ∪ applied: the least position that contains both. What is of another engine adds nothing.
+    #[must_use]
     pub fn union(&self, other: &Position) -> Position {
-        match (self, other) {
-            (Position::MariaDb(a), Position::MariaDb(b)) => {
-                let mut both = a.clone();
-                b.iter().for_each(|(d, s, n)| both.add(d, s, n));
-                Position::MariaDb(both)
-            }
+        let mut both = self.clone();
+        match (&mut both, other) {
+            (Position::MariaDb(both), Position::MariaDb(other)) => both.unite(other),
+            (Position::MySql(both), Position::MySql(other)) => both.unite(other),
+            (Position::MariaDb(_), Position::MySql(_)) | (Position::MySql(_), Position::MariaDb(_)) => {}
         }
+        both
     }
-    /// How many transactions of `self` are not in `other`. Exact where each server's sequence numbers are
-    /// contiguous since the last common one; an upper bound otherwise.
+    /// How many transactions of `self` are not in `other`. Of MySQL: exact. Of MariaDB: exact where each server's
+    /// sequence numbers are contiguous since the last common one; an upper bound otherwise. Of different engines: all.
     pub fn transactions_missing_in(&self, other: &Position) -> u64 {
         match (self, other) {
-            // The sequence of a domain runs on over primaries, so a server's own numbers have gaps: what server 2
-            // wrote after server 1 stopped at 100 starts at 101.
-            (Position::MariaDb(a), Position::MariaDb(b)) => a
-                .iter()
-                .map(|(d, s, n)| {
-                    let common = b.sequence(d, s).max(b.domains.get(&d).map_or(0, |theirs| {
-                        theirs
-                            .iter()
-                            .filter(|(srv, m)| a.sequence(d, **srv) >= **m)
-                            .map(|(_, m)| *m)
-                            .max()
-                            .unwrap_or(0)
-                    }));
-                    if b.sequence(d, s) >= n { 0 } else { n.saturating_sub(common) }
-                })
-                .sum(),
+            (Position::MariaDb(a), Position::MariaDb(b)) => a.missing_in(b),
+            (Position::MySql(a), Position::MySql(b)) => a.missing_in(b),
+            (Position::MariaDb(a), Position::MySql(_)) => a.missing_in(&MariaDbPosition::default()),
+            (Position::MySql(a), Position::MariaDb(_)) => a.missing_in(&GtidSet::default()),
         }
     }
 }
 
 impl PartialOrd for Position {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        let (Position::MariaDb(a), Position::MariaDb(b)) = (self, other);
-        match (a.contains(b), b.contains(a)) {
+        let contain = match (self, other) {
+            (Position::MariaDb(a), Position::MariaDb(b)) => (a.contains(b), b.contains(a)),
+            (Position::MySql(a), Position::MySql(b)) => (a.contains(b), b.contains(a)),
+            _ => (false, false),
+        };
+        match contain {
             (true, true) => Some(Ordering::Equal),
             (true, false) => Some(Ordering::Greater),
             (false, true) => Some(Ordering::Less),
@@ -169,6 +116,7 @@ impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Position::MariaDb(p) => p.fmt(f),
+            Position::MySql(set) => set.fmt(f),
         }
     }
 }
@@ -204,12 +152,74 @@ mod tests {
         }
     }
 
-    fn any_position() -> impl Strategy<Value = Position> {
+    fn set(text: &str) -> Position {
+        Position::mysql(text).unwrap()
+    }
+    const A: &str = "7c0715d2-e7b4-11f1-b245-02fc00000001";
+
+    #[test]
+    fn a_gap_and_a_tag_are_part_of_a_set() {
+        let at = |rest: &str| set(&format!("{A}:{rest}"));
+        assert_eq!(at("1-5:7").partial_cmp(&at("1-6")), None);
+        assert!(at("1-7") > at("1-5:7"));
+        assert_eq!(at("1-5").partial_cmp(&at("tag:1-5")), None);
+        assert!(at("1-5:tag:1-5").contains(&at("tag:2")));
+        assert_eq!(at("1-5:9:tag:1-5").transactions_missing_in(&at("2-3")), 9);
+        assert_eq!(at("1-3:4-5:5").to_string(), format!("{A}:1-5"));
+        // As the server prints it, with line breaks.
+        let both = set(&format!("{A}:1-2:foo:1,\n{}:3", A.replace('7', "8")));
+        assert_eq!(both.to_string(), format!("{A}:1-2:foo:1,{}:3", A.replace('7', "8")));
+    }
+
+    #[test]
+    fn what_is_no_set_is_refused() {
+        for rest in [
+            "",
+            ":",
+            ":0",
+            ":5-3",
+            ":1-",
+            ":tag",
+            ":1:x y:1",
+            ":1-99999999999999999999",
+            ":1-9223372036854775807",
+            ":9x:1",
+        ] {
+            assert!(Position::mysql(&format!("{A}{rest}")).is_err(), "{rest}");
+        }
+        for text in ["x", "7c0715d2-e7b4-11f1-b245-02fc0000000:1", "0-1-5"] {
+            assert!(Position::mysql(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn positions_of_different_engines_are_never_compared() {
+        assert_eq!(at("").partial_cmp(&set("")), None);
+        assert_eq!(at("0-1-5").union(&set(&format!("{A}:1"))), at("0-1-5"));
+        assert_eq!(set(&format!("{A}:1-5")).transactions_missing_in(&at("")), 5);
+    }
+
+    fn any_set() -> impl Strategy<Value = Position> {
+        let gtid = (0u8..2, proptest::option::of("[ab_]"), 1u64..12, 0u64..4);
+        proptest::collection::vec(gtid, 0..6).prop_map(|gtids| {
+            let texts = gtids.into_iter().map(|(server, tag, first, more)| {
+                let tag = tag.map(|t| format!("{t}:")).unwrap_or_default();
+                format!("7c0715d2-e7b4-11f1-b245-02fc0000000{server}:{tag}{first}-{}", first + more)
+            });
+            set(&texts.collect::<Vec<_>>().join(","))
+        })
+    }
+
+    fn any_mariadb() -> impl Strategy<Value = Position> {
         proptest::collection::vec((0u32..2, 1u32..4, 1u64..6), 0..5).prop_map(|gtids| {
             let mut p = MariaDbPosition::default();
             gtids.into_iter().for_each(|(d, s, n)| p.add(d, s, n));
             Position::MariaDb(p)
         })
+    }
+
+    fn any_position() -> impl Strategy<Value = Position> {
+        prop_oneof![any_mariadb(), any_set()]
     }
 
     proptest! {
@@ -219,13 +229,33 @@ mod tests {
             prop_assert_eq!(a.partial_cmp(&b), b.partial_cmp(&a).map(Ordering::reverse));
             if a <= b && b <= c { prop_assert!(a <= c); }
             if a <= b && b <= a { prop_assert_eq!(&a, &b); }
-            let u = a.union(&b);
-            prop_assert!(u.contains(&a) && u.contains(&b));
+            let (u, mixed) = (a.union(&b), a.nothing() != b.nothing());
+            prop_assert!(u.contains(&a) && (mixed || u.contains(&b)));
             if c.contains(&a) && c.contains(&b) { prop_assert!(c.contains(&u)); }
         }
         #[test]
         fn text_round_trips(a in any_position()) {
-            prop_assert_eq!(at(&a.to_string()), a);
+            let read = match &a {
+                Position::MariaDb(_) => at(&a.to_string()),
+                Position::MySql(_) => set(&a.to_string()),
+            };
+            prop_assert_eq!(read, a);
+        }
+        /// Against the plainest model there is: a set of single transactions.
+        #[test]
+        fn sets_count_and_compare_like_sets_of_single_transactions(a in any_set(), b in any_set()) {
+            let singles = |p: &Position| match p {
+                Position::MySql(s) => s.gtids().collect::<std::collections::BTreeSet<String>>(),
+                Position::MariaDb(_) => unreachable!("only sets are made"),
+            };
+            let (x, y) = (singles(&a), singles(&b));
+            prop_assert_eq!(a.contains(&b), x.is_superset(&y));
+            prop_assert_eq!(a.transactions_missing_in(&b), x.difference(&y).count() as u64);
+            prop_assert_eq!(singles(&a.union(&b)), x.union(&y).cloned().collect());
+        }
+        #[test]
+        fn garbage_does_not_panic(text: String) {
+            let _ = (Position::mysql(&text), Position::mariadb(&text));
         }
     }
 }

@@ -60,6 +60,9 @@ pub struct Service {
     /// The proxy's read port on every node.
     pub read_port: u16,
     pub management: Management,
+    /// Directory of the engine's programs on every member; `None`: found through `PATH`.
+    #[serde(default)]
+    pub programs: Option<PathBuf>,
     pub users: Vec<User>,
     /// The account with which replicas log in at their primary.
     pub replication: ReplicationUser,
@@ -76,6 +79,7 @@ pub struct Service {
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     MariaDb,
+    MySql,
 }
 
 /// How a service is made available.

@@ -1,11 +1,12 @@
 //! Clients that write to the engines directly, past every proxy: they find two primaries where there are two.
 //!
-//! Every engine tells with each write under which server id it was logged, and a primacy has a server id of its own
+//! Every engine tells after each write under which server id it was logged, and a primacy has a server id of its own
 //! (epoch and node). A write is *dual* if it was sent after a write of a later epoch had been acknowledged, and was
 //! acknowledged all the same.
 
 use crate::ground::Vantage;
 use crate::ledger::{self, Account, Ledger};
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -102,14 +103,15 @@ async fn probe(addr: SocketAddr, account: Account, first: u64, stop: Arc<AtomicB
         };
         id += 1;
         let sent = Instant::now();
-        let statement = format!("INSERT INTO ledger VALUES ({id}, NOW(6)) RETURNING @@server_id");
-        match tokio::time::timeout(STATEMENT, c.query_first::<u64, _>(statement)).await {
-            Ok(Ok(server_id)) => {
-                let acked = Instant::now();
+        match tokio::time::timeout(STATEMENT, write(&mut c, id)).await {
+            Ok(Ok((acked, server_id))) => {
                 seen.ledger.acked.push((id, acked));
-                match server_id.filter(|id| id & FOLLOWER_BIT == 0) {
-                    Some(id) => seen.taken.push(Taken { epoch: id >> NODE_BITS, sent, acked }),
-                    None => seen.misnumbered += 1,
+                match server_id {
+                    Some(id) if id & FOLLOWER_BIT == 0 => {
+                        seen.taken.push(Taken { epoch: id >> NODE_BITS, sent, acked });
+                    }
+                    Some(_) => seen.misnumbered += 1,
+                    None => {}
                 }
                 conn = Some(c);
             }
@@ -125,6 +127,15 @@ async fn probe(addr: SocketAddr, account: Account, first: u64, stop: Arc<AtomicB
         }
     }
     seen
+}
+
+/// Writes; when that was acknowledged, and under which server id it was logged, if the engine lived to tell. (`RETURNING`
+/// would tell in one, but only MariaDB has it.) The connection lives no longer than the role in which the server gave it its id.
+async fn write(c: &mut Conn, id: u64) -> Result<(Instant, Option<u64>), mysql_async::Error> {
+    c.query_drop(format!("INSERT INTO ledger VALUES ({id}, NOW(6))")).await?;
+    let acked = Instant::now();
+    // An error here means that the connection broke: the write was acknowledged all the same.
+    Ok((acked, c.query_first("SELECT @@server_id").await.unwrap_or_default()))
 }
 
 /// The engine's answers that mean that nothing was executed: read-only, no such table yet.

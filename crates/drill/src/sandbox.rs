@@ -69,6 +69,10 @@ pub struct Options {
     pub disk_mib: Option<u32>,
     /// Certificates between the hosts, tokens for people.
     pub tls: bool,
+    /// As in the topology file: `mariadb` or `mysql`.
+    pub engine: String,
+    /// Where its programs are; `None`: found through `PATH`.
+    pub programs: Option<PathBuf>,
     /// `sync` or `async`.
     pub durability: String,
     /// The proxies' read/write port; read port, engine port and API port follow.
@@ -91,6 +95,8 @@ impl Options {
             app: false,
             disk_mib: None,
             tls: false,
+            engine: "mariadb".into(),
+            programs: None,
             durability: "sync".into(),
             port: 3306,
             service_lines: String::new(),
@@ -145,8 +151,9 @@ impl Sandbox {
     pub async fn start(options: Options) -> Result<Sandbox, Error> {
         std::fs::create_dir_all(&options.dir).map_err(|e| file("create", &options.dir, e))?;
         let dir = options.dir.canonicalize().map_err(|e| file("find", &options.dir, e))?;
-        let options = Options { dir, ..options };
-        let mut options = options;
+        let programs =
+            options.programs.map(|p| p.canonicalize().map_err(|e| file("find", &p, e))).transpose()?;
+        let mut options = Options { dir, programs, ..options };
         // The agents' API listens beyond loopback only with certificates.
         options.tls |= options.network == Network::Namespaces;
         let hosts = options.names().count();
@@ -182,7 +189,9 @@ impl Sandbox {
     }
 
     fn topology(&self) -> String {
-        let Options { dir, durability, port, service_lines, engine_lines, .. } = &self.options;
+        let Options { dir, engine, durability, port, service_lines, engine_lines, .. } = &self.options;
+        let programs = self.options.programs.as_ref();
+        let programs = programs.map(|p| format!("programs = \"{}\"\n", p.display())).unwrap_or_default();
         let dir = dir.display();
         let mut text = format!(
             "# Written by the sandbox; every host of it reads this file.\nname = \"sandbox\"\napi_port = {API_PORT}\n"
@@ -207,7 +216,7 @@ impl Sandbox {
         let members: Vec<String> = self.members().map(|n| format!("\"{n}\"")).collect();
         let (read_port, engine_port) = (port + 1, port + 2);
         text += &format!(
-            "\n[[service]]\nname = \"{SERVICE}\"\nengine = \"mariadb\"\ndurability = \"{durability}\"\nmembers = [{}]\nport = {port}\nread_port = {read_port}\nengine_port = {engine_port}\n{service_lines}\n\
+            "\n[[service]]\nname = \"{SERVICE}\"\nengine = \"{engine}\"\n{programs}durability = \"{durability}\"\nmembers = [{}]\nport = {port}\nread_port = {read_port}\nengine_port = {engine_port}\n{service_lines}\n\
              [service.engine_options]\ninnodb_buffer_pool_size = \"64M\"\n{engine_lines}\n\n\
              [service.replication]\nuser = \"holdfast_repl\"\npassword_file = \"{dir}/replication.password\"\n\n\
              [[service.user]]\nname = \"{USER}\"\npassword_file = \"{dir}/app.password\"\ngrants = [\"ALL PRIVILEGES ON {DATABASE}.*\"]\n",

@@ -1,7 +1,7 @@
 //! `holdfast dev`: a sandbox on loopback until Ctrl-C.
 
 use crate::cli::DevArgs;
-use crate::cli::args::Durability;
+use crate::cli::args::{Durability, EngineArgs, Flavour};
 use crate::sayln;
 use holdfast_drill::drills::account;
 use holdfast_drill::sandbox::{Network, Options, Sandbox};
@@ -24,11 +24,13 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
         network: Network::Loopback(Some(0)),
         durability: if args.nodes == 1 { "async".into() } else { mode.into() },
         port: args.port,
+        engine: args.engine.word().into(),
+        programs: args.engine.programs.clone(),
         ..Options::new(exe, args.dir, args.nodes)
     };
     let mut sandbox =
         Sandbox::start(options).await.into_diagnostic().wrap_err("could not start the sandbox")?;
-    sayln!("Starting {} MariaDB servers under {} …", args.nodes, sandbox.dir().display());
+    sayln!("Starting {} {} servers under {} …", args.nodes, args.engine.name(), sandbox.dir().display());
     let outcome = tokio::select! {
         healthy = sandbox.wait_healthy(Duration::from_secs(120)) => healthy.into_diagnostic().map(|_| ()),
         () = crate::run::asked_to_stop() => return stop(sandbox).await,
@@ -38,7 +40,7 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
         stop(sandbox).await?;
         return Err(e.wrap_err(logs));
     }
-    banner(&sandbox);
+    banner(&sandbox, &args.engine);
     let mut said = false;
     loop {
         tokio::select! {
@@ -53,12 +55,16 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
     }
 }
 
-fn banner(sandbox: &Sandbox) {
+fn banner(sandbox: &Sandbox, engine: &EngineArgs) {
     let account = account();
+    let client = match engine.engine {
+        Flavour::Mariadb => "mariadb",
+        Flavour::Mysql => "mysql",
+    };
     sayln!("Healthy. Connect through any proxy:\n");
     for proxy in sandbox.proxies() {
         sayln!(
-            "  mariadb -h {} -P {} -u {} -p{} {}",
+            "  {client} -h {} -P {} -u {} -p{} {}",
             proxy.ip(),
             proxy.port(),
             account.user,

@@ -174,6 +174,7 @@ async fn start_proxies(
         }
         let options = holdfast_proxy::Options {
             group: service.name.clone(),
+            engine: service.engine,
             zone: node.zone.clone(),
             local: engines.get(&service.name).map(|engine| holdfast_proxy::LocalEngine {
                 addr: SocketAddr::new(node.address, service.engine_port),
@@ -272,6 +273,8 @@ fn make_engine(topology: &Topology, node: &Node, service: &Service) -> Result<Ar
             .push(UserAccount { account: account(&user.name, &user.password)?, grants: user.grants.clone() });
     }
     let spec = Spec {
+        engine: service.engine,
+        programs: service.programs.clone(),
         group: service.name.clone(),
         node: node.name.clone(),
         server_id: node.id,

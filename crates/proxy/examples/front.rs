@@ -27,6 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let route = Route { snapshot, received: Instant::now() };
     let (_route, routes) = tokio::sync::watch::channel(Some(Arc::new(route)));
     let (service, handle) = Service::bind(Options {
+        engine: holdfast_core::topology::Engine::MariaDb,
         group: GroupName::new("fixed")?,
         zone,
         local,

@@ -6,9 +6,9 @@ use crate::engine_stream::EngineStream;
 use crate::errors::ClientError;
 use holdfast_core::secret::Password;
 use holdfast_wire::greeting::Greeting;
-use holdfast_wire::login::{AuthSwitch, HandshakeResponse};
-use holdfast_wire::native_password;
+use holdfast_wire::login::HandshakeResponse;
 use holdfast_wire::packet::{self, HEADER_BYTES, Header};
+use holdfast_wire::prover::{self, Prover, Step};
 use holdfast_wire::reply::ErrPacket;
 use holdfast_wire::tracker::{Event, Tracker};
 use holdfast_wire::{Capabilities, command};
@@ -23,6 +23,8 @@ use tokio::net::{TcpStream, UnixStream};
 const CONNECT_MS: u64 = 2_000;
 /// For one of the proxy's own commands.
 const COMMAND_MS: u64 = 5_000;
+/// No login method talks longer.
+const LOGIN_PACKETS_MAX: u64 = 16;
 /// A packet of the engine's during login and in answer to the proxy's own commands.
 const PACKET_BYTES_MAX: usize = 1 << 20;
 
@@ -41,8 +43,8 @@ pub enum Error {
     Protocol(#[from] holdfast_wire::Error),
     #[error("the engine lacks a capability that the client was promised ({0:#x})")]
     Capabilities(u64),
-    #[error("the engine asks for the login method {0:?}; only mysql_native_password is known")]
-    Method(String),
+    #[error("the login at the engine cannot go on")]
+    Login(#[from] prover::Error),
 }
 
 impl Error {
@@ -52,7 +54,7 @@ impl Error {
             Error::Io(_) | Error::Timeout => true,
             // Too many connections; host blocked; shutting down; starting up.
             Error::Refused(e) => matches!(e.code, 1040 | 1053 | 1129 | 1927),
-            Error::Protocol(_) | Error::Capabilities(_) | Error::Method(_) => false,
+            Error::Protocol(_) | Error::Capabilities(_) | Error::Login(_) => false,
         }
     }
 }
@@ -136,37 +138,30 @@ impl Connection {
         } else {
             capabilities = capabilities.without(Capabilities::CONNECT_WITH_DB);
         }
+        let private = matches!(stream, EngineStream::Unix(_));
+        let mut prover = Prover::new(&greeting, login.password.expose().as_bytes(), private);
+        let (method, auth) = prover.first();
         let response = HandshakeResponse {
             capabilities,
             packet_bytes_max: 1 << 30,
             collation: login.collation,
             user: login.user.to_vec(),
-            auth: native_password::prove(login.password.expose().as_bytes(), &greeting.nonce),
+            auth,
             schema: login.schema.map(<[u8]>::to_vec),
-            auth_plugin: Some(native_password::NAME.to_vec()),
+            auth_plugin: Some(method.name().to_vec()),
             attributes: login.attributes.map(<[u8]>::to_vec),
         };
         write_packet(&mut stream, 1, &response.build()).await?;
-        loop {
+        for _ in 0..LOGIN_PACKETS_MAX {
             let (seq, reply) = read_packet(&mut stream).await?;
-            match reply.first() {
-                Some(0x00) => return Ok(Connection { stream, greeting, capabilities }),
-                Some(0xFF) => return Err(refused(&reply)?),
-                Some(0xFE) => {
-                    let switch = AuthSwitch::parse(&reply)?;
-                    let nonce = switch.data.first_chunk::<{ native_password::NONCE_BYTES }>();
-                    let (true, Some(nonce)) = (switch.plugin == native_password::NAME, nonce) else {
-                        return Err(Error::Method(String::from_utf8_lossy(&switch.plugin).into_owned()));
-                    };
-                    let proof = native_password::prove(login.password.expose().as_bytes(), nonce);
-                    write_packet(&mut stream, seq.wrapping_add(1), &proof).await?;
-                }
-                other => {
-                    let value = other.copied().unwrap_or_default().into();
-                    return Err(holdfast_wire::Error::Value { what: "the login's reply", value }.into());
-                }
+            match prover.step(&reply)? {
+                Step::Answer(answer) => write_packet(&mut stream, seq.wrapping_add(1), &answer).await?,
+                Step::Wait => {}
+                Step::Done => return Ok(Connection { stream, greeting, capabilities }),
+                Step::Refused => return Err(refused(&reply)?),
             }
         }
+        Err(holdfast_wire::Error::Value { what: "the login's length", value: LOGIN_PACKETS_MAX }.into())
     }
 
     /// Sends a command of the proxy's own and reads its whole reply: `Err(Refused)` if that is an error. The first

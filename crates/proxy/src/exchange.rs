@@ -355,7 +355,7 @@ impl Session {
     /// A reset connection has forgotten what it was to report.
     async fn track_again(&mut self) {
         let mut payload = vec![command::QUERY];
-        payload.extend_from_slice(&self.state.replay(self.is_read_only()));
+        payload.extend_from_slice(&self.state.replay(self.shared.engine, self.is_read_only()));
         if self.own_command(&payload).await.is_err() {
             self.leave();
         }

@@ -4,11 +4,13 @@ use crate::backend::write_packet;
 use crate::client::ClientStream;
 use crate::errors::{self, ClientError};
 use crate::shared::{Shared, Slot};
+use holdfast_core::topology::Engine;
 use holdfast_wire::greeting::Greeting;
 use holdfast_wire::login::{AuthSwitch, FirstPacket, HandshakeResponse};
 use holdfast_wire::native_password::{self, NONCE_BYTES};
 use holdfast_wire::packet::{HEADER_BYTES, Header};
-use holdfast_wire::{Capabilities, Status};
+use holdfast_wire::prover::Method;
+use holdfast_wire::{Capabilities, Status, caching_sha2};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
@@ -46,11 +48,30 @@ const OFFERED: Capabilities = Capabilities(
         | Capabilities::CONNECT_ATTRS.0
         | Capabilities::PLUGIN_AUTH_LENENC_DATA.0
         | Capabilities::SESSION_TRACK.0
-        | Capabilities::DEPRECATE_EOF.0
-        | Capabilities::MARIADB_PROGRESS.0
+        | Capabilities::DEPRECATE_EOF.0,
+);
+/// What the engines of the flavours have beside that.
+const OFFERED_BY_MARIADB: Capabilities = Capabilities(
+    Capabilities::MARIADB_PROGRESS.0
         | Capabilities::MARIADB_STMT_BULK.0
         | Capabilities::MARIADB_EXTENDED_METADATA.0,
 );
+const OFFERED_BY_MYSQL: Capabilities = Capabilities::CLIENT_MYSQL;
+
+fn offered(engine: Engine) -> Capabilities {
+    OFFERED.with(match engine {
+        Engine::MariaDb => OFFERED_BY_MARIADB,
+        Engine::MySql => OFFERED_BY_MYSQL,
+    })
+}
+
+/// What clients are asked for first, as the engine would. Either is taken.
+fn preferred(engine: Engine) -> Method {
+    match engine {
+        Engine::MariaDb => Method::NativePassword,
+        Engine::MySql => Method::CachingSha2,
+    }
+}
 
 /// A client that has proved who it is.
 pub struct LoggedIn {
@@ -115,7 +136,8 @@ pub async fn log_in(
 ) -> Result<LoggedIn, Error> {
     let nonce = nonce();
     let tls = shared.tls.clone();
-    let offered = if tls.is_some() { OFFERED.with(Capabilities::SSL) } else { OFFERED };
+    let offered = offered(shared.engine);
+    let offered = if tls.is_some() { offered.with(Capabilities::SSL) } else { offered };
     let greeting = Greeting {
         server_version: shared.server_version().to_vec(),
         connection_id: slot.id,
@@ -123,7 +145,7 @@ pub async fn log_in(
         capabilities: offered,
         collation: COLLATION,
         status: Status::AUTOCOMMIT,
-        auth_plugin: native_password::NAME.to_vec(),
+        auth_plugin: preferred(shared.engine).name().to_vec(),
     };
     let mut stream = ClientStream::Plain(stream);
     write_packet(&mut stream, 0, &greeting.build()).await?;
@@ -167,7 +189,7 @@ async fn authenticate(
         attributes: r.attributes.filter(|a| a.len() <= ATTRIBUTES_BYTES_MAX),
         nonce: proof.nonce,
     };
-    let capabilities = r.capabilities.both(OFFERED);
+    let capabilities = r.capabilities.both(offered(shared.engine));
     Ok(LoggedIn { stream, who, capabilities, schema: r.schema, seq: proof.seq })
 }
 
@@ -180,7 +202,8 @@ pub struct Proof<'a> {
     pub seq: u8,
 }
 
-/// Checks a proof; a client that used another method is asked again in the one that is known here.
+/// Checks a proof; a client that used a method which is not known here is asked again. The password itself is never
+/// asked for: what a proof is checked against is known here.
 pub async fn prove<'a>(
     shared: &Shared,
     stream: &mut ClientStream,
@@ -188,21 +211,34 @@ pub async fn prove<'a>(
     mut proof: Proof<'a>,
 ) -> io::Result<(bool, Proof<'a>)> {
     let known = shared.users.get(user);
-    let check =
-        |p: &Proof<'_>| known.is_some_and(|u| native_password::check(u.stored.as_ref(), &p.nonce, &p.auth));
-    let fits = proof.plugin.is_none_or(|p| p == native_password::NAME);
-    if fits && (check(&proof) || proof.auth.len() == NONCE_BYTES) {
-        let ok = check(&proof);
-        return Ok((ok, proof));
+    let check = |method, p: &Proof<'_>| {
+        known.is_some_and(|u| match method {
+            Method::NativePassword => native_password::check(u.stored.as_ref(), &p.nonce, &p.auth),
+            Method::CachingSha2 => caching_sha2::check(u.stored_sha2.as_ref(), &p.nonce, &p.auth),
+        })
+    };
+    let preferred = preferred(shared.engine);
+    let mut method = proof.plugin.map_or(Some(preferred), Method::named);
+    let whole = match method {
+        Some(Method::NativePassword) => proof.auth.len() == NONCE_BYTES,
+        Some(Method::CachingSha2) => proof.auth.len() == caching_sha2::PROOF_BYTES,
+        None => false,
+    };
+    if !whole && !method.is_some_and(|m| check(m, &proof)) {
+        // Another method, or an answer that is none: some clients begin with a method of their own.
+        method = Some(preferred);
+        proof.nonce = nonce();
+        let switch = AuthSwitch { plugin: preferred.name().to_vec(), data: proof.nonce.to_vec() };
+        write_packet(stream, proof.seq, &switch.build()).await?;
+        let Ok((seq, auth)) = read_packet(stream).await? else { return Ok((false, proof)) };
+        proof.auth = auth;
+        proof.seq = seq.wrapping_add(1);
     }
-    // Another method, or an answer that is none: clients of MySQL 8 begin with a method of their own.
-    proof.nonce = nonce();
-    let switch = AuthSwitch { plugin: native_password::NAME.to_vec(), data: proof.nonce.to_vec() };
-    write_packet(stream, proof.seq, &switch.build()).await?;
-    let Ok((seq, auth)) = read_packet(stream).await? else { return Ok((false, proof)) };
-    proof.auth = auth;
-    proof.seq = seq.wrapping_add(1);
-    let ok = check(&proof);
+    let ok = method.is_some_and(|m| check(m, &proof));
+    if ok && method == Some(Method::CachingSha2) && proof.auth.len() == caching_sha2::PROOF_BYTES {
+        write_packet(stream, proof.seq, &[caching_sha2::MORE, caching_sha2::PROVED]).await?;
+        proof.seq = proof.seq.wrapping_add(1);
+    }
     Ok((ok, proof))
 }
 

@@ -179,7 +179,7 @@ impl Session {
             connection.command(&[command::RESET_CONNECTION]).await?;
         }
         let read_only = writer && self.role == gate::Role::Read;
-        match connection.query(&self.state.replay(read_only)).await {
+        match connection.query(&self.state.replay(self.shared.engine, read_only)).await {
             Ok(()) => {}
             Err(backend::Error::Refused(error)) => return Err(Attach::Replay(error)),
             Err(error) => return Err(error.into()),

@@ -5,8 +5,9 @@ use crate::login::{self, log_in};
 use crate::session::Session;
 use crate::shared::{Gauge, Shared, Stats, User, count};
 use crate::{Password, errors};
+use holdfast_core::topology::Engine;
 use holdfast_core::{Epoch, GroupName, RouteSnapshot, UserName, ZoneName, limits};
-use holdfast_wire::native_password;
+use holdfast_wire::{caching_sha2, native_password};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -73,6 +74,8 @@ pub struct LocalEngine {
 #[derive(Debug, Clone)]
 pub struct Options {
     pub group: GroupName,
+    /// Whose clients it speaks to.
+    pub engine: Engine,
     /// The proxy's own: its readers come first.
     pub zone: ZoneName,
     /// Reached through its Unix socket where that works, else like any other.
@@ -84,7 +87,7 @@ pub struct Options {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub routes: watch::Receiver<Option<Arc<Route>>>,
     pub limits: Limits,
-    /// Told to clients. `None`: what the engine says, and before that `5.5.5-10.11.0-MariaDB`.
+    /// Told to clients. `None`: what the engine says, and before that one like it.
     pub server_version: Option<String>,
 }
 
@@ -163,11 +166,13 @@ impl Service {
             .into_iter()
             .map(|(name, password)| {
                 let stored = native_password::stored(password.expose().as_bytes());
-                (name.as_str().as_bytes().to_vec(), User { password, stored })
+                let stored_sha2 = caching_sha2::stored(password.expose().as_bytes());
+                (name.as_str().as_bytes().to_vec(), User { password, stored, stored_sha2 })
             })
             .collect();
         let shared = Arc::new(Shared::new(
             options.group,
+            options.engine,
             options.zone,
             options.local,
             options.limits,

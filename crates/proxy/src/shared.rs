@@ -8,6 +8,7 @@ use crate::gate::{self, Link, Routing};
 use crate::service::{Limits, LocalEngine};
 use futures_util::task::AtomicWaker;
 use holdfast_core::secret::Password;
+use holdfast_core::topology::Engine;
 use holdfast_core::{Endpoint, Epoch, GroupName, ZoneName};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -20,7 +21,12 @@ use std::task::{Context, Poll, Waker};
 use tokio::time::Instant;
 
 /// What clients are told before any engine was seen. MariaDB's clients know it by the prefix.
-const VERSION_AT_FIRST: &[u8] = b"5.5.5-10.11.0-MariaDB";
+fn version_at_first(engine: Engine) -> &'static [u8] {
+    match engine {
+        Engine::MariaDb => b"5.5.5-10.11.0-MariaDB",
+        Engine::MySql => b"8.4.0",
+    }
+}
 /// Ids of sessions have this bit; an engine's ids do not get that far.
 const ID_BIT: u32 = 1 << 31;
 
@@ -33,7 +39,9 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct User {
     pub password: Password,
+    /// For the login methods' proofs.
     pub stored: Option<[u8; 20]>,
+    pub stored_sha2: Option<[u8; 32]>,
 }
 
 macro_rules! counters {
@@ -159,6 +167,7 @@ struct RouteCell {
 #[derive(Debug)]
 pub struct Shared {
     pub group: GroupName,
+    pub engine: Engine,
     pub zone: ZoneName,
     local: Option<LocalEngine>,
     pub limits: Limits,
@@ -181,8 +190,10 @@ pub struct Shared {
 }
 
 impl Shared {
+    #[expect(clippy::too_many_arguments, reason = "each becomes a field")]
     pub fn new(
         group: GroupName,
+        engine: Engine,
         zone: ZoneName,
         local: Option<LocalEngine>,
         limits: Limits,
@@ -194,6 +205,7 @@ impl Shared {
         let somewhere = RandomState::new().hash_one(&group) as u32;
         Shared {
             group,
+            engine,
             zone,
             local,
             limits,
@@ -202,7 +214,7 @@ impl Shared {
             counters: Counters::default(),
             learns_version: server_version.is_none(),
             server_version: Mutex::new(
-                server_version.map_or(VERSION_AT_FIRST.into(), |v| v.into_bytes().into()),
+                server_version.map_or(version_at_first(engine).into(), |v| v.into_bytes().into()),
             ),
             route: Mutex::default(),
             version: AtomicU64::new(1),

@@ -7,6 +7,7 @@
 //! Not kept: `ROW_COUNT()`, `FOUND_ROWS()` and the list of warnings of the last statement.
 
 use crate::sql::{Scan, Verb};
+use holdfast_core::topology::Engine;
 use holdfast_wire::reply::OkPacket;
 use holdfast_wire::session_track::{Change, each_change};
 use std::collections::HashMap;
@@ -234,7 +235,8 @@ impl State {
     }
 
     fn set_variable(&mut self, name: &[u8], value: &[u8], clock_reset: bool) {
-        const NOT_REPLAYED: [&[u8]; 7] = [
+        const NOT_REPLAYED: [&[u8]; 8] = [
+            b"statement_id",
             b"last_insert_id",
             b"identity",
             b"insert_id",
@@ -264,12 +266,16 @@ impl State {
     }
 
     /// The statement that sets up a new connection: tracking, then what this session has changed.
-    pub fn replay(&self, read_only: bool) -> Vec<u8> {
+    pub fn replay(&self, engine: Engine, read_only: bool) -> Vec<u8> {
         let mut sql =
             b"SET SESSION session_track_system_variables='*',session_track_schema=ON,session_track_state_change=ON"
                 .to_vec();
         if read_only {
-            sql.extend_from_slice(b",tx_read_only=1");
+            // Neither knows the other's name for it (MariaDB before 11.1, MySQL since 8.0).
+            sql.extend_from_slice(match engine {
+                Engine::MariaDb => b",tx_read_only=1",
+                Engine::MySql => b",transaction_read_only=1",
+            });
         }
         for (name, value) in &self.variables {
             sql.push(b',');
@@ -316,7 +322,7 @@ mod tests {
     }
 
     fn replayed(state: &State) -> String {
-        let all = String::from_utf8(state.replay(false)).unwrap();
+        let all = String::from_utf8(state.replay(Engine::MariaDb, false)).unwrap();
         all.split_once("state_change=ON").unwrap().1.to_string()
     }
 
@@ -374,7 +380,9 @@ mod tests {
         for i in 0..3_000u32 {
             state.set_variable(format!("v{i}").as_bytes(), &[b'x'; 100], false);
         }
-        assert!(state.replay(false).len() < 2 * VARIABLES_BYTES_MAX && !state.stuck.is_empty());
+        assert!(
+            state.replay(Engine::MariaDb, false).len() < 2 * VARIABLES_BYTES_MAX && !state.stuck.is_empty()
+        );
         for _ in 0..10 {
             state.statements.add(Some(&[b'x'; PREPARED_BYTES_MAX / 2]), Scan::default(), 0, 1, 1);
         }

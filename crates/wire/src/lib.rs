@@ -5,6 +5,7 @@
 //! (a fuzz target stands beside each parser).
 //! Deliberately absent: sockets, clocks, tokio, and any opinion about what to do with what was read.
 
+pub mod caching_sha2;
 pub mod codec;
 pub mod command;
 pub mod flags;
@@ -12,6 +13,7 @@ pub mod greeting;
 pub mod login;
 pub mod native_password;
 pub mod packet;
+pub mod prover;
 pub mod reply;
 pub mod session_track;
 pub mod tracker;

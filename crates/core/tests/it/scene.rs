@@ -52,6 +52,7 @@ fn service(durability: Durability) -> Service {
         port: 6446,
         read_port: 6447,
         management: Management::Managed { run_as: None },
+        programs: None,
         users: Vec::new(),
         replication: ReplicationUser {
             name: "repl".parse().unwrap(),

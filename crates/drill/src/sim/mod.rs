@@ -316,7 +316,7 @@ impl Sim {
 /// Positions as those see them who compare only the highest number of a domain.
 fn blur(report: &mut holdfast_core::report::InstanceReport) {
     let highest = |p: &holdfast_core::Position| {
-        let holdfast_core::Position::MariaDb(p) = p;
+        let holdfast_core::Position::MariaDb(p) = p else { return p.clone() };
         let last = p.iter().map(|(_, _, n)| n).max().unwrap_or(0);
         holdfast_core::Position::mariadb(&format!("0-1-{last}")).expect("a GTID as MariaDB writes it")
     };

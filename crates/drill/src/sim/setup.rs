@@ -50,6 +50,7 @@ fn topology(rng: &mut Rng, (hosts, members, voters): (usize, usize, usize)) -> T
     let service = Service {
         name: name::<GroupName>("shop"),
         engine: Engine::MariaDb,
+        programs: None,
         strategy: Strategy::HotStandby,
         durability: if rng.percent(65) { Durability::Sync } else { Durability::Async },
         sync_replicas: rng.range(1, (members as u64 - 1).min(2)) as usize,

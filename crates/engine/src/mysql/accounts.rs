@@ -5,17 +5,20 @@
 //! `read_only` or keep writes out of the log, whatever their grants say.
 //! Does not know: accounts made by others.
 
-use super::sql::{Table, quote};
+use super::sql::quote;
 use super::{Account, MySqlEngine};
 use crate::Error;
+use mysql_async::{Conn, OptsBuilder};
+use std::time::Duration;
 
-/// With any of these a client could undo a fence or hide a write from the replicas.
-const TAKEN: &str = "READ ONLY ADMIN, BINLOG ADMIN, REPLICATION SLAVE ADMIN, REPLICATION MASTER ADMIN, \
-                     CONNECTION ADMIN, BINLOG REPLAY, SUPER, SHUTDOWN";
+/// The server's numbers for a login that it refuses: wrong password; no such account.
+const LOGIN_REFUSED: [u16; 2] = [1045, 1698];
+/// A login on the server's own socket takes no longer.
+const LOGIN: Duration = Duration::from_secs(2);
 
 impl MySqlEngine {
     pub(super) async fn create_accounts(&self) -> Result<(), Error> {
-        let seen = self.look().await?;
+        let seen = self.look_before("looking before making accounts").await?;
         if seen.upstream.is_some() {
             return Err(Error::Precondition("it is a replica; accounts come through replication".into()));
         }
@@ -25,7 +28,15 @@ impl MySqlEngine {
         if pause {
             self.wait_for_ack(false).await?;
         }
+        // Where read-only binds the driver too. Clients stay out: only what binds nobody else is lifted.
+        let lift = if seen.writable { None } else { self.flavour.let_driver_write(true) };
+        if let Some(sql) = lift {
+            self.act("letting the driver write", sql).await?;
+        }
         let made = self.create_all().await;
+        if let Some(sql) = lift.and_then(|_| self.flavour.let_driver_write(false)) {
+            self.act("ending the driver's writing", sql).await?;
+        }
         if pause {
             self.wait_for_ack(true).await?;
         }
@@ -33,15 +44,8 @@ impl MySqlEngine {
     }
 
     async fn create_all(&self) -> Result<(), Error> {
-        let replication = [String::from("REPLICATION SLAVE ON *.*")];
-        self.create_account(&self.spec.replication, &replication, false).await?;
-        for user in &self.spec.users {
-            self.create_account(&user.account, &user.grants, true).await?;
-        }
-        // They would shadow the accounts above for connections from this host.
-        let sql =
-            "SELECT CONCAT(QUOTE(User), '@', QUOTE(Host)) AS account FROM mysql.global_priv WHERE User=''";
-        let anonymous = self.act("looking for anonymous accounts", sql).await?;
+        // They would shadow the accounts below for connections from this host.
+        let anonymous = self.act("looking for anonymous accounts", self.flavour.anonymous_accounts()).await?;
         for table in &anonymous {
             for row in 0..table.rows.len() {
                 if let Some(account) = table.cell(row, "account") {
@@ -50,26 +54,28 @@ impl MySqlEngine {
                 }
             }
         }
+        let replication = [String::from("REPLICATION SLAVE ON *.*")];
+        self.create_account(&self.spec.replication, &replication, false).await?;
+        for user in &self.spec.users {
+            self.create_account(&user.account, &user.grants, true).await?;
+        }
         Ok(())
     }
 
     async fn create_account(&self, account: &Account, grants: &[String], client: bool) -> Result<(), Error> {
         let name = format!("{}@'%'", quote(account.user.as_str()));
         let secret = quote(&account.password);
-        let sql = format!(
-            "SELECT JSON_VALUE(Priv, '$.authentication_string') = PASSWORD({secret}) AS same, \
-             COALESCE(JSON_VALUE(Priv, '$.account_locked'), 0) AS locked \
-             FROM mysql.global_priv WHERE User={} AND Host='%'",
-            quote(account.user.as_str())
-        );
+        let sql = self.flavour.account(&quote(account.user.as_str()));
         let found = self.act("looking for an account", sql).await?;
         let found = found.first().cloned().unwrap_or_default();
-        let whole = !found.rows.is_empty() && !locked(&found);
+        let whole = !found.rows.is_empty() && !found.on(0, "locked");
         if !whole {
             let sql = format!("CREATE USER IF NOT EXISTS {name} IDENTIFIED BY {secret} ACCOUNT LOCK");
             self.logged("creating an account", &sql).await?;
         }
-        if !found.rows.is_empty() && !found.on(0, "same") {
+        // One that is still locked cannot show its password; it gets it again.
+        let other = !whole || !self.logs_in(account).await?;
+        if other && !found.rows.is_empty() {
             self.logged("setting a password", &format!("ALTER USER {name} IDENTIFIED BY {secret}")).await?;
         }
         let held = if whole { self.held(&name).await? } else { Vec::new() };
@@ -88,11 +94,35 @@ impl MySqlEngine {
         }
         if !whole {
             if client && grants.iter().any(|g| Grant::parse(g).is_ok_and(|g| g.global)) {
-                self.logged("trimming privileges", &format!("REVOKE {TAKEN} ON *.* FROM {name}")).await?;
+                self.logged(
+                    "trimming privileges",
+                    &format!("REVOKE {} ON *.* FROM {name}", self.flavour.taken()),
+                )
+                .await?;
             }
             self.logged("unlocking an account", &format!("ALTER USER {name} ACCOUNT UNLOCK")).await?;
         }
         Ok(())
+    }
+
+    /// True if the account has this password.
+    async fn logs_in(&self, account: &Account) -> Result<bool, Error> {
+        let opts = OptsBuilder::default()
+            .user(Some(account.user.as_str()))
+            .pass(Some(&account.password))
+            .socket(Some(self.at.socket.to_string_lossy()))
+            .prefer_socket(true);
+        let login = async {
+            match Conn::new(opts).await {
+                Ok(conn) => conn.disconnect().await.map(|()| true),
+                Err(mysql_async::Error::Server(e)) if LOGIN_REFUSED.contains(&e.code) => Ok(false),
+                Err(e) => Err(e),
+            }
+        };
+        let doing = "trying a password";
+        let late = |_| Error::Unresponsive { doing, after_ms: LOGIN.as_millis() as u64 };
+        let tried = tokio::time::timeout(LOGIN, login).await.map_err(late)?;
+        tried.map_err(|e| Error::Sql { doing, source: Box::new(e) })
     }
 
     async fn held(&self, name: &str) -> Result<Vec<String>, Error> {
@@ -113,18 +143,13 @@ impl MySqlEngine {
     /// Through the binary log, so that it replicates.
     async fn logged(&self, doing: &'static str, sql: &str) -> Result<(), Error> {
         let id = self.state().writer_id.unwrap_or(self.spec.server_id);
-        let sql = format!("SET SESSION sql_log_bin=1, server_id={id}; {sql}; SET SESSION sql_log_bin=0");
-        let done = self.act(doing, sql).await;
+        let done = self.act(doing, self.flavour.logged(sql, id)).await;
         if done.is_err() {
             // The statement list ended before its last part.
             self.act("leaving the log alone", "SET SESSION sql_log_bin=0").await?;
         }
         done.map(|_| ())
     }
-}
-
-fn locked(found: &Table) -> bool {
-    matches!(found.cell(0, "locked"), Some("1" | "true"))
 }
 
 /// A grant of the topology: `privileges ON target`.

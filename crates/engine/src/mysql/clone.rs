@@ -6,13 +6,12 @@
 //! Does not know: how the stream travels.
 //!
 //! The stream: a text head (`key=value` lines, an empty line), then chunks of a 4-byte big-endian length and that
-//! many bytes, then length 0 and a text tail like the head. Only the tail makes it complete.
+//! many bytes, then length 0 and a text tail like the head. Only the tail makes it complete. The length [`WORKING`]
+//! stands for nothing: the donor is still at work.
 
-use super::flavour::mariadb as flavour;
-use super::{MySqlEngine, STATEMENT, blocking, datadir, io, observe};
+use super::flavour::{CopyFrom, Flavour};
+use super::{MySqlEngine, STATEMENT, blocking, datadir, io};
 use crate::{ClonePhase, CloneProgress, CloneSource, Error, Saved};
-use holdfast_core::Position;
-use holdfast_core::position::MariaDbPosition;
 use holdfast_core::topology::Management;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,54 +22,55 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-const VERSION: &str = "1";
+const VERSION: &str = "2";
+const WORKING: u32 = u32::MAX;
+/// A donor that prepares a copy says so this often.
+const WORKING_EVERY: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 256 << 10;
 const TEXT_BYTES_MAX: u32 = 64 << 10;
 /// A stream that brings nothing for this long is given up.
 const SILENCE: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(10);
-const STATE: &str = "SELECT @@global.gtid_binlog_state AS state, @@version AS version";
 
 type Output = Box<dyn AsyncRead + Send + Unpin>;
 
 impl MySqlEngine {
     pub(super) async fn donate(&self) -> Result<CloneSource, Error> {
-        let tables = self.act("reading the donor's position", STATE).await?;
+        let tables = self.act("reading the donor's position", self.flavour.clone_state()).await?;
         let cell = |name| tables.first().and_then(|t| t.cell(0, name)).unwrap_or_default();
         let at = self.at.clone();
         let data_bytes = blocking(move || Ok(datadir::tree_bytes(&at.data))).await?;
         let scratch = self.at.run.join("clone-source");
-        let log_path = self.at.log.join("clone-source.log");
-        let log = std::fs::File::create(&log_path).map_err(io("creating", &log_path))?;
         let made = scratch.clone();
-        blocking(move || {
-            datadir::remove_dir(&made)?;
-            std::fs::create_dir_all(&made).map_err(io("creating", &made))
-        })
-        .await?;
-        let mut backup = Command::new(flavour::BACKUP);
-        backup
-            .args(["--no-defaults", "--backup", "--stream=xbstream", "--parallel=2"])
-            .arg(format!("--target-dir={}", scratch.display()))
-            .arg(format!("--tmpdir={}", self.at.tmp.display()))
-            .arg(format!("--socket={}", self.at.socket.display()))
-            .arg(format!("--user={}", self.me))
-            .stderr(log);
-        let (children, output, compression) = compressed(backup)?;
+        blocking(move || datadir::remove_dir(&made)).await?;
         let head = BTreeMap::from([
             ("version", VERSION.to_owned()),
             ("server", cell("version").to_owned()),
-            ("compression", compression.to_owned()),
+            ("compression", compression().to_owned()),
             ("state", cell("state").to_owned()),
             ("data_bytes", data_bytes.to_string()),
         ]);
         let (mut writer, reader) = tokio::io::duplex(CHUNK_BYTES);
-        let after = super::sql::Session::new(&self.at.socket, &self.me);
+        let donor = Donor {
+            flavour: self.flavour,
+            from: CopyFrom {
+                programs: self.spec.programs(),
+                at: self.at.clone(),
+                me: self.me.clone(),
+                session: super::sql::Session::new(&self.at.socket, &self.me, self.flavour),
+            },
+            scratch,
+            log: self.at.log.join("clone-source.log"),
+        };
         tokio::spawn(async move {
             // Ending early leaves the stream without its tail, which is all the receiver needs to know; dropping the
             // children ends them.
-            if let Err(e) = pump(&mut writer, &text(&head), output, children, after, &log_path).await {
+            if let Err(e) = donor.pump(&mut writer, &text(&head)).await {
                 tracing::info!("a clone stream was not finished: {e}");
+            }
+            let scratch = donor.scratch;
+            if let Err(e) = blocking(move || datadir::remove_dir(&scratch)).await {
+                tracing::warn!("what a clone left behind could not be removed: {e}");
             }
         });
         Ok(CloneSource { reader: Box::pin(reader), data_bytes })
@@ -81,11 +81,17 @@ impl MySqlEngine {
         mut stream: Pin<Box<dyn AsyncRead + Send>>,
         progress: watch::Sender<CloneProgress>,
     ) -> Result<Option<Saved>, Error> {
-        if self.process.running().is_some() && self.look().await.is_ok_and(|seen| seen.writable) {
+        if self.process.running().is_some()
+            && self.look_before("looking before a clone").await.is_ok_and(|seen| seen.writable)
+        {
             return Err(Error::Precondition("it is writable; close it before its data is replaced".into()));
         }
         let head = read_head(&mut stream).await?;
-        let before = observe::position(head.get("state").map(String::as_str))?;
+        let state_in = |text: &BTreeMap<String, String>| {
+            let state = text.get("state").map(String::as_str).unwrap_or_default();
+            self.flavour.read_position(state)
+        };
+        let before = state_in(&head)?;
         let data_bytes = head.get("data_bytes").and_then(|n| n.parse().ok()).unwrap_or(0);
         progress.send_modify(|p| p.data_bytes = data_bytes);
         let new = self.at.beside(".new");
@@ -97,11 +103,11 @@ impl MySqlEngine {
         .await?;
         let compression = head.get("compression").map_or("none", String::as_str);
         let tail = self.unpack(&mut stream, compression, &new, &progress).await?;
-        let after = observe::position(tail.get("state").map(String::as_str))?;
+        let after = state_in(&tail)?;
 
         progress.send_modify(|p| p.phase = ClonePhase::Preparing);
-        super::backup::prepare(&new, &self.at.tmp).await?;
-        let state = exact_state(&before, &after, &read_backup_position(&new)?)?;
+        self.prepare(&new).await?;
+        let state = self.flavour.copied_state(&before, &after, &new)?;
         let (at, text) = (self.at.clone(), state.to_string());
         let owner = self.owner_of_data()?;
         let made = new.clone();
@@ -116,7 +122,7 @@ impl MySqlEngine {
         .await?;
 
         progress.send_modify(|p| p.phase = ClonePhase::Swapping);
-        let saved = self.save_what_only_we_have(&Position::MariaDb(state)).await?;
+        let saved = self.save_what_only_we_have(&state).await?;
         if self.stop_locked(STOP).await.is_err() {
             self.kill_now().await?;
         }
@@ -152,8 +158,9 @@ impl MySqlEngine {
         let log_path = self.at.log.join("clone-into.log");
         let log = std::fs::File::create(&log_path).map_err(io("creating", &log_path))?;
         let failed = |program: &str| Error::Program { program: program.into(), words: end_of(&log_path) };
-        let mut unstream = Command::new(flavour::UNSTREAM);
-        unstream.args(["-x", "-C"]).arg(into).stderr(log).stdout(Stdio::null()).kill_on_drop(true);
+        let mut unstream = Command::from(self.flavour.unpack(&self.spec.programs(), into));
+        let program = unstream.as_std().get_program().to_string_lossy().into_owned();
+        unstream.stderr(log).stdout(Stdio::null()).kill_on_drop(true);
         let (mut children, mut input) = match compression {
             "none" => {
                 unstream.stdin(Stdio::piped());
@@ -182,25 +189,26 @@ impl MySqlEngine {
         };
         let mut chunk = vec![0; CHUNK_BYTES];
         let tail = loop {
-            let len = read_u32(stream).await? as usize;
-            if len == 0 {
-                break read_text(stream).await?;
-            }
+            let len = match read_u32(stream).await? {
+                0 => break read_text(stream).await?,
+                WORKING => continue,
+                len => len as usize,
+            };
             let bytes =
                 chunk.get_mut(..len).ok_or_else(|| Error::Stream(format!("a chunk of {len} bytes")))?;
             read_exact(stream, bytes).await?;
-            let Some(pipe) = input.as_mut() else { return Err(failed(flavour::UNSTREAM)) };
+            let Some(pipe) = input.as_mut() else { return Err(failed(&program)) };
             match tokio::time::timeout(SILENCE, pipe.write_all(bytes)).await {
                 Ok(Ok(())) => {}
-                _ => return Err(failed(flavour::UNSTREAM)),
+                _ => return Err(failed(&program)),
             }
             progress.send_modify(|p| p.received_bytes += len as u64);
         };
         drop(input);
         for child in &mut children {
-            let status = child.wait().await.map_err(io("waiting for", Path::new(flavour::UNSTREAM)))?;
+            let status = child.wait().await.map_err(io("waiting for", Path::new(&program)))?;
             if !status.success() {
-                return Err(failed(flavour::UNSTREAM));
+                return Err(failed(&program));
             }
         }
         match tail.get("error") {
@@ -208,25 +216,48 @@ impl MySqlEngine {
             None => Ok(tail),
         }
     }
+
+    async fn prepare(&self, dir: &Path) -> Result<(), Error> {
+        let Some(prepare) = self.flavour.prepare(&self.spec.programs(), &self.at, dir) else { return Ok(()) };
+        let program = prepare.get_program().to_string_lossy().into_owned();
+        let output = Command::from(prepare)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .map_err(io("running", Path::new(&program)))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(Error::Program { program, words: datadir::last_lines(&output.stderr) })
+    }
 }
 
-/// Runs the backup through `zstd` where that is installed.
-fn compressed(mut backup: Command) -> Result<(Vec<Child>, Output, &'static str), Error> {
+/// How a donor compresses: with `zstd` where that is installed.
+fn compression() -> &'static str {
+    if installed("zstd") { "zstd" } else { "none" }
+}
+
+/// Runs what writes the copy, and the compression behind it.
+fn compressed(copy: std::process::Command, log: &Path) -> Result<(Vec<Child>, Output), Error> {
+    let log = std::fs::File::create(log).map_err(io("creating", log))?;
+    let program = copy.get_program().to_string_lossy().into_owned();
     let lost =
-        |what: &str| Error::Program { program: what.into(), words: "its output cannot be read".into() };
-    backup.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-    let mut backup = spawn(backup)?;
-    let out = backup.stdout.take().ok_or_else(|| lost(flavour::BACKUP))?;
-    let mut zstd = Command::new("zstd");
-    zstd.args(["-1", "-c", "-q"]).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-    if !installed("zstd") {
-        return Ok((vec![backup], Box::new(out), "none"));
+        |program: &str| Error::Program { program: program.into(), words: "its output cannot be read".into() };
+    let mut copy = Command::from(copy);
+    copy.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    let mut copy = spawn(copy)?;
+    let out = copy.stdout.take().ok_or_else(|| lost(&program))?;
+    if compression() == "none" {
+        return Ok((vec![copy], Box::new(out)));
     }
+    let mut zstd = Command::new("zstd");
+    zstd.args(["-1", "-c", "-q"]).stdout(Stdio::piped()).stderr(Stdio::null());
     let from: Stdio = out.try_into().map_err(io("connecting", Path::new("zstd")))?;
     zstd.stdin(from);
     let mut zstd = spawn(zstd)?;
     let out = zstd.stdout.take().ok_or_else(|| lost("zstd"))?;
-    Ok((vec![backup, zstd], Box::new(out), "zstd"))
+    Ok((vec![copy, zstd], Box::new(out)))
 }
 
 fn installed(program: &str) -> bool {
@@ -242,44 +273,77 @@ fn spawn(mut command: Command) -> Result<Child, Error> {
 }
 
 /// The donor's side of the stream.
-async fn pump(
-    to: &mut DuplexStream,
-    head: &[u8],
-    mut output: Output,
-    mut children: Vec<Child>,
-    after: super::sql::Session,
-    log: &Path,
-) -> std::io::Result<()> {
-    to.write_all(&(head.len() as u32).to_be_bytes()).await?;
-    to.write_all(head).await?;
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let n = output.read(&mut chunk).await?;
-        if n == 0 {
-            break;
+struct Donor {
+    flavour: &'static dyn Flavour,
+    from: CopyFrom,
+    scratch: PathBuf,
+    log: PathBuf,
+}
+
+impl Donor {
+    async fn pump(&self, to: &mut DuplexStream, head: &[u8]) -> std::io::Result<()> {
+        to.write_all(&(head.len() as u32).to_be_bytes()).await?;
+        to.write_all(head).await?;
+        let mut tail = BTreeMap::new();
+        match self.pump_data(to).await? {
+            Ok(state) => tail.insert("state", state),
+            Err(words) => tail.insert("error", words),
+        };
+        let tail = text(&tail);
+        to.write_all(&0u32.to_be_bytes()).await?;
+        to.write_all(&(tail.len() as u32).to_be_bytes()).await?;
+        to.write_all(&tail).await?;
+        to.shutdown().await
+    }
+
+    /// The donor's state after it, or why there is no copy. Fails if the receiver is gone.
+    async fn pump_data(&self, to: &mut DuplexStream) -> std::io::Result<Result<String, String>> {
+        let made = {
+            let mut copy = self.flavour.copy(&self.from, &self.scratch);
+            loop {
+                match tokio::time::timeout(WORKING_EVERY, &mut copy).await {
+                    Ok(made) => break made,
+                    Err(_) => to.write_all(&WORKING.to_be_bytes()).await?,
+                }
+            }
+        };
+        let (mut children, mut output) = match made.and_then(|copy| compressed(copy, &self.log)) {
+            Ok(running) => running,
+            Err(e) => return Ok(Err(in_full(&e))),
+        };
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            let n = output.read(&mut chunk).await?;
+            if n == 0 {
+                break;
+            }
+            to.write_all(&(n as u32).to_be_bytes()).await?;
+            to.write_all(&chunk[..n]).await?;
         }
-        to.write_all(&(n as u32).to_be_bytes()).await?;
-        to.write_all(&chunk[..n]).await?;
-    }
-    let mut statuses = Vec::new();
-    for child in &mut children {
-        statuses.push(child.wait().await?);
-    }
-    let mut tail = BTreeMap::new();
-    let state = after.run("reading the donor's position", STATE, STATEMENT).await;
-    match state {
-        Ok(tables) if statuses.iter().all(ExitStatus::success) => {
-            let state = tables.first().and_then(|t| t.cell(0, "state")).unwrap_or_default();
-            tail.insert("state", state.to_owned());
+        let mut statuses = Vec::new();
+        for child in &mut children {
+            statuses.push(child.wait().await?);
         }
-        Ok(_) => _ = tail.insert("error", end_of(log)),
-        Err(e) => _ = tail.insert("error", e.to_string()),
+        if !statuses.iter().all(ExitStatus::success) {
+            return Ok(Err(end_of(&self.log)));
+        }
+        let sql = self.flavour.clone_state();
+        Ok(match self.from.session.run("reading the donor's position", sql, STATEMENT).await {
+            Ok(tables) => Ok(tables.first().and_then(|t| t.cell(0, "state")).unwrap_or_default().to_owned()),
+            Err(e) => Err(in_full(&e)),
+        })
     }
-    let tail = text(&tail);
-    to.write_all(&0u32.to_be_bytes()).await?;
-    to.write_all(&(tail.len() as u32).to_be_bytes()).await?;
-    to.write_all(&tail).await?;
-    to.shutdown().await
+}
+
+/// An error with what caused it, in one line: it is told to another host.
+fn in_full(e: &Error) -> String {
+    let mut out = e.to_string();
+    let mut source = std::error::Error::source(e);
+    while let Some(e) = source {
+        out.push_str(&format!(": {e}"));
+        source = e.source();
+    }
+    out
 }
 
 fn end_of(log: &Path) -> String {
@@ -324,59 +388,5 @@ async fn read_exact(stream: &mut Pin<Box<dyn AsyncRead + Send>>, bytes: &mut [u8
         }
         Ok(Err(e)) => Err(Error::Stream(e.to_string())),
         Err(_) => Err(Error::Stream(format!("nothing came for {} s", SILENCE.as_secs()))),
-    }
-}
-
-/// The last GTID of each domain in the copy, as the backup noted it under its lock.
-fn read_backup_position(dir: &Path) -> Result<MariaDbPosition, Error> {
-    for name in ["xtrabackup_binlog_info", "mariadb_backup_binlog_info"] {
-        if let Ok(text) = std::fs::read_to_string(dir.join(name)) {
-            let gtids = text.lines().next().and_then(|l| l.split('\t').nth(2)).unwrap_or_default();
-            return observe::position(Some(gtids));
-        }
-    }
-    Err(Error::Stream("the copy does not say where in the history it stands".into()))
-}
-
-/// The replication state of the copy. It lies between the donor's state before and after; the backup's own position
-/// names only the last server of each domain. So it is known exactly as long as only that server wrote meanwhile.
-fn exact_state(
-    before: &MariaDbPosition,
-    after: &MariaDbPosition,
-    at: &MariaDbPosition,
-) -> Result<MariaDbPosition, Error> {
-    let known = |p: &MariaDbPosition, domain, server| {
-        p.iter().find(|(d, s, _)| (*d, *s) == (domain, server)).map_or(0, |(.., n)| n)
-    };
-    let mut state = before.clone();
-    at.iter().for_each(|(d, s, n)| state.add(d, s, n));
-    let exact = after
-        .iter()
-        .all(|(d, s, n)| n == known(before, d, s) || at.iter().any(|(dd, ss, _)| (dd, ss) == (d, s)));
-    if exact {
-        return Ok(state);
-    }
-    Err(Error::Stream("the donor got another primary while it was copied; clone again".into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{MariaDbPosition, exact_state};
-
-    fn at(text: &str) -> MariaDbPosition {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn the_copys_state_is_exact_or_refused() {
-        let state = |b, a, p| exact_state(&at(b), &at(a), &at(p)).map(|s| s.to_string());
-        // Idle, and written to by the one primary meanwhile.
-        assert_eq!(state("0-1-5,0-2-9", "0-1-5,0-2-9", "0-2-9").unwrap(), "0-1-5,0-2-9");
-        assert_eq!(state("0-1-5,0-2-9", "0-1-5,0-2-20", "0-2-12").unwrap(), "0-1-5,0-2-12");
-        // Empty history.
-        assert_eq!(state("", "", "").unwrap(), "");
-        // Server 1 wrote up to somewhere, then server 3 took over.
-        assert!(state("0-1-5", "0-1-9,0-3-12", "0-3-11").is_err());
-        assert!(state("0-1-5", "0-1-9,0-3-12", "0-1-7").is_err());
     }
 }

@@ -3,8 +3,7 @@
 //! Guarantees: a directory without our mark that is not empty is never written to; one directory has one driver at a
 //! time; a data directory appears under its name whole or not at all. Everything here blocks.
 
-use super::flavour::mariadb as flavour;
-use super::{Layout, Spec, io};
+use super::{Layout, Spec, flavour, io};
 use crate::Error;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -67,19 +66,12 @@ pub(super) fn initialise(spec: &Spec, at: &Layout, me: &str) -> Result<(), Error
     let half = at.beside(".init");
     remove_dir(&half)?;
     let owner = run_as(spec)?;
-    let output = Command::new(flavour::INSTALL)
-        .arg("--no-defaults")
-        .arg(format!("--datadir={}", half.display()))
-        .arg(format!("--user={}", owner.as_ref().map_or(me, |o| &o.name)))
-        .args(["--auth-root-authentication-method=socket", "--skip-test-db"])
-        .arg(format!("--auth-root-socket-user={me}"))
-        .env("TMPDIR", &at.tmp)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(io("running", Path::new(flavour::INSTALL)))?;
+    let run_as = owner.as_ref().map_or(me, |o| &o.name);
+    let mut install = flavour::of(spec.engine).initialise(spec, at, &half, run_as, me)?;
+    let program = install.get_program().to_string_lossy().into_owned();
+    let output = install.stdin(Stdio::null()).output().map_err(io("running", Path::new(&program)))?;
     if !output.status.success() {
-        let words = last_lines(&[output.stdout, output.stderr].concat());
-        return Err(Error::Program { program: flavour::INSTALL.into(), words });
+        return Err(Error::Program { program, words: last_lines(&[output.stdout, output.stderr].concat()) });
     }
     sync_tree(&half)?;
     fs::rename(&half, &at.data).map_err(io("putting in place", &at.data))?;
@@ -227,6 +219,13 @@ pub(super) fn give_away(tree: &Path, uid: u32, gid: u32) -> Result<(), Error> {
     Ok(())
 }
 
+pub(super) fn remove_file(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("removing", path)(e)),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn remove_dir(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("removing", path)(e)),
@@ -248,6 +247,19 @@ pub(super) fn tree_bytes(tree: &Path) -> u64 {
         }
     }
     bytes
+}
+
+/// Free bytes of the file system; `None` if it does not tell.
+pub(super) fn free_bytes(path: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The same path with something more to its name.
+pub(super) fn sibling(path: &Path, suffix: &str) -> std::path::PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
 }
 
 /// A small file, there whole or not at all, durable before this returns.

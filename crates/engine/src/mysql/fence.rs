@@ -4,7 +4,8 @@
 //! earlier verb left in flight can open the engine again. Semi-sync is never touched here.
 //! Does not know: when to kill; an error says that it is time to.
 
-use super::{MySqlEngine, STATEMENT, rewind};
+use super::sql::server_error;
+use super::{MySqlEngine, STATEMENT};
 use crate::Error;
 use holdfast_core::Position;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,12 +19,10 @@ const DRAIN_SETTLE: Duration = Duration::from_millis(15);
 /// A fence statement gets at least this, so that a spent deadline still says what it failed at.
 const SLICE_MIN: Duration = Duration::from_millis(1);
 
-/// Everything that is neither the server's own, nor a replica, nor replicating.
-const CLIENTS: &str = "SELECT ID AS id, QUERY_ID AS query, STATE AS state FROM information_schema.PROCESSLIST \
-     WHERE COMMAND NOT IN ('Binlog Dump', 'Binlog Dump GTID', 'Daemon', 'Slave_IO', 'Slave_SQL', 'Slave_worker') \
-     AND USER NOT IN ('system user', 'event_scheduler')";
 /// Where a commit waits for a replica.
 const ACK_WAIT: &str = "Waiting for semi-sync ACK";
+/// The server's number for it.
+pub(super) const NO_SUCH_CONNECTION: u16 = 1094;
 
 impl MySqlEngine {
     pub(super) async fn fence(&self, within: Duration) -> Result<Position, Error> {
@@ -36,11 +35,11 @@ impl MySqlEngine {
         self.cut_clients(left()).await?;
         // Waits for running commits, so also behind one that waits for an acknowledgement. A lock wait that is given
         // up here must not linger: the engine could otherwise close itself in a later epoch.
-        fence.run("making it read-only", "SET GLOBAL read_only=1", left()).await?;
+        fence.run("making it read-only", self.flavour.make_read_only(), left()).await?;
         // Those that slipped in between.
         self.cut_clients(left()).await?;
-        let tables = fence.run("reading the final position", rewind::POSITIONS, left()).await?;
-        Ok(Position::MariaDb(rewind::applied(&tables)?))
+        let tables = fence.run("reading the final position", self.flavour.positions(), left()).await?;
+        self.flavour.read_positions(&tables)
     }
 
     /// Cuts all clients but those whose commit waits for an acknowledgement: cutting these would commit them.
@@ -48,38 +47,46 @@ impl MySqlEngine {
         let until = Instant::now() + within;
         let left = || until.saturating_duration_since(Instant::now()).max(SLICE_MIN);
         let fence = &self.sessions.fence;
-        let tables = fence.run("listing clients", CLIENTS, left()).await?;
+        let tables = fence.run("listing clients", self.flavour.clients(), left()).await?;
         let own = self.sessions.ids();
-        let mut kills = String::new();
+        let mut cut = Vec::new();
         for table in &tables {
             for row in 0..table.rows.len() {
                 let Some(id) = table.number::<u32>(row, "id") else { continue };
+                // A replica that is just connecting would try again only in a second.
+                let replica = table.cell(row, "user") == Some(self.spec.replication.user.as_str());
                 let waits = table.cell(row, "state").is_some_and(|s| s.starts_with(ACK_WAIT));
-                if !waits && !own.contains(&id) {
-                    kills.push_str(&format!("KILL HARD CONNECTION {id}; "));
+                if !waits && !replica && !own.contains(&id) {
+                    cut.push(id);
                 }
             }
         }
-        if kills.is_empty() {
-            return Ok(());
+        while !cut.is_empty() {
+            match fence.run("cutting clients", self.flavour.kill(&cut), left()).await {
+                Ok(_) => break,
+                // That one left by itself. Those before it are cut.
+                Err(e) => {
+                    let gone = server_error(&e).filter(|(code, _)| *code == NO_SUCH_CONNECTION);
+                    let gone = gone.and_then(|(_, text)| text.rsplit(' ').next()?.parse::<u32>().ok());
+                    let at = gone.and_then(|gone| cut.iter().position(|id| *id == gone)).ok_or(e)?;
+                    cut.drain(..=at);
+                }
+            }
         }
-        // One round trip, and a client that left by itself (1094) does not end it.
-        let sql = format!("BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1094 BEGIN END; {kills} END");
-        fence.run("cutting clients", sql, left()).await?;
         Ok(())
     }
 
     pub(super) async fn unfence(&self) -> Result<(), Error> {
-        let tables = self
-            .act("looking before opening", "SHOW ALL SLAVES STATUS; SELECT @@global.server_id AS server_id")
-            .await?;
-        if tables.first().is_some_and(|t| !t.rows.is_empty()) {
+        let sql = format!("SELECT @@global.server_id AS server_id; {}", self.flavour.replication());
+        let tables = self.act("looking before opening", sql).await?;
+        let (id, replication) = tables.split_first().ok_or_else(|| Error::Log("nothing was shown".into()))?;
+        if self.flavour.read_replication(replication)?.is_some() {
             return Err(Error::Precondition("it still is a replica: promote it first".into()));
         }
-        if tables.get(1).is_none_or(|t| t.number(0, "server_id") != self.state().writer_id) {
+        if id.number(0, "server_id") != self.state().writer_id {
             return Err(Error::Precondition("it was not promoted since it started or replicated".into()));
         }
-        self.act("opening", "SET GLOBAL read_only=0").await?;
+        self.act("opening", self.flavour.make_writable()).await?;
         Ok(())
     }
 
@@ -105,7 +112,9 @@ impl MySqlEngine {
         self.require_running()?;
         let sql = format!(
             "SELECT trx_mysql_thread_id AS id, trx_id AS work FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id <> 0; \
-             {CLIENTS} AND COMMAND NOT IN ('Sleep')"
+             {}{}",
+            self.flavour.clients(),
+            self.flavour.busy()
         );
         let tables = self.sessions.fence.run("listing open transactions", sql, STATEMENT).await?;
         let [transactions, statements] = &tables[..] else {

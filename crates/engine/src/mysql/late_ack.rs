@@ -9,9 +9,10 @@
 
 use crate::Error;
 use holdfast_wire::greeting::Greeting;
-use holdfast_wire::login::{AuthSwitch, HandshakeResponse};
+use holdfast_wire::login::HandshakeResponse;
 use holdfast_wire::packet::{self, HEADER_BYTES, Header};
-use holdfast_wire::{Capabilities, command, native_password};
+use holdfast_wire::prover::{Prover, Step};
+use holdfast_wire::{Capabilities, command};
 use std::io;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,9 +31,11 @@ pub(super) struct LateAck<'a> {
 
 /// A greeting, an OK, an error: all are short.
 const PACKET_BYTES_MAX: usize = 64 << 10;
-/// A heartbeat in nanoseconds: the primary soon finds that nobody listens any more.
-const PREPARE: &str =
-    "SET @rpl_semi_sync_slave=1, @master_heartbeat_period=100000000, @master_binlog_checksum='CRC32'";
+/// No login method talks longer.
+const LOGIN_PACKETS_MAX: usize = 16;
+/// Each flavour looks at the words it knows. A heartbeat in nanoseconds: the primary soon finds that nobody listens any more.
+const PREPARE: &str = "SET @rpl_semi_sync_slave=1, @master_heartbeat_period=100000000, @master_binlog_checksum='CRC32', \
+     @rpl_semi_sync_replica=1, @source_heartbeat_period=100000000, @source_binlog_checksum='CRC32'";
 const BINLOG_DUMP: u8 = 0x12;
 const UTF8: u8 = 33;
 
@@ -65,28 +68,28 @@ impl LateAck<'_> {
         let greeting = Greeting::parse(&first).map_err(io::Error::other)?;
         let wanted =
             Capabilities::PROTOCOL_41.with(Capabilities::SECURE_CONNECTION).with(Capabilities::PLUGIN_AUTH);
+        let mut prover = Prover::new(&greeting, self.password.as_bytes(), false);
+        let (method, auth) = prover.first();
         let response = HandshakeResponse {
             capabilities: wanted.both(greeting.capabilities),
             packet_bytes_max: PACKET_BYTES_MAX as u32,
             collation: UTF8,
             user: self.user.as_bytes().to_vec(),
-            auth: native_password::prove(self.password.as_bytes(), &greeting.nonce),
+            auth,
             schema: None,
-            auth_plugin: Some(native_password::NAME.to_vec()),
+            auth_plugin: Some(method.name().to_vec()),
             attributes: None,
         };
         write(stream, 1, &response.build()).await?;
-        let (seq, reply) = read(stream).await?;
-        if reply.first() != Some(&0xFE) {
-            return accepted(&reply);
+        for _ in 0..LOGIN_PACKETS_MAX {
+            let (seq, reply) = read(stream).await?;
+            match prover.step(&reply).map_err(io::Error::other)? {
+                Step::Answer(answer) => write(stream, seq.wrapping_add(1), &answer).await?,
+                Step::Wait => {}
+                Step::Done | Step::Refused => return accepted(&reply),
+            }
         }
-        let switch = AuthSwitch::parse(&reply).map_err(io::Error::other)?;
-        let nonce = switch.data.first_chunk::<{ native_password::NONCE_BYTES }>();
-        let (true, Some(nonce)) = (switch.plugin == native_password::NAME, nonce) else {
-            return Err(io::Error::other("the primary asks for a login method that is not known"));
-        };
-        write(stream, seq.wrapping_add(1), &native_password::prove(self.password.as_bytes(), nonce)).await?;
-        accepted(&read(stream).await?.1)
+        Err(io::Error::other("the primary's login has no end"))
     }
 }
 
@@ -103,7 +106,7 @@ async fn write(stream: &mut TcpStream, seq: u8, payload: &[u8]) -> io::Result<()
     stream.write_all(&out).await
 }
 
-async fn read(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
+pub(super) async fn read(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; HEADER_BYTES];
     stream.read_exact(&mut head).await?;
     let header = Header::read(&head).ok_or_else(|| io::Error::other("no packet"))?;

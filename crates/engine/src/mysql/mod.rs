@@ -1,11 +1,11 @@
-//! The MySQL family: one driver, flavours inside it. Today MariaDB 10.11.
+//! The MySQL family: one driver, two flavours ([`flavour`]): MariaDB and MySQL.
 //!
 //! Guarantees: those of [`Engine`]. Dropping the driver kills a process that it started.
 //! Does not know: epochs, leases, why a verb is called.
 
 mod accounts;
 pub mod backup;
-mod binlog;
+mod binlog_index;
 mod clone;
 mod datadir;
 mod fence;
@@ -19,12 +19,12 @@ pub mod scratch;
 mod spawn;
 mod sql;
 mod start;
+mod version;
 mod wake;
 
 use crate::{CloneProgress, CloneSource, Engine, Error, Observation, ProcessState, Saved};
 use async_trait::async_trait;
-use holdfast_core::position::MariaDbPosition;
-use holdfast_core::topology::{Durability, Management};
+use holdfast_core::topology::{self, Durability, Management};
 use holdfast_core::{GroupName, NodeName, Position, UserName};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -73,6 +73,10 @@ pub struct UserAccount {
 /// What one instance is.
 #[derive(Debug, Clone)]
 pub struct Spec {
+    /// Which flavour.
+    pub engine: topology::Engine,
+    /// Directory of the engine's programs; `None`: found through `PATH`.
+    pub programs: Option<PathBuf>,
     pub group: GroupName,
     pub node: NodeName,
     pub server_id: u32,
@@ -87,6 +91,12 @@ pub struct Spec {
     pub users: Vec<UserAccount>,
     /// Members by server id, to name ackers.
     pub peers: BTreeMap<u32, NodeName>,
+}
+
+impl Spec {
+    fn programs(&self) -> flavour::Programs {
+        flavour::Programs(self.programs.clone())
+    }
 }
 
 /// Where everything of one instance lies.
@@ -145,16 +155,14 @@ impl Layout {
     }
     /// A sibling of the data directory, on the same file system.
     fn beside(&self, suffix: &str) -> PathBuf {
-        let mut name = self.data.file_name().unwrap_or_default().to_owned();
-        name.push(suffix);
-        self.data.with_file_name(name)
+        datadir::sibling(&self.data, suffix)
     }
 }
 
 /// What a restart left in the relay log, received and not applied.
 #[derive(Debug, Clone)]
 struct Residue {
-    position: MariaDbPosition,
+    position: Position,
     /// Where the first of it starts.
     file: PathBuf,
     offset: u64,
@@ -196,6 +204,7 @@ struct Logs {
 /// The driver of one instance.
 pub struct MySqlEngine {
     spec: Spec,
+    flavour: &'static dyn flavour::Flavour,
     at: Layout,
     /// OS user we are: also our database account, by socket authentication.
     me: String,
@@ -213,20 +222,22 @@ impl MySqlEngine {
     pub fn new(spec: Spec) -> Result<MySqlEngine, Error> {
         let at = Layout::new(&spec)?;
         let me = datadir::user_name_of(rustix::process::getuid().as_raw())?;
-        flavour::mariadb::arguments(&spec, &at, &me, flavour::mariadb::Recovery::CommitTail)?;
-        if spec.server_id == 0 || spec.server_id > flavour::mariadb::NODE_MAX {
+        let flavour = flavour::of(spec.engine);
+        flavour.arguments(&spec, &at, &me, flavour::Recovery::CommitTail)?;
+        if spec.server_id == 0 || spec.server_id > flavour::NODE_MAX {
             return Err(Error::BadSpec(format!(
                 "server id {} is out of range; give the node a number from 1 to {}",
                 spec.server_id,
-                flavour::mariadb::NODE_MAX
+                flavour::NODE_MAX
             )));
         }
         Ok(MySqlEngine {
-            sessions: sql::Sessions::new(&at.socket, &me),
+            sessions: sql::Sessions::new(&at.socket, &me, flavour),
             process: process::Process::new(matches!(spec.management, Management::Managed { .. })),
             lifecycle: Mutex::default(),
             state: SyncMutex::default(),
             owned: SyncMutex::default(),
+            flavour,
             spec,
             at,
             me,
@@ -275,12 +286,6 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn mariadb(position: &Position) -> &MariaDbPosition {
-    match position {
-        Position::MariaDb(p) => p,
-    }
-}
-
 #[async_trait]
 impl Engine for MySqlEngine {
     async fn start(&self) -> Result<(), Error> {
@@ -321,7 +326,7 @@ impl Engine for MySqlEngine {
         self.receive_no_more().await
     }
     async fn drained(&self) -> Result<bool, Error> {
-        Ok(self.look().await?.drained)
+        Ok(self.look_before("looking whether all is applied").await?.drained)
     }
     async fn promote(&self, sync: bool, primacy: u64) -> Result<(), Error> {
         self.end_replication(sync, primacy).await

@@ -1,119 +1,30 @@
 //! What only a returning instance has: found, counted and kept before anything is discarded (S10).
 //!
-//! Guarantees: transactions are counted one by one from the log itself; the file exists, durably, before its count
-//! is told; a copy of what a crash recovery cuts off stays until it has been judged against a history.
-//! Does not know: whether the loss is acceptable.
-//!
-//! The rewinding itself is the engine's crash recovery, told at the start to roll back what was in the log and never
-//! acknowledged ([`super::flavour::mariadb::Recovery`]).
+//! Guarantees: transactions are counted one by one; the file exists, durably, before its count is told; what waits to
+//! be judged stays until it has been compared with a history.
+//! Does not know: whether the loss is acceptable, nor how a log is read: that is the flavour's.
 
-use super::flavour::mariadb as flavour;
-use super::sql::Table;
-use super::{Layout, MySqlEngine, SAVED_GTIDS_MAX, STATEMENT, binlog, blocking, datadir, io, mariadb};
+use super::flavour::Save;
+use super::{MySqlEngine, blocking, datadir, io};
 use crate::{Error, Saved};
-use binlog::{Scan, Transaction};
 use holdfast_core::Position;
-use holdfast_core::position::MariaDbPosition;
-use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
-pub(super) const POSITIONS: &str =
-    "SELECT @@global.gtid_binlog_state AS binlog_state, @@global.gtid_slave_pos AS slave_pos";
-
-/// What is applied, from the answer to [`POSITIONS`].
-pub(super) fn applied(tables: &[Table]) -> Result<MariaDbPosition, Error> {
-    let table = tables.first().ok_or_else(|| Error::Log("no positions came".into()))?;
-    let mut out = super::observe::position(table.cell(0, "binlog_state"))?;
-    super::observe::position(table.cell(0, "slave_pos"))?.iter().for_each(|(d, s, n)| out.add(d, s, n));
-    Ok(out)
-}
-
-/// How many of the newest log files a recovery may cut into. It starts at the last checkpoint, which a server that
-/// runs keeps in the newest file or, around a rotation, the one before.
-const TAIL_FILES: usize = 2;
-/// Copies kept unjudged over several crashes; beyond that the start refuses rather than forgets.
-const PENDING_COPIES_MAX: usize = 64;
-
-/// Before a start that may cut the log: copies its newest files if it was not closed in order. Blocks.
-pub(super) fn set_tail_aside(at: &Layout) -> Result<(), Error> {
-    let index = at.data.join("binlog.index");
-    let files = binlog::files(&index).map_err(io("reading", &index))?;
-    let Some(last) = files.last() else { return Ok(()) };
-    let crashed = match binlog::scan(last, |_| false) {
-        Ok(scan) => scan.in_use,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::Log(e.to_string())),
-    };
-    if !crashed {
-        return Ok(());
-    }
-    let pending = at.pending();
-    fs::create_dir_all(&pending).map_err(io("creating", &pending))?;
-    let there = fs::read_dir(&pending).map_err(io("listing", &pending))?.count();
-    if there + TAIL_FILES > PENDING_COPIES_MAX {
-        return Err(Error::Precondition(format!(
-            "{} holds {there} log copies of crashes that no history was compared with yet",
-            pending.display()
-        )));
-    }
-    for file in &files[files.len().saturating_sub(TAIL_FILES)..] {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        // A copy, not a link: recovery truncates in place.
-        let to = (0..).map(|n| pending.join(format!("{n:03}.{name}"))).find(|p| !p.exists());
-        let to = to.expect("the copies are fewer than the numbers");
-        let part = to.with_extension("part");
-        let copy = || fs::copy(file, &part).and_then(|_| File::open(&part)?.sync_all());
-        copy().and_then(|()| fs::rename(&part, &to)).map_err(io("copying aside", file))?;
-    }
-    datadir::sync_dir(&pending)
-}
-
-fn pending_files(at: &Layout) -> Result<Vec<PathBuf>, Error> {
-    let pending = at.pending();
-    let mut out = Vec::new();
-    match fs::read_dir(&pending) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(out),
-        Err(e) => return Err(io("listing", &pending)(e)),
-        Ok(entries) => {
-            for entry in entries {
-                out.push(entry.map_err(io("listing", &pending))?.path());
-            }
-        }
-    }
-    out.retain(|p| p.extension().is_none_or(|e| e != "part"));
-    out.sort();
-    Ok(out)
-}
 
 impl MySqlEngine {
-    /// After a start: drops the copies if nothing was cut off; else says how much waits to be judged.
-    pub(super) async fn judge_recovery(&self) -> Result<(), Error> {
-        let tables = self.sessions.act.run("reading positions", POSITIONS, STATEMENT).await?;
-        let ours = applied(&tables)?;
-        let at = self.at.clone();
-        let cut = blocking(move || {
-            let only = Only::find(&pending_files(&at)?, &[], &ours)?;
-            if only.gtids.is_empty() {
-                datadir::remove_dir(&at.pending())?;
-            }
-            Ok(only.gtids.len() as u64)
-        })
-        .await?;
-        self.state().unjudged_transactions = cut;
-        Ok(())
-    }
-
     pub(super) async fn save_what_only_we_have(&self, theirs: &Position) -> Result<Option<Saved>, Error> {
-        let (at, index, theirs) = (self.at.clone(), self.logs().binlog, mariadb(theirs).clone());
+        let flavour = self.flavour;
+        let job = Save {
+            at: self.at.clone(),
+            programs: self.spec.programs(),
+            index: self.logs().binlog,
+            theirs: theirs.clone(),
+        };
         let saved = blocking(move || {
-            let live = binlog::files(&index).map_err(io("reading", &index))?;
-            let only = Only::find(&pending_files(&at)?, &live, &theirs)?;
-            let saved = if only.gtids.is_empty() { None } else { Some(only.save(&at)?) };
-            datadir::remove_dir(&at.pending())?;
+            let saved = flavour.save(&job)?;
+            datadir::remove_dir(&job.at.pending())?;
             Ok(saved)
         })
         .await?;
@@ -122,119 +33,8 @@ impl MySqlEngine {
     }
 }
 
-/// Transactions that a history lacks, with where their bytes are.
-struct Only {
-    files: Vec<(PathBuf, Scan)>,
-    /// Ids in the order of the log, each once.
-    gtids: Vec<String>,
-    complete: bool,
-}
-
-impl Only {
-    /// Looks through the copies and, from the newest file back, through the live log as far as needed.
-    fn find(copies: &[PathBuf], live: &[PathBuf], theirs: &MariaDbPosition) -> Result<Only, Error> {
-        let scan =
-            |p: &PathBuf| binlog::scan(p, |t| !t.within(theirs)).map_err(|e| Error::Log(e.to_string()));
-        let mut newest_first = Vec::new();
-        let mut complete = live.is_empty();
-        for path in live.iter().rev() {
-            let scanned = scan(path)?;
-            let all_theirs_before = scanned
-                .before
-                .as_ref()
-                .is_some_and(|b| Position::MariaDb(theirs.clone()).contains(&Position::MariaDb(b.clone())));
-            newest_first.push((path.clone(), scanned));
-            if all_theirs_before {
-                complete = true;
-                break;
-            }
-        }
-        let mut files = Vec::new();
-        for path in copies {
-            files.push((path.clone(), scan(path)?));
-        }
-        files.extend(newest_first.into_iter().rev());
-        let mut out = Only { files: Vec::new(), gtids: Vec::new(), complete };
-        let mut seen = BTreeSet::new();
-        for (path, mut scanned) in files {
-            let new = |t: &Transaction| seen.insert((t.domain, t.server, t.sequence));
-            scanned.transactions.retain(new);
-            out.gtids.extend(scanned.transactions.iter().map(Transaction::gtid));
-            if !scanned.transactions.is_empty() {
-                out.files.push((path, scanned));
-            }
-        }
-        Ok(out)
-    }
-
-    /// Writes them down.
-    fn save(&self, at: &Layout) -> Result<Saved, Error> {
-        fs::create_dir_all(&at.saved).map_err(io("creating", &at.saved))?;
-        let raw = at.saved.join("saving.part");
-        self.write_log(&raw).map_err(io("saving", &raw))?;
-        let bytes = text_of(&raw).ok();
-        let content = match &bytes {
-            Some(text) => text.clone(),
-            None => fs::read(&raw).map_err(io("reading", &raw))?,
-        };
-        let (first, last) = (self.gtids.first(), self.gtids.last());
-        let name = [first, last].map(|g| g.map_or("", String::as_str)).join("--");
-        let extension = if bytes.is_some() { "sql" } else { "binlog" };
-        let path = place(&at.saved, &name, extension, &content)?;
-        fs::remove_file(&raw).map_err(io("removing", &raw))?;
-        Ok(Saved {
-            path,
-            transactions: self.gtids.len() as u64,
-            gtids: self.gtids.iter().take(SAVED_GTIDS_MAX).cloned().collect(),
-            complete: self.complete,
-        })
-    }
-
-    /// A binary log of just these transactions, byte for byte, behind the format events of the files they are from.
-    fn write_log(&self, to: &Path) -> std::io::Result<()> {
-        let mut out = std::io::BufWriter::new(File::create(to)?);
-        out.write_all(b"\xfebin")?;
-        for (path, scan) in &self.files {
-            let mut from = File::open(path)?;
-            let ranges =
-                std::iter::once(scan.format).chain(scan.transactions.iter().map(|t| (t.start, t.end)));
-            for (start, end) in ranges {
-                from.seek(SeekFrom::Start(start))?;
-                std::io::copy(&mut (&mut from).take(end - start), &mut out)?;
-            }
-        }
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
-    }
-}
-
-/// The log as SQL, with the rows spelled out in comments.
-fn text_of(raw: &Path) -> Result<Vec<u8>, Error> {
-    let output = Command::new(flavour::BINLOG)
-        .args(["--no-defaults", "--verbose", "--skip-gtid-strict-mode"])
-        .arg(raw)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(io("running", Path::new(flavour::BINLOG)))?;
-    if output.status.success() {
-        return Ok(without_numbers(&output.stdout));
-    }
-    Err(Error::Program { program: flavour::BINLOG.into(), words: datadir::last_lines(&output.stderr) })
-}
-
-/// Without the statements that would give each transaction its old number again: a server that has gone on refuses
-/// them. The numbers stay readable in the comments.
-fn without_numbers(sql: &[u8]) -> Vec<u8> {
-    let numbers = |line: &&[u8]| {
-        let set = line.strip_prefix(b"/*!100001 ").unwrap_or(line);
-        ["gtid_domain_id", "gtid_seq_no", "server_id"]
-            .iter()
-            .any(|name| set.starts_with(format!("SET @@session.{name}=").as_bytes()))
-    };
-    sql.split_inclusive(|b| *b == b'\n').filter(|line| !numbers(line)).collect::<Vec<_>>().concat()
-}
-
 /// Puts the content under a free name; the same content saved twice stays one file. Only its owner may read it.
-fn place(dir: &Path, name: &str, extension: &str, content: &[u8]) -> Result<PathBuf, Error> {
+pub(super) fn place(dir: &Path, name: &str, extension: &str, content: &[u8]) -> Result<PathBuf, Error> {
     const SAME_NAMES_MAX: usize = 1_000;
     for n in 0..SAME_NAMES_MAX {
         let suffix = if n == 0 { String::new() } else { format!(".{n}") };

@@ -5,6 +5,7 @@
 //! flight, and none takes effect behind the back of a later one on the same session.
 //! Does not know: what the statements mean.
 
+use super::flavour::Flavour;
 use crate::Error;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder, Row, Value};
@@ -58,7 +59,7 @@ pub(super) struct Session {
 const KILL_MS: u64 = 500;
 
 impl Session {
-    pub(super) fn new(socket: &Path, user: &str) -> Session {
+    pub(super) fn new(socket: &Path, user: &str, flavour: &dyn Flavour) -> Session {
         let opts = OptsBuilder::default()
             .user(Some(user))
             .socket(Some(socket.to_string_lossy()))
@@ -66,8 +67,7 @@ impl Session {
             .stmt_cache_size(0)
             .max_allowed_packet(Some(64 << 20))
             .wait_timeout(Some(28_800))
-            // Nothing this driver does is part of the dataset's history unless it says so.
-            .setup(vec!["SET SESSION sql_log_bin=0, lock_wait_timeout=2, max_statement_time=0"]);
+            .setup(vec![flavour.session()]);
         Session { opts: opts.into(), slot: Mutex::default(), id: Arc::default() }
     }
 
@@ -144,7 +144,7 @@ impl Session {
         tokio::spawn(async move {
             let kill = async {
                 let mut conn = Conn::new(opts).await?;
-                conn.query_drop(format!("KILL HARD CONNECTION {id}")).await?;
+                conn.query_drop(format!("KILL CONNECTION {id}")).await?;
                 conn.disconnect().await
             };
             if tokio::time::timeout(Duration::from_millis(KILL_MS), kill).await.is_err() {
@@ -221,11 +221,11 @@ fn sql_error(doing: &'static str, e: mysql_async::Error) -> Error {
     }
 }
 
-/// The server's own error number, if it is that kind of failure.
-pub(super) fn server_code(e: &Error) -> Option<u16> {
+/// The server's own error number and words, if it is that kind of failure.
+pub(super) fn server_error(e: &Error) -> Option<(u16, &str)> {
     match e {
         Error::Sql { source, .. } => match &**source {
-            mysql_async::Error::Server(s) => Some(s.code),
+            mysql_async::Error::Server(s) => Some((s.code, &s.message)),
             _ => None,
         },
         _ => None,
@@ -259,8 +259,8 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(socket: &Path, user: &str) -> Sessions {
-        let one = || Session::new(socket, user);
+    pub(super) fn new(socket: &Path, user: &str, flavour: &dyn Flavour) -> Sessions {
+        let one = || Session::new(socket, user, flavour);
         Sessions { watch: one(), act: one(), fence: one() }
     }
     pub(super) fn ids(&self) -> BTreeSet<u32> {

@@ -4,11 +4,10 @@
 //! was copied aside before; what its relay log still holds is known before anything can purge it.
 //! Does not know: what the instance will be used for.
 
-use super::flavour::mariadb::{self as flavour, Recovery};
-use super::{Logs, Residue, State};
-use super::{MySqlEngine, OBSERVE_MS, START_MS, STATEMENT, binlog, blocking, datadir, io, process, sql};
+use super::flavour::{self, Recovery};
+use super::{Logs, MySqlEngine, OBSERVE_MS, START_MS, STATEMENT, State};
+use super::{blocking, datadir, io, process, sql};
 use crate::Error;
-use holdfast_core::position::MariaDbPosition;
 use holdfast_core::topology::Management;
 use rustix::process::Signal;
 use std::io::{Read as _, Seek as _};
@@ -45,8 +44,7 @@ impl MySqlEngine {
         }
         self.until_ready().await?;
         self.settle_clone().await?;
-        self.judge_recovery().await?;
-        let whole = self.settle_residue().await?;
+        let whole = self.flavour.settle(self).await?;
         let lost_nothing = whole && self.state().unjudged_transactions == 0;
         let retained = lost_nothing && datadir::intact(&self.at);
         if !retained {
@@ -64,14 +62,16 @@ impl MySqlEngine {
             *self.owned.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(lock);
         }
         let (spec, at, me) = (self.spec.clone(), self.at.clone(), self.me.clone());
-        let set_aside = self.recovery() == Recovery::RollBackTail;
+        let (flavour, set_aside) = (self.flavour, self.recovery() == Recovery::RollBackTail);
         blocking(move || {
             process::kill_leftover(&at.pid_file, &flavour::data_argument(&at))
                 .map_err(io("ending the process named in", &at.pid_file))?;
+            // MySQL leaves it behind when it is killed, and believes that whoever has that pid by now is a server.
+            datadir::remove_file(&datadir::sibling(&at.socket, ".lock"))?;
             datadir::swap_in(&at)?;
             datadir::initialise(&spec, &at, &me)?;
             if set_aside {
-                super::rewind::set_tail_aside(&at)?;
+                flavour.before_recovery(&at)?;
             }
             Ok(())
         })
@@ -80,7 +80,7 @@ impl MySqlEngine {
 
     /// Rolling back is right only if every commit that was answered had been acknowledged first.
     fn recovery(&self) -> Recovery {
-        if self.sync() && !datadir::commits_alone(&self.at) {
+        if self.flavour.rolls_back_tail() && self.sync() && !datadir::commits_alone(&self.at) {
             Recovery::RollBackTail
         } else {
             Recovery::CommitTail
@@ -90,12 +90,13 @@ impl MySqlEngine {
     async fn launch(&self) -> Result<(), Error> {
         let owner = datadir::run_as(&self.spec)?;
         let user = owner.as_ref().map_or(self.me.as_str(), |o| &o.name);
-        let arguments = flavour::arguments(&self.spec, &self.at, user, self.recovery())?;
+        let arguments = self.flavour.arguments(&self.spec, &self.at, user, self.recovery())?;
         let log = &self.at.error_log;
         let words_from = std::fs::metadata(log).map_or(0, |m| m.len());
         let stderr =
             std::fs::File::options().create(true).append(true).open(log).map_err(io("opening", log))?;
-        let mut command = Command::new(flavour::SERVER);
+        let program = self.spec.programs().path(self.flavour.server());
+        let mut command = Command::new(&program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         if let Some(owner) = owner {
             std::os::unix::fs::chown(log, Some(owner.uid), Some(owner.gid))
@@ -103,7 +104,7 @@ impl MySqlEngine {
             // Before the exec, so that the kernel keeps the parent-death signal, which a change of user clears.
             command.uid(owner.uid).gid(owner.gid);
         }
-        self.process.start(command).await.map_err(io("starting", Path::new(flavour::SERVER)))?;
+        self.process.start(command).await.map_err(io("starting", &program))?;
         self.state().words_from = words_from;
         Ok(())
     }
@@ -126,7 +127,7 @@ impl MySqlEngine {
                     });
                 }
                 // The server's own refusal (wrong account) will not change by waiting.
-                Err(e) if sql::server_code(&e).is_some() => return Err(e),
+                Err(e) if sql::server_error(&e).is_some() => return Err(e),
                 Err(_) if Instant::now() < until => sleep(READY_POLL).await,
                 Err(_) => return Err(Error::Unresponsive { doing: "starting", after_ms: START_MS }),
             }
@@ -157,35 +158,11 @@ impl MySqlEngine {
     /// Gives a freshly cloned data directory its place in history.
     async fn settle_clone(&self) -> Result<(), Error> {
         let Some(text) = datadir::clone_state(&self.at)? else { return Ok(()) };
-        let state: MariaDbPosition =
-            text.trim().parse().map_err(|e| Error::Log(format!("the clone's position: {e}")))?;
-        let last: Vec<String> = state.last_per_domain().map(|(d, s, n)| format!("{d}-{s}-{n}")).collect();
-        // The only place where a log may be reset: this one has never held anything.
-        let sql = format!(
-            "STOP ALL SLAVES; RESET SLAVE ALL; RESET MASTER; SET GLOBAL gtid_binlog_state={}; SET GLOBAL gtid_slave_pos={}; \
-             FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS",
-            sql::quote(&state.to_string()),
-            sql::quote(&last.join(",")),
-        );
+        let state = self.flavour.read_position(text.trim())?;
+        let sql = self.flavour.place_copy(&state);
         self.sessions.act.run("placing the clone in history", sql, STATEMENT).await?;
         let at = self.at.clone();
         blocking(move || datadir::clone_settled(&at)).await
-    }
-
-    /// Remembers what a restart left in the relay log, since starting a replication thread would purge it, and begins to
-    /// apply it: whatever this instance is to be next, it has to have applied what it received. `false`: a part of the
-    /// relay log is missing.
-    async fn settle_residue(&self) -> Result<bool, Error> {
-        let tables = self.sessions.act.run("reading positions", super::rewind::POSITIONS, STATEMENT).await?;
-        let applied = super::rewind::applied(&tables)?;
-        let index = self.logs().relay;
-        let (residue, whole) = blocking(move || residue(&index, &applied)).await?;
-        let left = residue.is_some();
-        self.state().residue = residue;
-        if left {
-            self.receive_no_more().await?;
-        }
-        Ok(whole)
     }
 
     async fn start_attached(&self, start_command: &[String]) -> Result<(), Error> {
@@ -215,9 +192,10 @@ impl MySqlEngine {
         self.settle_clone().await?;
         // A server that runs keeps the replication it has: stopping it would discard what was received.
         self.fence(STATEMENT).await?;
-        let replicates = self.sessions.act.run("looking", "SHOW ALL SLAVES STATUS", STATEMENT).await?;
-        if !replicates.iter().any(|t| (0..t.rows.len()).any(|r| t.on(r, "Slave_SQL_Running"))) {
-            self.settle_residue().await?;
+        let replicates = self.sessions.act.run("looking", self.flavour.replication(), STATEMENT).await?;
+        let replicates = self.flavour.read_replication(&replicates)?;
+        if replicates.is_none_or(|r| r.sql != crate::ThreadState::Running) {
+            self.flavour.settle(self).await?;
         }
         self.state().ready = true;
         Ok(())
@@ -314,30 +292,4 @@ impl MySqlEngine {
         self.require_running()?;
         self.sessions.watch.run(doing, sql, Duration::from_millis(OBSERVE_MS)).await
     }
-}
-
-/// What the relay log holds beyond `applied`, and whether all of its files are there.
-fn residue(index: &Path, applied: &MariaDbPosition) -> Result<(Option<Residue>, bool), Error> {
-    let mut out: Option<Residue> = None;
-    let (mut whole, mut missing) = (true, false);
-    for file in binlog::files(index).map_err(io("reading", index))? {
-        let scan = match binlog::scan(&file, |t| !t.within(applied)) {
-            // Named before it is made; so only the last may not be there.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                missing = true;
-                continue;
-            }
-            scan => scan.map_err(|e| Error::Log(e.to_string()))?,
-        };
-        whole &= !missing;
-        for t in &scan.transactions {
-            let residue = out.get_or_insert_with(|| Residue {
-                position: MariaDbPosition::default(),
-                file: file.clone(),
-                offset: t.start,
-            });
-            residue.position.add(t.domain, t.server, t.sequence);
-        }
-    }
-    Ok((out, whole))
 }

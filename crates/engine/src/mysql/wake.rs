@@ -2,7 +2,8 @@
 //!
 //! A thread that acknowledges logs in at its primary before it ends, to end its session there. For a primary that does not
 //! answer it waits a whole second at least (`rpl_semi_sync_slave_kill_conn_timeout` counts in seconds), and as long in
-//! the middle of connecting. The server catches SIGUSR1 and does nothing about it, but the wait is over (10.11.19).
+//! the middle of connecting. The server catches SIGUSR1 and does nothing about it, but the wait is over (MariaDB 10.11.19).
+//! MySQL ends such waits by itself.
 //!
 //! Guarantees: signals only a thread of the engine, and only while the server says that it catches that signal; a
 //! primary that answers within [`PATIENCE`] has its session ended in order.
@@ -24,10 +25,12 @@ const AGAIN: Duration = Duration::from_millis(25);
 impl MySqlEngine {
     /// Stops the receiving thread, after carrying out `first`, which ends with a semicolon or is empty.
     pub(super) async fn stop_receiving_thread(&self, doing: &'static str, first: &str) -> Result<(), Error> {
-        let sql = "SELECT TID AS tid FROM information_schema.PROCESSLIST WHERE COMMAND = 'Slave_IO'";
-        let found = self.act("looking for the receiving thread", sql).await?;
+        let found = match self.flavour.receiving_thread() {
+            Some(sql) => self.act("looking for the receiving thread", sql).await?,
+            None => Vec::new(),
+        };
         let thread = found.first().and_then(|t| t.number::<i32>(0, "tid"));
-        let stop = self.act(doing, format!("{first}STOP SLAVE IO_THREAD"));
+        let stop = self.act(doing, format!("{first}{}", self.flavour.stop_receiving()));
         tokio::pin!(stop);
         let mut pause = PATIENCE;
         loop {

@@ -1,7 +1,8 @@
 //! An engine that something else starts.
 
-use crate::rig::{Rig, insert, level, rig, root_at, seen};
+use crate::rig::{Rig, insert, level, now, rig, root_at, seen};
 use holdfast_core::topology::Durability::Async;
+use holdfast_core::topology::Engine::MariaDb;
 use holdfast_core::topology::Management;
 use holdfast_engine::mysql::{MySqlEngine, Spec};
 use holdfast_engine::{CloneProgress, Engine as _, Error, ProcessState};
@@ -71,11 +72,11 @@ impl Drop for Foreign {
 
 #[tokio::test]
 async fn an_attached_server_is_fenced_followed_and_cloned() {
-    let r = rig(Async);
+    let r = rig(MariaDb, Async);
     let foreign = Foreign::new(&r, 2);
     let two = MySqlEngine::new(foreign.spec(&r, 2)).unwrap();
     two.start().await.unwrap();
-    let o = two.observe().await.unwrap();
+    let o = now(&two).await;
     assert!(!o.writable, "found writable, fenced");
     let mut exits = two.exits();
     let ProcessState::Running { pid } = *exits.borrow_and_update() else { panic!("not running") };
@@ -88,7 +89,7 @@ async fn an_attached_server_is_fenced_followed_and_cloned() {
     drop(two);
     let two = MySqlEngine::new(foreign.spec(&r, 2)).unwrap();
     two.start().await.unwrap();
-    let found = two.observe().await.unwrap();
+    let found = now(&two).await;
     assert!(found.upstream.is_some_and(|u| u.io == holdfast_engine::ThreadState::Running));
     assert_eq!(*two.exits().borrow(), ProcessState::Running { pid });
 
@@ -113,7 +114,7 @@ async fn an_attached_server_is_fenced_followed_and_cloned() {
 
 #[tokio::test]
 async fn another_server_behind_the_socket_is_refused() {
-    let r = rig(Async);
+    let r = rig(MariaDb, Async);
     let foreign = Foreign::new(&r, 2);
     let two = MySqlEngine::new(foreign.spec(&r, 2)).unwrap();
     two.start().await.unwrap();

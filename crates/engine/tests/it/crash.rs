@@ -1,14 +1,15 @@
 //! What a primary had alone when it crashed (S10).
 
-use crate::rig::{ids, insert, level, rig, seen};
+use crate::rig::{ids, insert, level, now, rig, seen};
 use holdfast_core::Position;
 use holdfast_core::topology::Durability::{Async, Sync};
+use holdfast_core::topology::Engine::MariaDb;
 use holdfast_engine::Engine as _;
 use mysql_async::prelude::Queryable as _;
 
 #[tokio::test]
 async fn an_unacknowledged_tail_is_rolled_back_saved_and_counted() {
-    let r = rig(Sync);
+    let r = rig(MariaDb, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, true).await;
     seen(&one, "an acker", |o| o.ackers.count == 1).await;
@@ -17,7 +18,7 @@ async fn an_unacknowledged_tail_is_rolled_back_saved_and_counted() {
     level(&one, &two).await;
     two.stop_receiving().await.unwrap();
     seen(&one, "no acker", |o| o.ackers.count == 0).await;
-    let acked = one.observe().await.unwrap().applied;
+    let acked = now(&one).await.applied;
     for id in 6..=8 {
         let mut app = r.app(1).await;
         tokio::spawn(async move { app.query_drop(format!("INSERT INTO t VALUES ({id}, 'secret')")).await });
@@ -33,16 +34,16 @@ async fn an_unacknowledged_tail_is_rolled_back_saved_and_counted() {
     two.open().await.unwrap();
     insert(&mut r.app(2).await, [100]).await;
     one.start().await.unwrap();
-    let back = one.observe().await.unwrap();
+    let back = now(&one).await;
     assert_eq!((back.unjudged_transactions, &back.applied), (tail, &acked));
-    let theirs = two.observe().await.unwrap().applied;
+    let theirs = now(&two).await.applied;
     assert!(theirs.contains(&back.applied), "{} has what {} has", theirs, back.applied);
     let saved = one.save_divergence(&theirs).await.unwrap().expect("the tail is lost");
     assert_eq!((saved.transactions, saved.gtids.len() as u64, saved.complete), (tail, tail, true));
     let text = std::fs::read_to_string(&saved.path).unwrap();
     assert_eq!(text.matches("@2='secret'").count() as u64, tail, "{text}");
     assert!(one.save_divergence(&theirs).await.unwrap().is_none());
-    assert_eq!(one.observe().await.unwrap().unjudged_transactions, 0);
+    assert_eq!(now(&one).await.unjudged_transactions, 0);
     // No rebuilding: it just follows.
     one.follow(r.addr(2), true).await.unwrap();
     level(&two, &one).await;
@@ -51,7 +52,7 @@ async fn an_unacknowledged_tail_is_rolled_back_saved_and_counted() {
 
 #[tokio::test]
 async fn a_tail_that_the_new_history_has_is_no_loss() {
-    let r = rig(Sync);
+    let r = rig(MariaDb, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, false).await;
     level(&one, &two).await;
@@ -61,14 +62,14 @@ async fn a_tail_that_the_new_history_has_is_no_loss() {
     tokio::spawn(async move { app.query_drop("INSERT INTO t VALUES (1, 'x')").await });
     seen(&one, "a waiting commit", |o| o.ack_waiters == 1).await;
     seen(&two, "it", |o| o.received.to_string() != "" && o.drained).await;
-    let at = one.observe().await.unwrap().applied;
+    let at = now(&one).await.applied;
     seen(&two, "it", |o| o.applied == at).await;
     one.kill().await.unwrap();
     two.stop_receiving().await.unwrap();
     two.promote(false, 0).await.unwrap();
     two.open().await.unwrap();
     one.start().await.unwrap();
-    assert_eq!(one.observe().await.unwrap().unjudged_transactions, 1);
+    assert_eq!(now(&one).await.unjudged_transactions, 1);
     assert!(one.save_divergence(&at).await.unwrap().is_none());
     one.follow(r.addr(2), false).await.unwrap();
     level(&two, &one).await;
@@ -79,17 +80,17 @@ async fn a_tail_that_the_new_history_has_is_no_loss() {
 #[tokio::test]
 async fn what_was_answered_alone_survives_a_crash() {
     for durability in [Async, Sync] {
-        let r = rig(durability);
+        let r = rig(MariaDb, durability);
         let one = r.primary(1).await;
         if durability == Sync {
             one.set_wait_for_ack(true).await.unwrap();
             one.set_wait_for_ack(false).await.unwrap();
         }
         insert(&mut r.app(1).await, 1..=20).await;
-        let at = one.observe().await.unwrap().applied;
+        let at = now(&one).await.applied;
         one.kill().await.unwrap();
         one.start().await.unwrap();
-        let back = one.observe().await.unwrap();
+        let back = now(&one).await;
         assert_eq!((&back.applied, back.unjudged_transactions), (&at, 0));
         assert_eq!(ids(&mut r.app(1).await).await, (1..=20).collect::<Vec<_>>());
     }
@@ -97,11 +98,11 @@ async fn what_was_answered_alone_survives_a_crash() {
 
 #[tokio::test]
 async fn a_divergence_is_counted_exactly_across_log_files() {
-    let r = rig(Async);
+    let r = rig(MariaDb, Async);
     let one = r.primary(1).await;
     let mut app = r.app(1).await;
     insert(&mut app, 1..=10).await;
-    let common = one.observe().await.unwrap().applied;
+    let common = now(&one).await.applied;
     let mut root = r.root_conn(1).await;
     for first in [11, 21, 31] {
         insert(&mut app, first..first + 10).await;

@@ -1,6 +1,6 @@
 //! Real servers in temporary directories, and clients of theirs. Everything ends with its test.
 
-use holdfast_core::topology::{Durability, Management};
+use holdfast_core::topology::{Durability, Engine, Management};
 use holdfast_core::{GroupName, NodeName, UserName};
 use holdfast_engine::mysql::{Account, MySqlEngine, Spec, UserAccount};
 use holdfast_engine::{Engine as _, Observation};
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Rig {
+    pub flavour: Engine,
     pub dir: tempfile::TempDir,
     pub ports: Vec<u16>,
     pub durability: Durability,
@@ -41,9 +42,26 @@ fn fast_dir() -> tempfile::TempDir {
     if free > ROOM { tempfile::tempdir_in(shm).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-pub fn rig(durability: Durability) -> Rig {
+/// The programs of a flavour; `None`: those of this machine.
+pub fn programs(flavour: Engine) -> Option<PathBuf> {
+    match flavour {
+        Engine::MariaDb => None,
+        Engine::MySql => {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
+            assert!(folder.join("mysqld").exists(), "there is no MySQL here yet: make mysql");
+            Some(folder.canonicalize().unwrap())
+        }
+    }
+}
+
+pub fn rig(flavour: Engine, durability: Durability) -> Rig {
     let held: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    Rig { dir: fast_dir(), ports: held.iter().map(|l| l.local_addr().unwrap().port()).collect(), durability }
+    Rig {
+        flavour,
+        dir: fast_dir(),
+        ports: held.iter().map(|l| l.local_addr().unwrap().port()).collect(),
+        durability,
+    }
 }
 
 pub fn node(id: u32) -> NodeName {
@@ -55,6 +73,13 @@ pub fn account(name: &str) -> Account {
 }
 
 impl Rig {
+    /// The module of this flavour's tests.
+    pub fn module(&self) -> &'static str {
+        match self.flavour {
+            Engine::MariaDb => "mariadb",
+            Engine::MySql => "mysql",
+        }
+    }
     pub fn addr(&self, id: u32) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.ports[id as usize - 1]))
     }
@@ -65,8 +90,14 @@ impl Rig {
         self.root(id).join("run/db.sock")
     }
     pub fn spec(&self, id: u32) -> Spec {
-        let small = [("innodb_buffer_pool_size", "16M"), ("innodb_log_file_size", "8M")];
+        let log = match self.flavour {
+            Engine::MariaDb => ("innodb_log_file_size", "8M"),
+            Engine::MySql => ("innodb_redo_log_capacity", "16M"),
+        };
+        let small = [("innodb_buffer_pool_size", "16M"), ("max_connections", "100"), log];
         Spec {
+            engine: self.flavour,
+            programs: programs(self.flavour),
             group: GroupName::new("shop").unwrap(),
             node: node(id),
             server_id: id,
@@ -153,6 +184,11 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut()
         assert!(Instant::now() < deadline, "never happened: {what}");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// What it is now. A starved machine may give up a look, so it is looked again.
+pub async fn now(engine: &MySqlEngine) -> Observation {
+    seen(engine, "an answer", |_| true).await
 }
 
 pub async fn seen(engine: &MySqlEngine, what: &str, holds: impl Fn(&Observation) -> bool) -> Observation {

@@ -1,18 +1,32 @@
 //! Closing, promoting, following (S3, S7).
 
-use crate::rig::{BOUNDED, PATIENCE, ids, insert, level, rig, seen, until};
+use crate::rig::{BOUNDED, PATIENCE, ids, insert, level, now, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
+use holdfast_core::topology::Engine;
 use holdfast_engine::{Engine as _, Error, Observation, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
+on_both! {
+    what_was_received_is_applied_before_promotion,
+    what_was_received_survives_a_restart_of_the_replica,
+    a_replica_that_lost_a_part_of_its_relay_log_does_not_pass_for_intact,
+    closing_cuts_every_client_and_lasts,
+    a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhile,
+    a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its_bound,
+    roles_change_back_and_forth_without_a_diverging_history,
+    a_silent_upstream_shows_within_a_second_and_can_be_left_at_once,
+    an_unreachable_upstream_can_be_left_at_once,
+    a_replica_gives_up_and_is_started_again_without_losing_its_relay_log,
+    a_stand_in_acknowledges_what_it_has_received_before,
+}
+
 const FENCE: Duration = Duration::from_millis(holdfast_core::limits::FENCE_MS);
 
-#[tokio::test]
-async fn what_was_received_is_applied_before_promotion() {
-    let r = rig(Sync);
+async fn what_was_received_is_applied_before_promotion(flavour: Engine) {
+    let r = rig(flavour, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, true).await;
     seen(&one, "an acker", |o| o.ackers.count == 1).await;
@@ -25,7 +39,7 @@ async fn what_was_received_is_applied_before_promotion() {
     insert(&mut app, 1..=50).await;
     one.kill().await.unwrap();
     two.stop_receiving().await.unwrap();
-    let o = two.observe().await.unwrap();
+    let o = now(&two).await;
     assert!(!o.drained && o.received > o.applied, "{o:?}");
     assert!(matches!(o.upstream.unwrap().io, ThreadState::Stopped | ThreadState::Failed { .. }));
     let refused = two.promote(false, 0).await.unwrap_err();
@@ -34,14 +48,13 @@ async fn what_was_received_is_applied_before_promotion() {
     until("drained", || async { two.drained().await.unwrap() }).await;
     two.promote(false, 0).await.unwrap();
     two.promote(false, 0).await.unwrap();
-    assert!(!two.observe().await.unwrap().writable);
+    assert!(!now(&two).await.writable);
     two.open().await.unwrap();
     assert_eq!(ids(&mut r.app(2).await).await, (1..=50).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn what_was_received_survives_a_restart_of_the_replica() {
-    let r = rig(Sync);
+async fn what_was_received_survives_a_restart_of_the_replica(flavour: Engine) {
+    let r = rig(flavour, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, true).await;
     one.set_wait_for_ack(true).await.unwrap();
@@ -50,7 +63,7 @@ async fn what_was_received_survives_a_restart_of_the_replica() {
     root.query_drop("LOCK TABLES shop.t READ").await.unwrap();
     let mut app = r.app(1).await;
     insert(&mut app, 1..=50).await;
-    let all = one.observe().await.unwrap().applied;
+    let all = now(&one).await.applied;
     seen(&two, "more than it applied", |o| o.received == all && !o.drained).await;
     // Everything acknowledged is in the relay log of a replica that now crashes, and the primary is gone for good.
     two.mark_intact().await.unwrap();
@@ -69,15 +82,14 @@ async fn what_was_received_survives_a_restart_of_the_replica() {
     level(&two, &three).await;
 }
 
-#[tokio::test]
-async fn a_replica_that_lost_a_part_of_its_relay_log_does_not_pass_for_intact() {
-    let r = rig(Sync);
+async fn a_replica_that_lost_a_part_of_its_relay_log_does_not_pass_for_intact(flavour: Engine) {
+    let r = rig(flavour, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, true).await;
     let unmarked = level(&one, &two).await;
     assert!(!unmarked.retained);
     two.mark_intact().await.unwrap();
-    assert!(two.observe().await.unwrap().retained);
+    assert!(now(&two).await.retained);
     let mut root = r.root_conn(2).await;
     root.query_drop("FLUSH RELAY LOGS").await.unwrap();
     two.kill().await.unwrap();
@@ -86,16 +98,15 @@ async fn a_replica_that_lost_a_part_of_its_relay_log_does_not_pass_for_intact() 
     let first = index.lines().next().unwrap();
     std::fs::remove_file(r.root(2).join("data").join(first)).unwrap();
     two.start().await.unwrap();
-    assert!(!two.observe().await.unwrap().retained);
+    assert!(!now(&two).await.retained);
     // Nor does the next start remember otherwise.
     two.kill().await.unwrap();
     two.start().await.unwrap();
-    assert!(!two.observe().await.unwrap().retained);
+    assert!(!now(&two).await.retained);
 }
 
-#[tokio::test]
-async fn closing_cuts_every_client_and_lasts() {
-    let r = rig(Async);
+async fn closing_cuts_every_client_and_lasts(flavour: Engine) {
+    let r = rig(flavour, Async);
     let one = r.primary(1).await;
     let mut idle = r.app(1).await;
     let mut open = r.app(1).await;
@@ -117,7 +128,7 @@ async fn closing_cuts_every_client_and_lasts() {
     let done = writer.await.unwrap();
     assert!(idle.query_drop("SELECT 1").await.is_err());
     assert!(open.query_drop("COMMIT").await.is_err());
-    let o = one.observe().await.unwrap();
+    let o = now(&one).await;
     assert!(!o.writable && o.applied == last && o.client_connections == 0, "{o:?}");
     let there = ids(&mut r.app(1).await).await.len();
     // The last one may have been cut between its commit and its answer.
@@ -127,7 +138,7 @@ async fn closing_cuts_every_client_and_lasts() {
 
 #[tokio::test]
 async fn a_replica_leaves_a_primary_that_does_not_answer_without_waiting_for_it() {
-    let r = rig(Sync);
+    let r = rig(Engine::MariaDb, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, true).await;
     seen(&one, "an acker", |o| o.ackers.count == 1).await;
@@ -138,13 +149,12 @@ async fn a_replica_leaves_a_primary_that_does_not_answer_without_waiting_for_it(
     let frozen = Pid::from_raw(pid as i32).unwrap();
     kill_process(frozen, Signal::STOP).unwrap();
     timeout(Duration::from_millis(1_700), two.stop_receiving()).await.expect("woken").unwrap();
-    assert_eq!(two.observe().await.unwrap().upstream.unwrap().io, ThreadState::Stopped);
+    assert_eq!(now(&two).await.upstream.unwrap().io, ThreadState::Stopped);
     kill_process(frozen, Signal::CONT).unwrap();
 }
 
-#[tokio::test]
-async fn a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhile() {
-    let r = rig(Async);
+async fn a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhile(flavour: Engine) {
+    let r = rig(flavour, Async);
     let one = r.primary(1).await;
     // Two clients of short transactions, so that at any time one is open.
     let mut busy = tokio::task::JoinSet::new();
@@ -168,9 +178,8 @@ async fn a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhil
     busy.abort_all();
 }
 
-#[tokio::test]
-async fn a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its_bound() {
-    let r = rig(Sync);
+async fn a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its_bound(flavour: Engine) {
+    let r = rig(flavour, Sync);
     let one = r.primary(1).await;
     one.set_wait_for_ack(true).await.unwrap();
     let mut app = r.app(1).await;
@@ -187,9 +196,8 @@ async fn a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its
     assert!(waiting.await.unwrap().is_err());
 }
 
-#[tokio::test]
-async fn roles_change_back_and_forth_without_a_diverging_history() {
-    let r = rig(Sync);
+async fn roles_change_back_and_forth_without_a_diverging_history(flavour: Engine) {
+    let r = rig(flavour, Sync);
     let engines = [r.primary(1).await, r.replica(2, 1, true).await];
     engines[0].set_wait_for_ack(true).await.unwrap();
     for round in 0..4_u32 {
@@ -205,17 +213,16 @@ async fn roles_change_back_and_forth_without_a_diverging_history() {
         old.follow(r.addr(b as u32 + 1), true).await.unwrap();
         seen(new, "its acker", |o| o.ackers.count == 1 && o.waits_for_ack).await;
         new.open().await.unwrap();
-        assert!(new.save_divergence(&old.observe().await.unwrap().received).await.unwrap().is_none());
+        assert!(new.save_divergence(&now(old).await.received).await.unwrap().is_none());
     }
     insert(&mut r.app(1).await, [4]).await;
     level(&engines[0], &engines[1]).await;
     assert_eq!(ids(&mut r.app(2).await).await, (0..=4).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn a_silent_upstream_shows_within_a_second_and_can_be_left_at_once() {
+async fn a_silent_upstream_shows_within_a_second_and_can_be_left_at_once(flavour: Engine) {
     for (acknowledges, reconnecting) in [(false, true), (true, false)] {
-        let r = rig(Sync);
+        let r = rig(flavour, Sync);
         let one = r.primary(1).await;
         let two = r.replica(2, 1, acknowledges).await;
         level(&one, &two).await;
@@ -234,23 +241,39 @@ async fn a_silent_upstream_shows_within_a_second_and_can_be_left_at_once() {
         two.stop_receiving().await.unwrap();
         let took = asked.elapsed();
         rustix::process::kill_process(raw, rustix::process::Signal::CONT).unwrap();
-        assert!(took < STOP_RECEIVING, "{took:?} {acknowledges} {reconnecting}");
+        assert!(took < stop_receiving(flavour), "{took:?} {acknowledges} {reconnecting}");
         two.promote(false, 0).await.unwrap();
     }
 }
 
-/// A semi-sync replica tries, for up to a second, to tell its primary that it leaves.
-const STOP_RECEIVING: Duration = Duration::from_millis(1_500);
+fn stop_receiving(flavour: Engine) -> Duration {
+    Duration::from_millis(match flavour {
+        // A semi-sync replica tries, for up to a second, to tell its primary that it leaves.
+        Engine::MariaDb => 1_500,
+        // The server wakes a thread that is just connecting, and again after two seconds if it did not hear.
+        Engine::MySql => 3_500,
+    })
+}
+
+#[tokio::test]
+async fn flavours_never_mix() {
+    let (m, r) = (rig(Engine::MariaDb, Async), rig(Engine::MySql, Async));
+    let (one, two) = (m.primary(1).await, r.up(2).await);
+    let refused = two.follow(m.addr(1), false).await.unwrap_err();
+    assert!(refused.to_string().contains("never mix"), "{refused}");
+    let (ours, theirs) = (now(&two).await, now(&one).await);
+    assert!(ours.upstream.is_none());
+    assert!(two.save_divergence(&theirs.applied).await.is_err());
+}
 
 fn connecting(o: &Observation) -> bool {
     matches!(o.upstream.as_ref().map(|u| &u.io), Some(ThreadState::Connecting { .. }))
 }
 
 /// As behind a cut cable: packets to the primary go nowhere.
-#[tokio::test]
-async fn an_unreachable_upstream_can_be_left_at_once() {
+async fn an_unreachable_upstream_can_be_left_at_once(flavour: Engine) {
     use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
-    let r = rig(Async);
+    let r = rig(flavour, Async);
     let two = r.up(2).await;
     // A listener whose queue is full drops every further connection attempt.
     let hole = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
@@ -265,9 +288,8 @@ async fn an_unreachable_upstream_can_be_left_at_once() {
     assert!(asked.elapsed() < BOUNDED, "{:?}", asked.elapsed());
 }
 
-#[tokio::test]
-async fn a_replica_gives_up_and_is_started_again_without_losing_its_relay_log() {
-    let r = rig(Async);
+async fn a_replica_gives_up_and_is_started_again_without_losing_its_relay_log(flavour: Engine) {
+    let r = rig(flavour, Async);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, false).await;
     level(&one, &two).await;
@@ -287,9 +309,8 @@ async fn a_replica_gives_up_and_is_started_again_without_losing_its_relay_log() 
 
 /// The acker dies, and commits wait that the other replica has received already, before it began to acknowledge. Two
 /// groups of them fill the log: nothing new can be sent whose acknowledgement would stand for theirs.
-#[tokio::test]
-async fn a_stand_in_acknowledges_what_it_has_received_before() {
-    let r = rig(Sync);
+async fn a_stand_in_acknowledges_what_it_has_received_before(flavour: Engine) {
+    let r = rig(flavour, Sync);
     let one = r.primary(1).await;
     let two = r.replica(2, 1, true).await;
     let three = r.replica(3, 1, false).await;
@@ -298,7 +319,7 @@ async fn a_stand_in_acknowledges_what_it_has_received_before() {
     insert(&mut r.app(1).await, [0]).await;
     level(&one, &three).await;
     two.kill().await.unwrap();
-    let before = one.observe().await.unwrap().applied;
+    let before = now(&one).await.applied;
     let mut writes = tokio::task::JoinSet::new();
     for id in 1..=6 {
         let mut app = r.app(1).await;

@@ -120,6 +120,41 @@ pub struct DevArgs {
     /// The proxies' read/write port; the read port is the next one
     #[arg(long, default_value_t = 3306)]
     pub port: u16,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// The servers of a sandbox.
+#[derive(Args, Clone)]
+pub struct EngineArgs {
+    #[arg(long, value_enum, default_value_t = Flavour::Mariadb)]
+    pub engine: Flavour,
+    /// Directory of the engine's programs [default: found through PATH]
+    #[arg(long)]
+    pub programs: Option<PathBuf>,
+}
+
+impl EngineArgs {
+    /// The word of the topology file.
+    pub fn word(&self) -> &'static str {
+        match self.engine {
+            Flavour::Mariadb => "mariadb",
+            Flavour::Mysql => "mysql",
+        }
+    }
+    /// Its name, for people.
+    pub fn name(&self) -> &'static str {
+        match self.engine {
+            Flavour::Mariadb => "MariaDB",
+            Flavour::Mysql => "MySQL",
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flavour {
+    Mariadb,
+    Mysql,
 }
 
 #[derive(Subcommand)]
@@ -149,6 +184,8 @@ pub enum DrillCommand {
         /// Where the sandbox goes [default: a temporary directory, removed afterwards]
         #[arg(long)]
         dir: Option<PathBuf>,
+        #[command(flatten)]
+        engine: EngineArgs,
     },
     /// A failover every period under load, for as long as you like: nothing may be lost, and nothing may grow
     Soak {
@@ -162,6 +199,8 @@ pub enum DrillCommand {
         /// Where the sandbox goes [default: a temporary directory, removed afterwards]
         #[arg(long)]
         dir: Option<PathBuf>,
+        #[command(flatten)]
+        engine: EngineArgs,
     },
     /// List the drills and what each promises
     List,
@@ -188,6 +227,8 @@ pub struct SandboxArgs {
     /// Where the sandbox goes [default: a temporary directory, removed afterwards]
     #[arg(long)]
     pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 /// The drills' names, each with what it does.

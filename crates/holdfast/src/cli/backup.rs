@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::config::repository::{KeySource, Place};
 use crate::sayln;
 use holdfast_backup::{BackupId, Progress, Proof, Prune, Repository, RepositoryKey, Retention, Summary};
-use holdfast_core::topology::{Management, Service};
+use holdfast_core::topology::{Engine, Management, Service};
 use miette::{IntoDiagnostic, miette};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -81,6 +81,21 @@ impl Given {
         Ok(backup::open(&self.place.path, self.key().await?).await?)
     }
 
+    /// Refuses where the program that copies a running server does not know the engine.
+    fn can_copy_hot(&self, service: &str) -> Result<(), Failure> {
+        let services = self.config.iter().flat_map(|c| &c.topology.services);
+        let mysql = |s: &Service| s.name.as_str() == service && s.engine == Engine::MySql;
+        if services.into_iter().any(mysql) {
+            let says = "{service} is MySQL, and hot backups are MariaDB's only so far; nothing was done";
+            let says = says.replace("{service}", service);
+            return Err(Failure::refused(miette!(
+                help = "`holdfast backup cold` copies a stopped member",
+                "{says}"
+            )));
+        }
+        Ok(())
+    }
+
     /// The named service, or the only one there is.
     fn service(&self, name: Option<String>) -> Result<String, Failure> {
         let services = self.config.iter().flat_map(|c| &c.topology.services);
@@ -102,6 +117,7 @@ pub async fn backup(
         BackupCommand::Now { service, socket, from, full, count, repository } => {
             let given = Given::find(config, &repository)?;
             let service = given.service(service)?;
+            given.can_copy_hot(&service)?;
             let (socket, origin) = match socket {
                 Some(socket) => (socket, "this host".to_owned()),
                 None => member(&given, config, token, &service, from.as_deref()).await?,

@@ -1,6 +1,6 @@
 //! `holdfast drill`: breaks real processes of a sandbox of its own and prints what a client saw.
 
-use super::args::{DrillCommand, Durability, Network, Output, SandboxArgs};
+use super::args::{DrillCommand, Durability, EngineArgs, Flavour, Network, Output, SandboxArgs};
 use super::exit::{Exit, Failure};
 use super::output::table;
 use crate::{say, sayln};
@@ -42,12 +42,12 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
                 on_sandbox(&sandbox, drill == Drill::DiskFull, Course::Drills(&[(drill, rounds)])).await?;
             Ok(print(&report, sandbox.output))
         }
-        DrillCommand::Random { seed, minutes, network, output, dir } => {
-            let args = SandboxArgs { network, output, dir, ..plain() };
+        DrillCommand::Random { seed, minutes, network, output, dir, engine } => {
+            let args = SandboxArgs { network, output, dir, engine, ..plain() };
             Ok(print(&on_sandbox(&args, true, Course::Random { seed, minutes }).await?, output))
         }
-        DrillCommand::Soak { minutes, every, output, dir } => {
-            let args = SandboxArgs { output, dir, ..plain() };
+        DrillCommand::Soak { minutes, every, output, dir, engine } => {
+            let args = SandboxArgs { output, dir, engine, ..plain() };
             let course = Course::Soak { periods: (minutes * 60).div_ceil(every), every };
             Ok(print(&on_sandbox(&args, false, course).await?, output))
         }
@@ -75,6 +75,7 @@ fn plain() -> SandboxArgs {
         witnesses: 0,
         output: Output::Table,
         dir: None,
+        engine: EngineArgs { engine: Flavour::Mariadb, programs: None },
     }
 }
 
@@ -95,6 +96,8 @@ async fn on_sandbox(args: &SandboxArgs, disks: bool, course: Course<'_>) -> Resu
     let options = Options {
         durability: crate::dev::durability(args.durability).to_string(),
         network,
+        engine: args.engine.word().to_string(),
+        programs: args.engine.programs.clone(),
         app: true,
         witnesses: args.witnesses,
         service_lines: format!("cool_down_s = {COOL_DOWN_S}"),

@@ -59,6 +59,7 @@ pub(super) struct ServiceDraft {
     pub cool_down_s: Option<At<u64>>,
     pub managed: bool,
     pub management: Option<At<Management>>,
+    pub programs: Option<At<PathBuf>>,
     pub engine_options: Vec<(At<String>, String)>,
     pub replication: Option<AccountDraft>,
     pub users: Vec<AccountDraft>,
@@ -124,6 +125,7 @@ fn named<T, E>(text: Option<At<String>>, name: impl Fn(&str) -> Result<T, E>) ->
 fn service(mut r: Record, out: &mut Findings) -> ServiceDraft {
     let engine = r.text("engine").and_then(|at| match at.value.as_str() {
         "mariadb" => Some(Engine::MariaDb),
+        "mysql" => Some(Engine::MySql),
         _ => None,
     });
     let strategy = r.text("strategy").and_then(|at| match at.value.as_str() {
@@ -156,6 +158,7 @@ fn service(mut r: Record, out: &mut Findings) -> ServiceDraft {
         cool_down_s: r.number("cool_down_s"),
         managed,
         management,
+        programs: r.path("programs"),
         engine_options: r.options("engine_options"),
         replication: r.one("replication").map(|mut r| account("user", &mut r, out)),
         users: r.many("user").into_iter().map(|mut r| account("name", &mut r, out)).collect(),
@@ -275,6 +278,7 @@ fn finished_service(draft: ServiceDraft) -> Option<Service> {
         port: draft.port?.value,
         read_port: draft.read_port?.value,
         management: draft.management?.value,
+        programs: draft.programs.map(|at| at.value),
         users: draft.users.into_iter().map(user).collect::<Option<_>>()?,
         replication: ReplicationUser { name: replication.name?.value, password: replication.password?.value },
         cross_region_failover: draft.cross_region_failover?.value,

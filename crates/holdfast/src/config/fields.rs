@@ -249,7 +249,7 @@ static NODE: Section = Section {
             "id",
             Kind::Number { min: 1, max: limits::NODE_ID_MAX as u64 },
             Need::Optional("the node's place in the file: 1, 2, …"),
-            "Unique number, the MariaDB `server_id` and the store's member id. It must stay with its host for \
+            "Unique number, part of the engine's `server_id` and the store's member id. It must stay with its host for \
              ever and never be given to another: **set it on all nodes before you remove or reorder one**, since \
              otherwise the others' numbers shift. All nodes have one or none has.",
         ),
@@ -290,7 +290,10 @@ static SERVICE: Section = Section {
         field("name", Kind::Name, Need::Required, "Unique."),
         field(
             "engine",
-            Kind::Choice(&[Choice { value: "mariadb", doc: "MariaDB 10.6.19, 10.11.9 or later" }]),
+            Kind::Choice(&[
+                Choice { value: "mariadb", doc: "MariaDB 10.6.19, 10.11.9 or later" },
+                Choice { value: "mysql", doc: "MySQL 8.4 or later" },
+            ]),
             Need::Required,
             "The database.",
         ),
@@ -382,6 +385,12 @@ static SERVICE: Section = Section {
             Kind::One(&ATTACHED),
             Need::Optional("`managed`"),
             "Something else, such as systemd, starts the engine; Holdfast watches it.",
+        ),
+        field(
+            "programs",
+            Kind::Path,
+            Need::Optional("found through `PATH`"),
+            "Directory of the engine's programs on every member, such as `/opt/mysql/bin`.",
         ),
         field(
             "engine_options",

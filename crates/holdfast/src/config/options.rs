@@ -64,7 +64,7 @@ pub(super) fn check(service: &ServiceDraft, out: &mut Findings) {
         out.push(
             Finding::error("unused-field", "engine options of an attached engine would have no effect")
                 .at(&name.span, "Holdfast does not start this engine")
-                .hint("set them where the engine is configured, such as /etc/mysql/mariadb.conf.d"),
+                .hint("set them where the engine is configured, such as a file below /etc/mysql"),
         );
     }
 }

@@ -194,6 +194,7 @@ fn described(w: &World) -> ServiceStatus {
         service: w.group().to_string(),
         engine: match w.service.engine {
             Engine::MariaDb => "mariadb",
+            Engine::MySql => "mysql",
         }
         .into(),
         strategy: match w.service.strategy {

@@ -89,6 +89,30 @@ async fn sync_loses_nothing_when_the_primary_is_killed_or_switched() {
     stage.end().await;
 }
 
+/// The same on MySQL, with clients that also write to every engine directly.
+#[tokio::test(flavor = "multi_thread")]
+async fn mysql_loses_nothing_when_the_primary_is_killed_or_switched_and_members_come_back() {
+    let programs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
+    assert!(programs.join("mysqld").exists(), "there is no MySQL here yet: make mysql");
+    let mut stage = stage(3, |o| {
+        o.engine = "mysql".into();
+        o.programs = Some(programs);
+        o.service_lines = "cool_down_s = 1".into();
+    })
+    .await;
+    let drills = [Drill::KillEngine, Drill::Switchover, Drill::KillHost];
+    for (number, drill) in (1..).zip(drills) {
+        let round = drills::round(&mut stage.sandbox, drill, number, 4).await.unwrap();
+        let broken: Vec<&String> = round.broken.iter().filter(|b| !b.starts_with("outage")).collect();
+        assert!(broken.is_empty(), "{round:?}");
+        no_loss(&round);
+    }
+    // Whoever had a write that was never acknowledged has been recloned; all are members again.
+    let service = stage.healthy().await;
+    assert_eq!(service["engine"], "mysql");
+    stage.end().await;
+}
+
 /// Each host in a network namespace of its own; clients also write to every engine directly (S1).
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_no_second_primary_behind_a_partition_or_a_frozen_process() {

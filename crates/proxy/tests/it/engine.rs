@@ -101,6 +101,47 @@ impl Engine {
         engine
     }
 
+    /// A MySQL 9.7, from its folder (`make mysql`).
+    pub fn mysql() -> Engine {
+        let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
+        let server = programs.join("mysqld");
+        assert!(server.exists(), "there is no MySQL here yet: make mysql");
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let quoted = PASSWORD.replace('\\', "\\\\").replace('\'', "\\'");
+        let init = format!(
+            "CREATE DATABASE d;\nCREATE USER '{USER}'@'%' IDENTIFIED BY '{quoted}';\n\
+             GRANT ALL ON *.* TO '{USER}'@'%';\nREVOKE SUPER, CONNECTION_ADMIN ON *.* FROM '{USER}'@'%';\n\
+             CREATE USER '{OTHER}'@'%' IDENTIFIED BY '';\nGRANT ALL ON d.* TO '{OTHER}'@'%';\n"
+        );
+        std::fs::write(dir.path().join("init.sql"), init).unwrap();
+        let command = || {
+            let mut command = Command::new(&server);
+            command
+                .args(["--no-defaults", "--user=root", "--secure-file-priv=NULL", "--mysqlx=OFF"])
+                .args(["--innodb-buffer-pool-size=16M", "--innodb-redo-log-capacity=16M"])
+                .args(["--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0", "--max-connections=100"])
+                .arg(format!("--datadir={}", data.display()))
+                .arg(format!("--tmpdir={}", dir.path().display()))
+                .stdout(Stdio::null())
+                .stderr(std::fs::File::create(dir.path().join("log")).unwrap());
+            command
+        };
+        let made = command().arg("--initialize-insecure").status().unwrap();
+        assert!(made.success(), "{}", std::fs::read_to_string(dir.path().join("log")).unwrap());
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let child = command()
+            .args(["--skip-name-resolve", "--bind-address=127.0.0.1", "--log-bin=bin"])
+            .arg(format!("--socket={}", dir.path().join("s").display()))
+            .arg(format!("--init-file={}", dir.path().join("init.sql").display()))
+            .arg(format!("--port={}", port.port()))
+            .spawn()
+            .unwrap();
+        let mut engine = Engine { addr: port, child, dir };
+        engine.wait_ready();
+        engine
+    }
+
     fn wait_ready(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         // The Unix socket is there a moment later than the other.

@@ -25,6 +25,7 @@ pub fn options() -> (Options, watch::Sender<Option<Arc<Route>>>) {
     let (sender, routes) = watch::channel(None);
     let user = |name, password| (UserName::new(name).unwrap(), Password::new(password));
     let options = Options {
+        engine: holdfast_core::topology::Engine::MariaDb,
         group: GroupName::new("shop").unwrap(),
         zone: ZoneName::new("a").unwrap(),
         local: None,

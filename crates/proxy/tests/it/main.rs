@@ -1,4 +1,4 @@
-//! The proxy in front of real MariaDB servers.
+//! The proxy in front of real MariaDB and MySQL servers.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -11,5 +11,6 @@ mod front;
 mod hold;
 mod local;
 mod login;
+mod mysql;
 mod reads;
 mod rehome;

@@ -8,7 +8,7 @@
 use holdfast_core::position::MariaDbPosition;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
 const HEADER_BYTES: u64 = 19;
@@ -182,17 +182,6 @@ fn ends_group(kind: u8, standalone: bool, body: &[u8]) -> bool {
         }
         _ => false,
     }
-}
-
-/// The files that an index names, in order.
-pub(super) fn files(index: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let text = match std::fs::read_to_string(index) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
-    let dir = index.parent().unwrap_or(Path::new("."));
-    Ok(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| dir.join(l)).collect())
 }
 
 #[cfg(test)]
