@@ -169,9 +169,10 @@ struct Residue {
 }
 
 /// The last sign of life from upstream.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Heard {
-    sign: String,
+    /// Changes with everything that comes: heartbeats, how far in the primary's log (file, offset), what was received.
+    sign: (u64, String, Option<u32>, Position),
     at: Instant,
 }
 
@@ -188,6 +189,7 @@ struct State {
     /// See [`Observation::retained`].
     retained: bool,
     heard: Option<Heard>,
+    silence: Option<late_ack::Silence>,
     threads_restarted_at: Option<Instant>,
     logs: Option<Logs>,
     /// Where, in the error log, the words of the present process begin.

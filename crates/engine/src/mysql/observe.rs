@@ -25,6 +25,7 @@ impl MySqlEngine {
 
     fn seen(&self, tables: &[Table]) -> Result<Observation, Error> {
         let mut look = self.flavour.read_look(tables, self.sync())?;
+        self.acknowledge_in_silence(&look);
         let own = self.sessions.ids().len() as u32;
         let unsafe_settings = std::mem::take(&mut look.unsafe_settings);
         let mut state = self.state();
@@ -104,8 +105,11 @@ fn upstream(look: &Look, state: &mut State, now: Instant, drained: bool) -> Opti
     let receives = r.io == ThreadState::Running;
     if !receives {
         state.heard = None;
-    } else if state.heard.as_ref().is_none_or(|h| h.sign != r.sign) {
-        state.heard = Some(Heard { sign: r.sign.clone(), at: now });
+    } else {
+        let sign = (r.heartbeats, r.file.clone(), r.offset, r.received.clone());
+        if state.heard.as_ref().is_none_or(|h| h.sign != sign) {
+            state.heard = Some(Heard { sign, at: now });
+        }
     }
     Some(told(r, state, now, drained && receives, look.acknowledging))
 }

@@ -5,10 +5,9 @@
 //! Does not know: whether the primary's history fits; the caller compares positions first (S10).
 
 use super::flavour::{self, Replication, Source};
-use super::late_ack::LateAck;
 use super::{FOLLOW_DRAIN_MS, MySqlEngine, STATEMENT, datadir, version};
 use crate::{Error, ThreadState};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -100,27 +99,6 @@ impl MySqlEngine {
             Some(stopped) if on => self.acknowledge_received(&stopped).await,
             _ => Ok(()),
         }
-    }
-
-    /// Acknowledges what this replica received before it began to acknowledge.
-    async fn acknowledge_received(&self, stopped: &Replication) -> Result<(), Error> {
-        let (Ok(primary), Some(position)) = (stopped.host.parse::<IpAddr>(), stopped.offset) else {
-            return Ok(());
-        };
-        if stopped.file.is_empty() {
-            return Ok(());
-        }
-        let ack = LateAck {
-            primary: SocketAddr::new(primary, stopped.port),
-            user: self.spec.replication.user.as_str(),
-            password: &self.spec.replication.password,
-            server_id: flavour::late_acker_id(self.spec.server_id),
-            file: &stopped.file,
-            position,
-        };
-        let doing = "acknowledging what was received before";
-        let late = || Error::Unresponsive { doing, after_ms: STATEMENT.as_millis() as u64 };
-        tokio::time::timeout(STATEMENT, ack.send()).await.map_err(|_| late())?
     }
 
     pub(super) async fn replicate_from(&self, primary: SocketAddr, acknowledges: bool) -> Result<(), Error> {

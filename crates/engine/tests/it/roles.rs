@@ -21,6 +21,7 @@ on_both! {
     an_unreachable_upstream_can_be_left_at_once,
     a_replica_gives_up_and_is_started_again_without_losing_its_relay_log,
     a_stand_in_acknowledges_what_it_has_received_before,
+    a_new_follower_acknowledges_what_it_had_from_elsewhere,
 }
 
 const FENCE: Duration = Duration::from_millis(holdfast_core::limits::FENCE_MS);
@@ -330,4 +331,30 @@ async fn a_stand_in_acknowledges_what_it_has_received_before(flavour: Engine) {
     three.set_acknowledges(true).await.unwrap();
     tokio::time::timeout(PATIENCE, writes.join_all()).await.expect("the waiting commits are acknowledged");
     level(&one, &three).await;
+}
+
+/// It received what waits through another replica, which does not acknowledge, and then follows the primary itself: that
+/// never sends it again.
+async fn a_new_follower_acknowledges_what_it_had_from_elsewhere(flavour: Engine) {
+    let r = rig(flavour, Sync);
+    let one = r.primary(1).await;
+    let two = r.replica(2, 1, false).await;
+    let three = r.replica(3, 2, false).await;
+    one.set_wait_for_ack(true).await.unwrap();
+    let before = now(&one).await.applied;
+    let mut app = r.app(1).await;
+    let write = tokio::spawn(async move { insert(&mut app, [1]).await });
+    let o = seen(&one, "a waiting commit", |o| o.applied != before).await;
+    seen(&three, "what was logged", |s| s.drained && s.applied == o.applied).await;
+    assert!(!write.is_finished());
+    three.follow(r.addr(1), true).await.unwrap();
+    let looked_at = async {
+        while !write.is_finished() {
+            let _ = three.observe().await;
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, looked_at).await.expect("the waiting commit is acknowledged");
+    level(&one, &three).await;
+    level(&one, &two).await;
 }

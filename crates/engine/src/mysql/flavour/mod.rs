@@ -80,8 +80,8 @@ pub(super) struct Replication {
     /// What the receiving thread has got; not necessarily what came before that.
     pub(super) received: Position,
     pub(super) lag_s: Option<u64>,
-    /// Changes with everything that comes from upstream, heartbeats too.
-    pub(super) sign: String,
+    /// Received since it began to follow.
+    pub(super) heartbeats: u64,
     /// How far it has received, in the primary's own log.
     pub(super) file: String,
     pub(super) offset: Option<u32>,

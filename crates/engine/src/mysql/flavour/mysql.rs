@@ -255,7 +255,7 @@ impl Flavour for MySql {
         let number = |name| status(name).parse::<u32>().unwrap_or(0);
         let mut replication = self.read_replication(std::slice::from_ref(replication))?;
         if let Some(r) = &mut replication {
-            r.sign = format!("{}/{}", heartbeats.cell(0, "heartbeats").unwrap_or_default(), r.sign);
+            r.heartbeats = heartbeats.number(0, "heartbeats").unwrap_or(0);
         }
         let mut applied = self.read_positions(std::slice::from_ref(g))?;
         if replication.is_none() {
@@ -297,7 +297,7 @@ impl Flavour for MySql {
             sql: thread(r, "Replica_SQL_Running", "Last_SQL_Errno", "Last_SQL_Error"),
             received: self.read_position(&cell("Retrieved_Gtid_Set"))?,
             lag_s: r.number(0, "Seconds_Behind_Source"),
-            sign: ["Source_Log_File", "Read_Source_Log_Pos", "Retrieved_Gtid_Set"].map(cell).join("/"),
+            heartbeats: 0, // They are counted elsewhere.
             file: cell("Source_Log_File"),
             offset: r.number(0, "Read_Source_Log_Pos"),
         }))

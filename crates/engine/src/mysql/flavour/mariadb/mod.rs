@@ -258,9 +258,7 @@ impl Flavour for MariaDb {
             sql: thread(r, "Slave_SQL_Running", "Last_SQL_Errno", "Last_SQL_Error"),
             received: self.read_position(&cell("Gtid_IO_Pos"))?,
             lag_s: r.number(0, "Seconds_Behind_Master"),
-            sign: ["Slave_received_heartbeats", "Master_Log_File", "Read_Master_Log_Pos", "Gtid_IO_Pos"]
-                .map(cell)
-                .join("/"),
+            heartbeats: r.number(0, "Slave_received_heartbeats").unwrap_or(0),
             file: cell("Master_Log_File"),
             offset: r.number(0, "Read_Master_Log_Pos"),
         }))
