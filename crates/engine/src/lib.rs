@@ -231,6 +231,9 @@ pub trait Engine: Send + Sync {
     async fn kill(&self) -> Result<(), Error>;
     /// Changes within milliseconds of the process starting or ending.
     fn exits(&self) -> watch::Receiver<ProcessState>;
+    /// What [`Engine::start`] promises holds for the process that runs now. If one runs and it does not, nothing else
+    /// may be asked of it: start again.
+    fn started(&self) -> bool;
     /// One look, one round trip, at most [`mysql::OBSERVE_MS`]. `Unresponsive` if the engine hangs.
     async fn observe(&self) -> Result<Observation, Error>;
 

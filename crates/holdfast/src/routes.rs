@@ -1,8 +1,8 @@
 //! Keeps the proxies' routes fresh: by long-poll from the controller, and while there is none, by asking the primary
-//! itself whether it still leads (it may, under S14).
+//! itself whether it still leads (it may, under S14). That is asked too while no controller has been found yet.
 
-use crate::agent::link::ControllerLink;
-use crate::api::hosts::Routes;
+use crate::agent::link::{ControllerLink, Error};
+use crate::api::hosts::{LONG_POLL_MS, Routes};
 use holdfast_core::{Epoch, Gate, GroupName, NodeName, RouteSnapshot, limits};
 use holdfast_proxy::Route;
 use std::collections::BTreeMap;
@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+/// The controller answers a long poll sooner than this.
+const SILENT_AFTER: Duration = Duration::from_millis(LONG_POLL_MS + 300);
 
 /// The receiving ends, one per service.
 pub type Receivers = BTreeMap<GroupName, watch::Receiver<Option<Arc<Route>>>>;
@@ -40,7 +43,7 @@ impl RouteKeeper {
         let mut after = 0;
         loop {
             let asked = Instant::now();
-            match self.link.routes(after).await {
+            match self.routes(after).await {
                 Ok(Routes { version, routes }) => {
                     after = version;
                     routes.into_iter().for_each(|r| self.take(r, Instant::now()));
@@ -52,6 +55,18 @@ impl RouteKeeper {
                     let pause = Duration::from_millis(100).saturating_sub(asked.elapsed());
                     tokio::time::sleep(pause).await;
                 }
+            }
+        }
+    }
+
+    /// Asks the controller. The search for one may outlast what is known, so primaries are asked meanwhile.
+    async fn routes(&self, after: u64) -> Result<Routes, Error> {
+        let routes = self.link.routes(after);
+        tokio::pin!(routes);
+        loop {
+            tokio::select! {
+                routes = &mut routes => return routes,
+                () = tokio::time::sleep(SILENT_AFTER) => self.ask_primaries().await,
             }
         }
     }

@@ -17,9 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-/// Pause between two tries to open a store that lacked room.
+/// Pause before a store that lacked room is opened again; twice as long every time that it soon lacks room again, which
+/// happens where a quota and not the disk is what is full.
 const REOPEN: Duration = Duration::from_secs(2);
+const REOPEN_MAX: Duration = Duration::from_secs(32);
+/// A life of the store that lasted this long had room.
+const LIVED: Duration = Duration::from_secs(60);
 
 /// The store of the moment: another one after it was opened again.
 pub type Current = watch::Receiver<Arc<Embedded>>;
@@ -50,7 +55,7 @@ impl Voter {
         client: Client,
         clock: Clock,
     ) -> Result<Voter, embedded::Error> {
-        let store = watch::Sender::new(open(topology, &node.name, &client).await?);
+        let store = watch::Sender::new(open(topology, &node.name, &client, true).await?);
         let office = watch::Sender::new(None);
         Ok(Voter { node: node.name.clone(), topology: topology.clone(), client, clock, store, office })
     }
@@ -65,8 +70,9 @@ impl Voter {
 
     /// Takes part; resolves only if the other voters will never take this node in.
     pub async fn run(&self) -> Refused {
+        let mut pause = REOPEN;
         loop {
-            let store = self.store.borrow().clone();
+            let (store, begun) = (self.store.borrow().clone(), Instant::now());
             let over = tokio::select! {
                 over = watch_store(&store) => over,
                 over = self.keep_office(store.clone()) => over,
@@ -74,7 +80,11 @@ impl Voter {
             self.office.send_replace(None);
             match over {
                 Over::Refused(why) => return why,
-                Over::LackedRoom => self.reopen(store).await,
+                Over::LackedRoom => {
+                    pause = if begun.elapsed() >= LIVED { REOPEN } else { pause };
+                    self.reopen(store, pause).await;
+                    pause = (pause * 2).min(REOPEN_MAX);
+                }
             }
         }
     }
@@ -87,17 +97,18 @@ impl Voter {
         }
     }
 
-    async fn reopen(&self, stopped: Arc<Embedded>) {
+    async fn reopen(&self, stopped: Arc<Embedded>, pause: Duration) {
         // Its file failed already: it is closed, in whatever order.
         let _ = stopped.shutdown().await;
         drop(stopped);
         let mut told = String::new();
         loop {
-            tokio::time::sleep(REOPEN).await;
+            tokio::time::sleep(pause).await;
             if !self.has_room() {
                 continue;
             }
-            match open(&self.topology, &self.node, &self.client).await {
+            // What was there must still be there: a voter that began anew would have forgotten its vote.
+            match open(&self.topology, &self.node, &self.client, false).await {
                 Ok(store) => {
                     tracing::info!("there is room again: this node's store takes part again");
                     self.store.send_replace(store);
@@ -158,6 +169,7 @@ async fn open(
     topology: &Topology,
     node: &NodeName,
     client: &Client,
+    create: bool,
 ) -> Result<Arc<Embedded>, embedded::Error> {
     let node = topology.node(node).expect("the host is in its own topology");
     let voters: BTreeMap<u64, String> = topology
@@ -166,7 +178,10 @@ async fn open(
         .filter(|n| n.voter)
         .map(|n| (u64::from(n.id), topology.api_addr(n).to_string()))
         .collect();
-    let options = Options::new(node.data_dir.join("store"), u64::from(node.id), &topology.name, voters);
+    let options = Options {
+        create,
+        ..Options::new(node.data_dir.join("store"), u64::from(node.id), &topology.name, voters)
+    };
     let transport = Arc::new(HttpTransport::new(client.clone(), topology));
     Ok(Arc::new(Embedded::open(options, transport).await?))
 }

@@ -134,20 +134,32 @@ pub(super) fn set_commits_alone(at: &Layout, alone: bool) -> Result<(), Error> {
 
 /// In the data directory, so that it shares the data's fate.
 const INTACT: &str = "holdfast-intact";
+/// Always there, and never replaced by the engine.
+const SYSTEM_TABLESPACE: &str = "ibdata1";
 
-/// The mark that nothing which this instance acknowledged is missing here.
+/// The mark that nothing which this instance acknowledged is missing here. In a copy of the directory it says nothing.
 pub(super) fn intact(at: &Layout) -> bool {
-    at.data.join(INTACT).exists()
+    fs::read_to_string(at.data.join(INTACT)).is_ok_and(|text| text == mark_of(at))
+}
+
+/// What a copy, or a file put back, does not share with the data that the mark was made for.
+fn mark_of(at: &Layout) -> String {
+    let id = |path: &Path| fs::metadata(path).map_or((0, 0), |m| (m.dev(), m.ino()));
+    let (data, tablespace) = (id(&at.data), id(&at.data.join(SYSTEM_TABLESPACE)));
+    format!(
+        "all that this instance ever acknowledged is in its logs\ndirectory={}:{}\ntablespace={}:{}\n",
+        data.0, data.1, tablespace.0, tablespace.1
+    )
 }
 
 /// Durable before it returns.
 pub(super) fn set_intact(at: &Layout, intact: bool) -> Result<(), Error> {
     let path = at.data.join(INTACT);
-    if intact == path.exists() {
-        return Ok(());
-    }
     if intact {
-        return write_whole(&path, "all that this instance ever acknowledged is in its logs\n");
+        return write_whole(&path, &mark_of(at));
+    }
+    if !path.exists() {
+        return Ok(());
     }
     fs::remove_file(&path).map_err(io("removing", &path))?;
     sync_dir(&at.data)

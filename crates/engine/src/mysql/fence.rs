@@ -8,7 +8,7 @@ use super::sql::server_error;
 use super::{MySqlEngine, STATEMENT};
 use crate::Error;
 use holdfast_core::Position;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -101,18 +101,18 @@ impl MySqlEngine {
         while !open.is_empty() && Instant::now() + TRANSACTIONS_POLL <= until {
             sleep(TRANSACTIONS_POLL).await;
             let now = self.work_under_way().await?;
-            open.retain(|work| now.contains(work));
+            open.retain(|work| now.iter().any(|n| n.is(work)));
         }
         Ok(open.len() as u32)
     }
 
     /// Open transactions, and running statements outside of any. Not those that only wait for an acknowledgement:
     /// closing waits for these.
-    async fn work_under_way(&self) -> Result<BTreeSet<Work>, Error> {
+    async fn work_under_way(&self) -> Result<Vec<Work>, Error> {
         self.require_running()?;
         let sql = format!(
-            "SELECT trx_mysql_thread_id AS id, trx_id AS work FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id <> 0; \
-             {}{}",
+            "SELECT trx_mysql_thread_id AS id, trx_id AS trx, trx_started AS started FROM information_schema.INNODB_TRX \
+             WHERE trx_mysql_thread_id <> 0 AND trx_autocommit_non_locking = 0; {}{}",
             self.flavour.clients(),
             self.flavour.busy()
         );
@@ -123,10 +123,10 @@ impl MySqlEngine {
         let own = self.sessions.ids();
         let mut open: BTreeMap<u32, Work> = BTreeMap::new();
         for row in 0..transactions.rows.len() {
-            let (id, work) = (transactions.number(row, "id"), transactions.cell(row, "work"));
-            if let (Some(id), Some(work)) = (id, work) {
-                open.insert(id, Work::Transaction(id, work.to_string()));
-            }
+            let Some(id) = transactions.number(row, "id") else { continue };
+            let trx = transactions.number(row, "trx").filter(|n| (1..UNASSIGNED_FROM).contains(n));
+            let started = transactions.cell(row, "started").map(str::to_owned);
+            open.insert(id, Work { id, query: None, trx, started });
         }
         for row in 0..statements.rows.len() {
             let (id, query) = (statements.number(row, "id"), statements.number(row, "query"));
@@ -134,16 +134,60 @@ impl MySqlEngine {
             if statements.cell(row, "state").is_some_and(|s| s.starts_with(ACK_WAIT)) {
                 open.remove(&id);
             } else {
-                open.entry(id).or_insert(Work::Statement(id, query));
+                let work = open.entry(id).or_insert(Work { id, query: None, trx: None, started: None });
+                work.query = Some(query);
             }
         }
-        Ok(open.into_iter().filter(|(id, _)| !own.contains(id)).map(|(_, work)| work).collect())
+        Ok(open.into_values().filter(|work| !own.contains(&work.id)).collect())
     }
 }
 
-/// What a connection is doing, distinct from what it does next.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Work {
-    Transaction(u32, String),
-    Statement(u32, u64),
+/// What a connection is doing: a running statement, an open transaction, or both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Work {
+    id: u32,
+    /// The statement's number.
+    query: Option<u64>,
+    /// The transaction's number, once it has written.
+    trx: Option<u64>,
+    /// When the transaction began, in whole seconds.
+    started: Option<String>,
+}
+
+/// A transaction that has written nothing is listed as 0 or with a number from here on, which is not its own.
+const UNASSIGNED_FROM: u64 = 1 << 48;
+
+impl Work {
+    /// Still the same: the same statement, or the same transaction, which gets its number when it first writes.
+    fn is(&self, before: &Work) -> bool {
+        let same = match (self.trx, before.trx) {
+            (Some(now), Some(then)) => now == then,
+            _ => self.started.is_some() && self.started == before.started,
+        };
+        self.id == before.id && (same || self.query.is_some() && self.query == before.query)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Work;
+
+    #[test]
+    fn work_is_told_from_what_comes_after_it() {
+        let work = |query, trx, started: Option<&str>| Work {
+            id: 7,
+            query,
+            trx,
+            started: started.map(str::to_owned),
+        };
+        let statement = work(Some(1), None, None);
+        let within = work(Some(1), None, Some("12:00:00"));
+        assert!(within.is(&statement), "it began its transaction");
+        let wrote = work(None, Some(9), Some("12:00:00"));
+        assert!(wrote.is(&within), "it got its number");
+        assert!(!work(None, Some(10), Some("12:00:00")).is(&wrote), "the next one, in the same second");
+        assert!(!work(Some(2), None, None).is(&statement), "the next statement");
+        assert!(!work(Some(2), None, None).is(&wrote), "a statement after the transaction");
+        assert!(!Work { id: 8, ..wrote.clone() }.is(&wrote), "another's");
+    }
 }

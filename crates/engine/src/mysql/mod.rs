@@ -305,6 +305,9 @@ impl Engine for MySqlEngine {
     fn exits(&self) -> watch::Receiver<ProcessState> {
         self.process.watch()
     }
+    fn started(&self) -> bool {
+        self.process.running().is_some() && self.state().ready
+    }
     async fn observe(&self) -> Result<Observation, Error> {
         self.look().await
     }

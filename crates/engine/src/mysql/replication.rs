@@ -16,7 +16,7 @@ const RESTART_EVERY: Duration = Duration::from_secs(1);
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 
 impl MySqlEngine {
-    async fn replication(&self) -> Result<Option<Replication>, Error> {
+    pub(super) async fn replication(&self) -> Result<Option<Replication>, Error> {
         let tables = self.act("looking at replication", self.flavour.replication()).await?;
         self.flavour.read_replication(&tables)
     }
@@ -94,6 +94,9 @@ impl MySqlEngine {
         // A connection acknowledges, or not, for as long as it lasts.
         self.stop_receiving_thread("changing acknowledgements", &format!("{set}; ")).await?;
         let stopped = self.replication().await?;
+        if self.flavour.purges_when_receiving_again() && !stopped.as_ref().is_some_and(|r| r.sql.runs()) {
+            return Err(Error::Precondition("its applying thread stopped meanwhile; follow again".into()));
+        }
         self.act("receiving again", self.flavour.start_receiving()).await?;
         match stopped {
             Some(stopped) if on => self.acknowledge_received(&stopped).await,

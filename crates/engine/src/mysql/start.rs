@@ -29,6 +29,7 @@ impl MySqlEngine {
         if self.process.running().is_some() && self.state().ready {
             return Ok(());
         }
+        self.state().ready = false;
         match &self.spec.management {
             Management::Managed { .. } => self.start_managed().await,
             Management::Attached { start_command, .. } => self.start_attached(start_command).await,
@@ -44,8 +45,7 @@ impl MySqlEngine {
         }
         self.until_ready().await?;
         self.settle_clone().await?;
-        let whole = self.flavour.settle(self).await?;
-        let lost_nothing = whole && self.state().unjudged_transactions == 0;
+        let lost_nothing = self.flavour.settle(self).await?;
         let retained = lost_nothing && datadir::intact(&self.at);
         if !retained {
             datadir::set_intact(&self.at, false)?;
@@ -190,6 +190,8 @@ impl MySqlEngine {
             }
         }
         self.settle_clone().await?;
+        // From a time when it was managed. What was done to it since is not ours to know.
+        datadir::set_intact(&self.at, false)?;
         // A server that runs keeps the replication it has: stopping it would discard what was received.
         self.fence(STATEMENT).await?;
         let replicates = self.sessions.act.run("looking", self.flavour.replication(), STATEMENT).await?;

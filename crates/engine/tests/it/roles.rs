@@ -91,6 +91,21 @@ async fn a_replica_that_lost_a_part_of_its_relay_log_does_not_pass_for_intact(fl
     assert!(!unmarked.retained);
     two.mark_intact().await.unwrap();
     assert!(now(&two).await.retained);
+    two.kill().await.unwrap();
+    two.start().await.unwrap();
+    assert!(now(&two).await.retained);
+    // A copy, of whatever time, has the mark too.
+    two.kill().await.unwrap();
+    let (data, copy) = (r.root(2).join("data"), r.root(2).join("copy"));
+    let copied = std::process::Command::new("cp").arg("-a").args([&data, &copy]).status().unwrap();
+    assert!(copied.success());
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&copy, &data).unwrap();
+    two.start().await.unwrap();
+    assert!(!now(&two).await.retained);
+
+    two.follow(r.addr(1), true).await.unwrap();
+    two.mark_intact().await.unwrap();
     let mut root = r.root_conn(2).await;
     root.query_drop("FLUSH RELAY LOGS").await.unwrap();
     two.kill().await.unwrap();

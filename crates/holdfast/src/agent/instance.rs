@@ -13,7 +13,7 @@ use holdfast_core::record::{Assignment, Role, Session};
 use holdfast_core::report::{InstanceReport, Lost, Observed, Process};
 use holdfast_core::topology::Service;
 use holdfast_core::{Epoch, GroupName, Millis, NodeName, limits};
-use holdfast_engine::Engine;
+use holdfast_engine::{Engine, ProcessState};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -57,6 +57,8 @@ struct State {
     /// Why the engine does not start, until it does.
     refusal: Option<String>,
     stopping: bool,
+    /// That it could not be marked intact was said.
+    unmarked: bool,
 }
 
 /// What an instance is made of.
@@ -99,6 +101,7 @@ impl Instance {
                 promoted: None,
                 refusal: None,
                 stopping: false,
+                unmarked: false,
             }),
             look: Notify::new(),
             stir: o.stir,
@@ -212,7 +215,8 @@ impl Instance {
         if !self.observe().await {
             return None;
         }
-        self.lock().seen.applied.clone()
+        let state = self.lock();
+        state.seen.applied.clone().filter(|_| state.seen.running())
     }
 
     /// The epoch it leads and for how long it may go on, in ms.
@@ -249,6 +253,7 @@ impl Instance {
             let (verb, hurry) = self.next();
             // What was seen before may be of another process, or of other data: closing is right in any case.
             let verb = verb.filter(|v| answered || *v == Verb::Close);
+            let verb = if self.half_started() { Some(Verb::Start) } else { verb };
             let verb = verb.filter(|v| *v != Verb::Start || Instant::now() >= start_again);
             if hurry {
                 self.stir.notify_one();
@@ -287,14 +292,29 @@ impl Instance {
         }
     }
 
+    /// Its process runs, and is not yet what [`Engine::start`] promises.
+    fn half_started(&self) -> bool {
+        let runs = matches!(*self.engine.exits().borrow(), ProcessState::Running { .. });
+        runs && !self.engine.started() && !self.lock().stopping
+    }
+
     /// So that the next life of the engine can say that nothing which it acknowledged is missing.
     async fn mark_intact(&self) {
         let worth = {
             let state = self.lock();
             !state.seen.retained && state.member.intact(&state.seen)
         };
-        if worth && let Err(e) = self.engine.mark_intact().await {
-            tracing::debug!(group = %self.service.name, error = &e as &dyn std::error::Error, "not marked intact");
+        if !worth {
+            return;
+        }
+        let marked = self.engine.mark_intact().await;
+        let told = std::mem::replace(&mut self.lock().unmarked, marked.is_err());
+        if let Err(e) = marked
+            && !told
+        {
+            let error = &e as &dyn std::error::Error;
+            tracing::warn!(group = %self.service.name, error, "no mark could be written that nothing is missing: if this \
+                engine crashes, it is no witness of what it acknowledged");
         }
     }
 
@@ -342,6 +362,7 @@ impl Instance {
         let mut seen = match (super::observe::process(&process), refusal) {
             (Some(_), Some(why)) => Ok(Observed::only(Process::Refuses { why })),
             (Some(over), None) => Ok(Observed::only(over)),
+            (None, _) if !self.engine.started() => Ok(Observed::only(Process::Starting)),
             (None, _) => self
                 .engine
                 .observe()

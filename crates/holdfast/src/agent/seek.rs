@@ -1,7 +1,8 @@
 //! Finding the voter that leads.
 //!
 //! Guarantees: a voter that is silent does not keep the others from being asked, and its answer still counts if it comes;
-//! ends when the last voter asked has answered or run into its own bound.
+//! after [`GIVE_UP`] more nobody is asked any more, and it ends when the last one asked has answered or run into its own
+//! bound.
 //! Does not know: what is asked.
 
 use super::link::Error;
@@ -14,6 +15,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// A pause before all voters are asked once more: one of them is about to be elected.
 const ROUND: Duration = Duration::from_millis(50);
+/// Nobody is asked later than this after the first voter's patience: whoever asks has another way to go on (S14).
+const GIVE_UP: Duration = Duration::from_millis(700);
 
 /// Asks voter `first` of `voters`, and others where that one says that it does not lead or says nothing for
 /// `patience`. `index_of` finds a voter by its id. Returns who answered.
@@ -33,6 +36,7 @@ where
         (1..=voters).map(|n| (i + n) % voters).find(|n| !waiting.contains(n))
     };
     let (mut next, mut at) = (after(first, &waiting), Instant::now() + patience);
+    let end = at + GIVE_UP;
     let mut outcome = Error::NoLeader;
     let mut refused = 0;
     loop {
@@ -57,7 +61,7 @@ where
                 let all = refused % (voters - waiting.len()) == 0;
                 at = Instant::now() + if all { ROUND } else { Duration::ZERO };
             }
-            () = sleep_until(at), if next.is_some() => {
+            () = sleep_until(at), if next.is_some() && at < end => {
                 let Some(i) = next else { continue };
                 waiting.insert(i);
                 asked.push(one(i, ask(i)));
@@ -122,6 +126,29 @@ mod tests {
         assert_eq!(found.unwrap().0, 2);
         assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
         assert!(calls.get() < 30, "{} questions", calls.get());
+    }
+
+    /// The hosts of some voters are gone, all or all but one.
+    #[tokio::test(start_paused = true)]
+    async fn where_most_are_silent_it_ends() {
+        for silent in [2, 3] {
+            let start = Instant::now();
+            let found: Result<(usize, ()), _> = seek(
+                3,
+                0,
+                PATIENCE,
+                |id| Some(id as usize),
+                |i| async move {
+                    if i < silent {
+                        tokio::time::sleep(BOUND).await;
+                    }
+                    Err(not_leader(None))
+                },
+            )
+            .await;
+            assert!(found.is_err());
+            assert!(start.elapsed() <= PATIENCE + GIVE_UP + BOUND, "{:?}", start.elapsed());
+        }
     }
 
     #[tokio::test(start_paused = true)]

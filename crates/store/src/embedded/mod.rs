@@ -79,8 +79,11 @@ impl Default for Timing {
 /// What a voter needs to know.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Directory of this voter alone. Created if it does not exist.
+    /// Directory of this voter alone.
     pub dir: PathBuf,
+    /// Begin with nothing if there is nothing in it. Otherwise that is an error: a voter that has been one must not
+    /// forget its vote.
+    pub create: bool,
     /// This voter's id. Never reused.
     pub id: u64,
     /// Name of the deployment: a directory of another one is refused.
@@ -99,6 +102,7 @@ impl Options {
     pub fn new(dir: impl Into<PathBuf>, id: u64, cluster: &str, voters: BTreeMap<u64, String>) -> Options {
         Options {
             dir: dir.into(),
+            create: true,
             id,
             cluster: cluster.to_owned(),
             voters,
@@ -278,8 +282,10 @@ fn shut_down() -> StoreError {
 
 async fn open_disk(options: &Options) -> Result<Arc<Disk>, Error> {
     let identity = Identity { cluster: options.cluster.clone(), id: options.id };
-    let dir = options.dir.clone();
-    let opened = tokio::task::spawn_blocking(move || Disk::open(&dir, &identity)).await;
+    let (dir, create) = (options.dir.clone(), options.create);
+    let open =
+        move || if create { Disk::open(&dir, &identity) } else { Disk::open_existing(&dir, &identity) };
+    let opened = tokio::task::spawn_blocking(open).await;
     Ok(Arc::new(opened.map_err(|e| Error::Raft(e.to_string()))??))
 }
 

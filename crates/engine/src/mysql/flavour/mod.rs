@@ -198,8 +198,8 @@ pub(super) trait Flavour: Send + Sync {
     async fn apply_left(&self, engine: &MySqlEngine, r: Option<&Replication>) -> Result<(), Error>;
     /// Undoes what that changed, with replication stopped.
     async fn done_with_left(&self, engine: &MySqlEngine) -> Result<(), Error>;
-    /// After a start, before anything else: finds out what the restart left behind, and begins to apply it. `false`: a
-    /// part of the relay log is missing.
+    /// After a start, before anything else: finds out what the restart left behind, and begins to apply it. `false`:
+    /// something that it had is missing, or may be.
     async fn settle(&self, engine: &MySqlEngine) -> Result<bool, Error>;
 
     /// The statement, put into the history as one of server `id`.

@@ -433,14 +433,11 @@ impl Flavour for MySql {
 
     async fn settle(&self, engine: &MySqlEngine) -> Result<bool, Error> {
         let index = engine.logs().relay;
-        let whole = blocking(move || {
-            let files = binlog_index::files(&index).map_err(io("reading", &index))?;
-            // A file is named before it is made; so only the last may not be there.
-            Ok(files.split_last().is_none_or(|(_, others)| others.iter().all(|f| f.exists())))
-        });
-        let whole = whole.await?;
+        let kept = blocking(move || binlog_index::unbroken(&index).map_err(io("reading", &index)));
+        let (files, whole) = kept.await?;
+        let replicates = engine.replication().await?.is_some();
         engine.receive_no_more().await?;
-        Ok(whole)
+        Ok(whole && !(replicates && files.is_empty()))
     }
 
     /// Under the id of the session, which the server gave it at its beginning.

@@ -381,8 +381,8 @@ impl Flavour for MariaDb {
     }
 
     async fn settle(&self, engine: &MySqlEngine) -> Result<bool, Error> {
-        rewind::judge_recovery(engine).await?;
-        residue::settle(engine).await
+        let cut = rewind::judge_recovery(engine).await?;
+        residue::settle(engine, cut).await
     }
 
     fn logged(&self, sql: &str, id: u32) -> String {

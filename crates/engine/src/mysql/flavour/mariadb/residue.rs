@@ -10,21 +10,29 @@ use crate::mysql::sql::quote;
 use crate::mysql::{MySqlEngine, Residue, STATEMENT, binlog_index, blocking, io};
 use holdfast_core::Position;
 use holdfast_core::position::MariaDbPosition;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 /// Remembers what a restart left in the relay log, since starting a replication thread would purge it, and begins to
-/// apply it. `false`: a part of the relay log is missing.
-pub(super) async fn settle(engine: &MySqlEngine) -> Result<bool, Error> {
+/// apply it. `false`: something is missing, of the relay log or of what the crash recovery `cut` off the binary log and
+/// the relay log does not give back.
+pub(super) async fn settle(engine: &MySqlEngine, mut cut: BTreeSet<String>) -> Result<bool, Error> {
     let tables = engine.sessions.act.run("reading positions", POSITIONS, STATEMENT).await?;
     let applied = super::MariaDb.read_positions(&tables)?;
+    let replicates = engine.replication().await?.is_some();
     let index = engine.logs().relay;
-    let (residue, whole) = blocking(move || residue(&index, position(&applied)?)).await?;
+    let (residue, lost_nothing) = blocking(move || {
+        let (files, whole) = binlog_index::unbroken(&index).map_err(io("reading", &index))?;
+        let (residue, follows) = residue(&files, position(&applied)?, &mut cut)?;
+        Ok((residue, whole && follows && cut.is_empty() && !(replicates && files.is_empty())))
+    })
+    .await?;
     let left = residue.is_some();
     engine.state().residue = residue;
     if left {
         engine.receive_no_more().await?;
     }
-    Ok(whole)
+    Ok(lost_nothing)
 }
 
 /// In GTID mode starting a thread would purge the log, so the server is pointed at the very file and byte instead.
@@ -70,25 +78,34 @@ pub(super) async fn restore_threads(engine: &MySqlEngine) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the relay log holds beyond `applied`, and whether all of its files are there.
-fn residue(index: &Path, applied: &MariaDbPosition) -> Result<(Option<Residue>, bool), Error> {
+/// What the relay log holds beyond `applied`, up to the first gap, and whether there is none. Removes from `cut` what it
+/// finds of that.
+fn residue(
+    files: &[PathBuf],
+    applied: &MariaDbPosition,
+    cut: &mut BTreeSet<String>,
+) -> Result<(Option<Residue>, bool), Error> {
     let (mut position, mut first) = (MariaDbPosition::default(), None);
-    let (mut whole, mut missing) = (true, false);
-    for file in binlog_index::files(index).map_err(io("reading", index))? {
-        let scan = match binlog::scan(&file, |t| !t.within(applied)) {
-            // Named before it is made; so only the last may not be there.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                missing = true;
-                continue;
-            }
-            scan => scan.map_err(|e| Error::Log(e.to_string()))?,
-        };
-        whole &= !missing;
+    let mut last: BTreeMap<u32, u64> = applied.last_per_domain().map(|(d, _, n)| (d, n)).collect();
+    let mut follows = true;
+    for file in files {
+        let scan = binlog::scan(file, |t| !t.within(applied)).map_err(|e| Error::Log(e.to_string()))?;
         for t in &scan.transactions {
+            let before = last.entry(t.domain).or_insert(t.sequence);
+            // What comes after a gap would pass for having what is in the gap.
+            follows &= t.sequence <= before.saturating_add(1);
+            if !follows {
+                break;
+            }
+            *before = t.sequence.max(*before);
+            cut.remove(&t.gtid());
             position.add(t.domain, t.server, t.sequence);
             first.get_or_insert_with(|| (file.clone(), t.start));
         }
+        if !follows {
+            break;
+        }
     }
     let residue = first.map(|(file, offset)| Residue { position: Position::MariaDb(position), file, offset });
-    Ok((residue, whole))
+    Ok((residue, follows))
 }

@@ -78,8 +78,8 @@ fn pending_files(at: &Layout) -> Result<Vec<PathBuf>, Error> {
     Ok(out)
 }
 
-/// After a start: drops the copies if nothing was cut off; else says how much waits to be judged.
-pub(super) async fn judge_recovery(engine: &MySqlEngine) -> Result<(), Error> {
+/// After a start: drops the copies if nothing was cut off; else says how much waits to be judged. Their GTIDs.
+pub(super) async fn judge_recovery(engine: &MySqlEngine) -> Result<BTreeSet<String>, Error> {
     let tables = engine.sessions.act.run("reading positions", POSITIONS, STATEMENT).await?;
     let ours = position(&super::MariaDb.read_positions(&tables)?)?.clone();
     let at = engine.at.clone();
@@ -88,11 +88,11 @@ pub(super) async fn judge_recovery(engine: &MySqlEngine) -> Result<(), Error> {
         if only.gtids.is_empty() {
             datadir::remove_dir(&at.pending())?;
         }
-        Ok(only.gtids.len() as u64)
+        Ok(BTreeSet::from_iter(only.gtids))
     })
     .await?;
-    engine.state().unjudged_transactions = cut;
-    Ok(())
+    engine.state().unjudged_transactions = cut.len() as u64;
+    Ok(cut)
 }
 
 pub(super) fn save(job: &Save) -> Result<Option<Saved>, Error> {
