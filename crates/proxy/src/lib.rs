@@ -11,23 +11,13 @@
 //! An engine connection that breaks while its session is idle (server gone, `wait_timeout`, a KILL by other ways than
 //! this proxy) looks the same from here: the session is moved with its next command, or told what it lost.
 
-mod backend;
 mod buffer;
 mod client;
 mod engine_stream;
-pub mod errors;
-mod exchange;
 mod gate;
-mod kill;
-mod login;
-mod outgoing;
-mod rehome;
+mod mysql;
 mod service;
-mod session;
 mod shared;
-mod sql;
-mod state;
-mod statements;
 
 pub use gate::Routing;
 pub use holdfast_core::secret::Password;

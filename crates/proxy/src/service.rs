@@ -1,10 +1,8 @@
 //! Listeners, the pump of snapshots, and the handle to both.
 
 use crate::gate::{Role, Routing};
-use crate::login::{self, log_in};
-use crate::session::Session;
 use crate::shared::{Gauge, Shared, Stats, User, count};
-use crate::{Password, errors};
+use crate::{Password, mysql};
 use holdfast_core::topology::Engine;
 use holdfast_core::{Epoch, GroupName, RouteSnapshot, UserName, ZoneName, limits};
 use holdfast_wire::{caching_sha2, native_password};
@@ -258,29 +256,14 @@ impl Drop for Place {
 async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, role: Role, place: Option<Place>) {
     let Some(_place) = place else {
         count(&shared.counters.errors_connections);
-        farewell(stream, &errors::too_many_connections(shared.limits.connections).packet(0)).await;
+        mysql::refuse(stream, shared.limits.connections).await;
         return;
     };
     count(&shared.counters.connections_total);
     let _gauge = Gauge::new(&shared, |c| &c.connections);
     let slot = shared.register();
     let _registered = Registered { shared: shared.clone(), slot: slot.clone() };
-    let within = Duration::from_millis(shared.limits.login_ms);
-    // The login is over before the session begins: boxed, its memory is given back.
-    let login = Box::pin(log_in(&shared, &slot, stream, peer.ip()));
-    match tokio::time::timeout(within, login).await {
-        Ok(Ok(logged_in)) => Session::new(shared.clone(), slot, role, logged_in).run().await,
-        Ok(Err(login::Error::Refused(error, seq, stream))) => {
-            count(&shared.counters.errors_login);
-            tracing::debug!(%peer, code = error.code, "login refused");
-            farewell(*stream, &error.packet(seq)).await;
-        }
-        Ok(Err(login::Error::Io(error))) => tracing::debug!(%peer, %error, "client left during login"),
-        Err(_) => {
-            count(&shared.counters.errors_login);
-            tracing::debug!(%peer, "login took too long");
-        }
-    }
+    mysql::serve(shared, slot, role, stream, peer).await;
 }
 
 struct Registered {

@@ -1,12 +1,12 @@
 //! KILL of sessions by the ids that the proxy gave them. It is carried out by the engine, as the user who asks, so
 //! that the engine's rules hold; see the crate's contract for which numbers are meant.
 
-use crate::backend;
-use crate::errors;
-use crate::outgoing::Command;
-use crate::session::{End, Session};
+use crate::mysql::backend;
+use crate::mysql::errors;
+use crate::mysql::outgoing::Command;
+use crate::mysql::session::{End, Session};
+use crate::mysql::sql::Kill;
 use crate::shared::{Shared, lock};
-use crate::sql::Kill;
 use holdfast_wire::command;
 use holdfast_wire::packet::HEADER_BYTES;
 use std::sync::atomic::Ordering;

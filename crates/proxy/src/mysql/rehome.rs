@@ -3,14 +3,14 @@
 //! Guarantees: a wait ends at a deadline counted from its beginning, takes its bytes out of the proxy's budget, and
 //! ends early when the client leaves. A session gets a connection only with all of its replayable state on it.
 
-use crate::backend::{self, Connection};
-use crate::errors::{self, ClientError};
 use crate::gate::{self, Admit, Link, Why};
-use crate::login::{Proof, prove};
-use crate::outgoing::Command;
-use crate::session::{Backend, End, Session};
+use crate::mysql::backend::{self, Connection};
+use crate::mysql::errors::{self, ClientError};
+use crate::mysql::login::{Proof, prove};
+use crate::mysql::outgoing::Command;
+use crate::mysql::session::{Backend, End, Session};
+use crate::mysql::state::State;
 use crate::shared::{Gauge, Kept, count};
-use crate::state::State;
 use holdfast_core::Epoch;
 use holdfast_wire::login::ChangeUser;
 use holdfast_wire::packet::HEADER_BYTES;

@@ -1,8 +1,8 @@
 //! A command on its way from the client to the engine: sent whole from the inbox, or streamed through frame by
 //! frame if it is too long to be kept.
 
-use crate::session::{End, Session};
-use crate::sql::Scan;
+use crate::mysql::session::{End, Session};
+use crate::mysql::sql::Scan;
 use holdfast_wire::packet::{HEADER_BYTES, Header};
 use std::sync::atomic::Ordering;
 use std::task::{Poll, ready};

@@ -4,19 +4,19 @@
 //! Guarantees: one command is under way at a time; a command that was answered here was not sent; what a client is
 //! told about a lost transaction, lost state or an unknown outcome it is told once, on its next command.
 
-use crate::backend::Login;
 use crate::buffer::Buffer;
 use crate::client::ClientStream;
 use crate::engine_stream::ReadHalf;
-use crate::errors::{self, ClientError};
-use crate::exchange::Exchange;
 use crate::gate::{self, Admit, Link, Role, Routing, View};
-use crate::login::{LoggedIn, Who};
-use crate::outgoing::Command;
+use crate::mysql::backend::Login;
+use crate::mysql::errors::{self, ClientError};
+use crate::mysql::exchange::Exchange;
+use crate::mysql::login::{LoggedIn, Who};
+use crate::mysql::outgoing::Command;
+use crate::mysql::sql::{Scan, Verb};
+use crate::mysql::state::{State, Stuck};
 use crate::service::farewell;
 use crate::shared::{AtReader, Shared, Slot, count};
-use crate::sql::{Scan, Verb};
-use crate::state::{State, Stuck};
 use holdfast_wire::packet::{HEADER_BYTES, Header};
 use holdfast_wire::reply::OkPacket;
 use holdfast_wire::{Capabilities, Status, command, packet};
@@ -152,7 +152,7 @@ impl Session {
     /// Ends the login once there is an engine connection: the engine may know better about schema and user.
     async fn begin(&mut self) -> Result<(), End> {
         let seq = self.login_seq;
-        let mut hold = crate::rehome::Hold::new(0);
+        let mut hold = crate::mysql::rehome::Hold::new(0);
         if let Err(error) = self.admit_slowly(&mut hold).await? {
             return Err(End::Tell(error, seq));
         }
@@ -358,7 +358,7 @@ impl Session {
             return Box::pin(self.answer_loss(command)).await;
         }
         self.slot.query_killed.store(false, Ordering::Relaxed);
-        let mut hold = crate::rehome::Hold::new(command.bytes);
+        let mut hold = crate::mysql::rehome::Hold::new(command.bytes);
         loop {
             self.refresh();
             if gate::admit(self.view()) != Admit::Send

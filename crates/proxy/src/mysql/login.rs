@@ -1,8 +1,8 @@
 //! The client's side of a login: greeting, TLS if asked for, and the proof of the password. No engine is involved.
 
-use crate::backend::write_packet;
 use crate::client::ClientStream;
-use crate::errors::{self, ClientError};
+use crate::mysql::backend::write_packet;
+use crate::mysql::errors::{self, ClientError};
 use crate::shared::{Shared, Slot};
 use holdfast_core::topology::Engine;
 use holdfast_wire::greeting::Greeting;

@@ -5,10 +5,10 @@
 //! no effect, or a read-only engine refused it as a whole. A reply's bytes are read into one buffer per thread and
 //! written out from there; a session keeps only what its client did not take yet.
 
-use crate::errors::{self, ClientError};
-use crate::outgoing::{Command, Sent};
-use crate::session::{End, Loss, Session};
-use crate::sql::Verb;
+use crate::mysql::errors::{self, ClientError};
+use crate::mysql::outgoing::{Command, Sent};
+use crate::mysql::session::{End, Loss, Session};
+use crate::mysql::sql::Verb;
 use holdfast_wire::packet::{HEADER_BYTES, Header};
 use holdfast_wire::reply::{self, ErrPacket, OkPacket};
 use holdfast_wire::tracker::{Event, Outcome, Tracker, WHOLE_BYTES_MAX};

@@ -1,11 +1,11 @@
 //! Prepared statements across servers: the client's ids stay, the server's are put in on the way; a statement that
 //! the current server does not know is prepared there first.
 
-use crate::backend;
-use crate::errors::{self, ClientError};
-use crate::outgoing::Command;
-use crate::session::{End, Loss, Session};
-use crate::state::{Statement, Stuck};
+use crate::mysql::backend;
+use crate::mysql::errors::{self, ClientError};
+use crate::mysql::outgoing::Command;
+use crate::mysql::session::{End, Loss, Session};
+use crate::mysql::state::{Statement, Stuck};
 use holdfast_wire::codec::Reader;
 use holdfast_wire::command;
 use holdfast_wire::packet::{self, HEADER_BYTES};
@@ -142,7 +142,7 @@ impl Session {
             && command.whole
         {
             self.inbox.bytes_mut()[ID_AT..ID_AT + 4].copy_from_slice(&gone.server_id.to_le_bytes());
-            if self.send(&mut command).await? == crate::outgoing::Sent::Broken {
+            if self.send(&mut command).await? == crate::mysql::outgoing::Sent::Broken {
                 self.leave();
             }
         }

@@ -6,7 +6,7 @@
 //! recognised in the statement's text; it is not moved, its loss is told.
 //! Not kept: `ROW_COUNT()`, `FOUND_ROWS()` and the list of warnings of the last statement.
 
-use crate::sql::{Scan, Verb};
+use crate::mysql::sql::{Scan, Verb};
 use holdfast_core::topology::Engine;
 use holdfast_wire::reply::OkPacket;
 use holdfast_wire::session_track::{Change, each_change};

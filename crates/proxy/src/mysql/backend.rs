@@ -3,7 +3,7 @@
 //! Every wait is bounded. Nothing of a client's is sent here.
 
 use crate::engine_stream::EngineStream;
-use crate::errors::ClientError;
+use crate::mysql::errors::ClientError;
 use holdfast_core::secret::Password;
 use holdfast_wire::greeting::Greeting;
 use holdfast_wire::login::HandshakeResponse;
