@@ -23,8 +23,8 @@ use tokio::time::Instant;
 /// What clients are told before any engine was seen. MariaDB's clients know it by the prefix.
 fn version_at_first(engine: Engine) -> &'static [u8] {
     match engine {
-        Engine::MariaDb => b"5.5.5-10.11.0-MariaDB",
         Engine::MySql => b"8.4.0",
+        _ => b"5.5.5-10.11.0-MariaDB",
     }
 }
 /// Ids of sessions have this bit; an engine's ids do not get that far.
