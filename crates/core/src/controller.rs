@@ -127,7 +127,7 @@ impl Controller {
         }
     }
 
-    pub fn groups(&self) -> impl Iterator<Item = (&GroupRecord, u64)> {
+    pub fn groups(&self) -> impl Iterator<Item = (&GroupRecord, u64)> + Clone {
         self.groups.values().map(|g| (&g.record, g.revision))
     }
     pub fn group(&self, name: &GroupName) -> Option<(&GroupRecord, u64)> {
