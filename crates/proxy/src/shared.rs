@@ -94,6 +94,8 @@ counters! {
     errors_state_lost,
     /// Errors told: outcome unknown.
     errors_outcome_unknown,
+    /// Errors told: executed, but replicas did not confirm.
+    errors_unconfirmed,
     /// Errors told: protocol.
     errors_protocol,
 }
