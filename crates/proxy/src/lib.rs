@@ -16,6 +16,7 @@ mod client;
 mod engine_stream;
 mod gate;
 mod mysql;
+mod readers;
 mod service;
 mod shared;
 
