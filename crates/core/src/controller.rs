@@ -229,7 +229,7 @@ impl Controller {
             .filter(|(n, r)| Some(*n) != writer_node.as_ref() && r.running() && r.seen.upstream.is_some())
             .filter_map(|(n, r)| {
                 let lag = r.seen.upstream.as_ref().and_then(|u| u.lag_ms).unwrap_or(u64::MAX);
-                (lag <= limits::READ_LAG_MS).then_some(())?;
+                (lag <= world.service.read_lag_ms).then_some(())?;
                 Some((lag, endpoint(n)?))
             })
             .collect();

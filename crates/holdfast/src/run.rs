@@ -176,6 +176,7 @@ async fn start_proxies(
             group: service.name.clone(),
             engine: service.engine,
             zone: node.zone.clone(),
+            read_consistency: service.read_consistency,
             local: engines.get(&service.name).map(|engine| holdfast_proxy::LocalEngine {
                 addr: SocketAddr::new(node.address, service.engine_port),
                 socket: engine.socket().to_owned(),
@@ -185,7 +186,10 @@ async fn start_proxies(
             users,
             tls: tls.map(|t| t.proxy.clone()),
             routes: receiver.clone(),
-            limits: holdfast_proxy::Limits::default(),
+            limits: holdfast_proxy::Limits {
+                read_wait_ms: service.read_wait_ms,
+                ..holdfast_proxy::Limits::default()
+            },
             server_version: None,
         };
         proxies.push(on.serve(options).await?);

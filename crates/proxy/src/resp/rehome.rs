@@ -87,7 +87,7 @@ impl Session {
             },
             Admit::ToReader => {
                 let readers = self.routing.as_ref().map(|r| r.readers.clone()).unwrap_or_default();
-                match self.shared.choose_reader(&readers, &hold.avoid) {
+                match self.shared.readers.choose(&readers, &hold.avoid, Instant::now()) {
                     // A reader that lags may not know the user yet: the next one, or the writer, has the last word.
                     Some(reader) => match self.attach(reader.addr, false).await {
                         Ok(()) => {}
@@ -154,7 +154,7 @@ impl Session {
             self.slot.disconnect(true);
             return Ok(());
         }
-        let _at_reader = (!writer).then(|| self.shared.at_reader(addr));
+        let _at_reader = (!writer).then(|| self.shared.readers.enter(addr));
         self.backend = Some(Backend { read, link, _at_reader });
         if self.last_link.is_some() {
             count(&self.shared.counters.rehomed);
