@@ -17,8 +17,11 @@ pub mod report;
 pub mod route;
 pub mod secret;
 pub mod seen;
+pub mod switchover;
 mod sync_set;
 pub mod topology;
+pub mod upgrade;
+pub mod version;
 pub mod world;
 
 pub use name::{GroupName, NodeName, RegionName, UserName, ZoneName};

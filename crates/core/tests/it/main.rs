@@ -6,4 +6,5 @@ mod member;
 mod returning;
 mod scene;
 mod sync_set;
+mod upgrade;
 mod wishes;
