@@ -22,7 +22,7 @@ case $engine in
   mariadb)
     suite=trixie server=mariadbd
     packages=mariadb-server-core,mariadb-client,mariadb-backup
-    programs='sbin/mariadbd bin/mariadb bin/mariadb-binlog bin/mariadb-check bin/mariadb-upgrade bin/mariadb-backup bin/mbstream'
+    programs='sbin/mariadbd bin/mariadb bin/mariadb-binlog bin/mariadb-check bin/mariadb-upgrade bin/mariabackup bin/mbstream'
     ;;
   *) echo "unknown engine $engine: mysql or mariadb" >&2; exit 2 ;;
 esac
