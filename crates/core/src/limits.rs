@@ -39,6 +39,10 @@ pub const REPLICA_RETRIES: u64 = 5;
 
 /// Closing a primary in order (cut, then read-only) may take this long before it is killed (S3).
 pub const FENCE_MS: u64 = 400;
+/// A process that is to be restarted may take this long to end before it counts as trouble. It is not killed.
+pub const RESTART_STOP_MS: u64 = 120_000;
+/// How often an agent looks whether other programs are installed.
+pub const PROGRAMS_EVERY_MS: u64 = 1_000;
 /// In a planned switchover, transactions in flight may take this long before they are cut.
 pub const SWITCHOVER_DRAIN_MS: u64 = 1_000;
 /// A planned switchover refuses to start if the candidate is further behind than this.

@@ -3,7 +3,7 @@
 use super::engine::{DUMP_TIMEOUT_MS, Dump, Power, RETRY_EVERY_MS, SILENCE_MS};
 use super::event::{Event, Timer};
 use super::net::Plane;
-use super::{Sabotage, Sim, tell};
+use super::{Sabotage, Sim, invariants, tell};
 use holdfast_core::limits::REPLICA_RETRIES;
 
 const TICK_MS: u64 = 15;
@@ -112,7 +112,12 @@ impl Sim {
             mine.heard = heard;
             mine.cursor += fresh.len();
         }
+        let release = me.release;
+        let foreign = fresh.iter().any(|tx| tx.release > release);
         fresh.into_iter().for_each(|tx| me.receive(tx));
+        if foreign {
+            invariants::older_follows(self, node);
+        }
         if silent {
             return self.lose(node, "no heartbeat");
         }

@@ -2,9 +2,10 @@
 
 use super::people::{
     Accepted, Explanation, FailoverRequest, Finding, History, LostStatus, MemberStatus, NodeStatus,
-    PlanStatus, ReinitRequest, ServiceStatus, Status, StepStatus, SwitchoverRequest,
+    PlanStatus, ReinitRequest, ServiceStatus, Status, StepStatus, SwitchoverRequest, UpgradeRequest,
+    UpgradeStatus,
 };
-use super::server;
+use super::{server, upgrade};
 use crate::http::Problem;
 use utoipa::OpenApi;
 
@@ -22,7 +23,10 @@ use utoipa::OpenApi;
         server::failover,
         server::pause,
         server::resume,
-        server::reinit
+        server::reinit,
+        upgrade::plan,
+        upgrade::begin,
+        upgrade::stop
     ),
     components(schemas(
         Accepted,
@@ -39,7 +43,9 @@ use utoipa::OpenApi;
         ServiceStatus,
         Status,
         StepStatus,
-        SwitchoverRequest
+        SwitchoverRequest,
+        UpgradeRequest,
+        UpgradeStatus
     ))
 )]
 struct Document;

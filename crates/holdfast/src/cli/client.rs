@@ -68,7 +68,7 @@ impl Api {
         Err(Failure::unreachable(miette!(help = help, "no controller answers:\n  {}", failures.join("\n  "))))
     }
 
-    async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
+    pub async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
         self.ask(|target| async move { self.client.get(&target, path, ANSWER).await }).await
     }
     pub async fn post<Q: Serialize + Sync, A: DeserializeOwned>(

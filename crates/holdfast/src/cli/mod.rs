@@ -8,11 +8,13 @@ mod client;
 mod drill;
 mod exit;
 mod output;
+mod upgrade;
 mod wishes;
 
 pub use args::{Cli, Command, DevArgs};
 pub use exit::{Exit, Failure};
 
+use crate::api::people::UpgradeRequest;
 use crate::config::{self, Config};
 use crate::{say, sayln};
 use client::Api;
@@ -56,6 +58,14 @@ pub async fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Reinit { node, service } => {
             let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
             wishes::reinit(&api, service.as_deref(), node).await
+        }
+        Command::Upgrade { service, dry_run, replicas_only, accept_no_standby, stop } => {
+            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
+            if stop {
+                return wishes::simple(&api, service.as_deref(), "upgrade/stop", &()).await;
+            }
+            let wish = UpgradeRequest { replicas_only, accept_no_standby };
+            upgrade::upgrade(&api, service.as_deref(), &wish, dry_run).await
         }
         Command::Backup(command) => {
             backup::backup(cli.config.as_deref(), cli.token_file.as_deref(), command).await

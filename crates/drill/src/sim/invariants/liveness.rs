@@ -32,6 +32,10 @@ fn missing(sim: &Sim) -> Option<String> {
             return Some(format!("{} is open too", sim.names[node]));
         }
     }
+    // Without that host it waits, as it should.
+    if sim.gone.is_none() && (record.upgrade.is_some() || !record.restart.is_empty()) {
+        return Some("an upgrade is under way".into());
+    }
     let there = sim.members.iter().filter(|n| sim.gone != Some(**n)).count();
     let wanted = sim.service().sync_replicas.min(there - 1);
     let members = record.ackers.values().filter(|a| **a == Acker::Member).count();
