@@ -1,8 +1,9 @@
 //! The OpenAPI document of what people and scripts use, generated from the handlers.
 
 use super::people::{
-    Accepted, Explanation, FailoverRequest, Finding, History, LostStatus, MemberStatus, NodeStatus,
-    PlanStatus, ReinitRequest, ServiceStatus, Status, StepStatus, SwitchoverRequest,
+    Accepted, Explanation, FailoverRequest, FaultArmed, FaultRequest, Finding, History, LostStatus,
+    MemberStatus, NodeStatus, PlanStatus, ReinitRequest, ServiceStatus, Status, StepStatus,
+    SwitchoverRequest,
 };
 use super::server;
 use crate::http::Problem;
@@ -22,12 +23,15 @@ use utoipa::OpenApi;
         server::failover,
         server::pause,
         server::resume,
-        server::reinit
+        server::reinit,
+        server::fault
     ),
     components(schemas(
         Accepted,
         Explanation,
         FailoverRequest,
+        FaultArmed,
+        FaultRequest,
         Finding,
         History,
         LostStatus,

@@ -14,6 +14,8 @@ use std::path::Path;
 use std::time::Duration;
 
 const ANSWER: Duration = Duration::from_secs(5);
+/// Of a host that has something to do before it answers.
+const ONE_ANSWER: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub struct Api {
@@ -66,6 +68,25 @@ impl Api {
         let help =
             "a majority of the voters must run and reach each other; their logs say what they wait for";
         Err(Failure::unreachable(miette!(help = help, "no controller answers:\n  {}", failures.join("\n  "))))
+    }
+
+    /// Asks one host.
+    pub async fn post_to<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        node: &str,
+        path: &str,
+        body: &Q,
+    ) -> Result<A, Failure> {
+        let named = self.topology.nodes.iter().find(|n| n.name.as_str() == node);
+        let names: Vec<&str> = self.topology.nodes.iter().map(|n| n.name.as_str()).collect();
+        let help = format!("nodes: {}", names.join(", "));
+        let named =
+            named.ok_or_else(|| Failure::refused(miette!(help = help, "there is no node {node:?}")))?;
+        let target = Target { node: named.name.clone(), addr: self.topology.api_addr(named) };
+        self.client.post(&target, path, body, ONE_ANSWER).await.map_err(|e| match e.is_refusal() {
+            true => refused(&e),
+            false => Failure::unreachable(miette!("{}", crate::agent::chain(&e))),
+        })
     }
 
     async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
