@@ -127,7 +127,7 @@ impl Controller {
         }
     }
 
-    pub fn groups(&self) -> impl Iterator<Item = (&GroupRecord, u64)> {
+    pub fn groups(&self) -> impl Iterator<Item = (&GroupRecord, u64)> + Clone {
         self.groups.values().map(|g| (&g.record, g.revision))
     }
     pub fn group(&self, name: &GroupName) -> Option<(&GroupRecord, u64)> {
@@ -240,6 +240,7 @@ impl Controller {
             gate,
             writer,
             readers: readers.into_iter().map(|(_, e)| e).collect(),
+            acks: 0,
             valid_for_ms: limits::ROUTE_VALID_MS,
         })
     }

@@ -5,5 +5,6 @@ mod failover;
 mod member;
 mod returning;
 mod scene;
+mod seat;
 mod sync_set;
 mod wishes;

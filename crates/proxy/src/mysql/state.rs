@@ -273,8 +273,8 @@ impl State {
         if read_only {
             // Neither knows the other's name for it (MariaDB before 11.1, MySQL since 8.0).
             sql.extend_from_slice(match engine {
-                Engine::MariaDb => b",tx_read_only=1",
                 Engine::MySql => b",transaction_read_only=1",
+                _ => b",tx_read_only=1",
             });
         }
         for (name, value) in &self.variables {
