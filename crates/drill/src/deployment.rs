@@ -33,6 +33,8 @@ pub struct Site {
     pub cool_down: Duration,
     /// How long members may take to come back; a rebuild copies all data.
     pub rejoin: Duration,
+    /// The longest outage allowed; `None`: what the drill promises.
+    pub rto_ms: Option<u64>,
 }
 
 /// See the module.

@@ -98,6 +98,12 @@ impl Drill {
         }
     }
 
+    /// Whether the failover would be put off if the last one was too recent (S12). A process that is seen to end is
+    /// replaced at once.
+    pub fn waits_for_cool_down(self) -> bool {
+        !matches!(self, Drill::KillEngine | Drill::DoubleFailure | Drill::Switchover)
+    }
+
     /// Bounds that every round must keep.
     pub fn promise(self, durability: &str) -> Promise {
         let sync = durability == "sync";
@@ -161,8 +167,7 @@ pub async fn round<D: Deployment>(
     if let Some(needs) = drill.fault().and_then(|f| deployment.lacks(f)) {
         return Err(Error::NotHere(drill.name(), needs));
     }
-    // A process that is seen to end is replaced at once, whenever the last one was.
-    if !matches!(drill, Drill::KillEngine | Drill::DoubleFailure | Drill::Switchover) {
+    if drill.waits_for_cool_down() {
         deployment.operator().wait_cool(deployment.site().cool_down + COOLED).await?;
     }
     let before = deployment.operator().service().await?;
@@ -196,7 +201,9 @@ pub async fn round<D: Deployment>(
     let present = present(deployment, number).await?;
     let reported_lost = reported_lost(deployment.operator(), before["epoch"].as_u64().unwrap_or(0)).await?;
     let site = deployment.site();
-    let promise = Promise { alone: site.alone, ..drill.promise(&site.durability) };
+    let promise = drill.promise(&site.durability);
+    let outage_ms = site.rto_ms.unwrap_or(promise.outage_ms);
+    let promise = Promise { outage_ms, alone: site.alone, ..promise };
     let seen = Seen { outage, ledger, client_errors: main.errors, direct, present, reported_lost };
     Ok(judge(drill.name(), promise, (from, to), seen))
 }

@@ -9,7 +9,7 @@ use crate::sandbox::{API_PORT, Error};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::time::Duration;
@@ -73,6 +73,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// True if namespaces can be made here.
 pub async fn available() -> bool {
     Ground::namespaces(1).await.is_ok()
+}
+
+/// Whether an address is this machine's, and no loopback address: those are every machine's. Asks the kernel how it would
+/// get there, and sends nothing.
+pub fn is_here(address: IpAddr) -> bool {
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let from =
+        UdpSocket::bind((any, 0)).and_then(|s| s.connect((address, API_PORT)).and_then(|()| s.local_addr()));
+    !address.is_loopback() && from.is_ok_and(|from| from.ip() == address)
 }
 
 impl Ground {

@@ -96,6 +96,10 @@ impl Operator {
         let named = services.find(|s| s["service"] == self.service.as_str());
         named.cloned().ok_or_else(|| Error::Missing(format!("service {}", self.service)))
     }
+    /// Whether the failover of an uncertain death would be put off because the last one was too recent (S12).
+    pub async fn cooling_down(&self) -> Result<bool, Error> {
+        Ok(self.service().await?["cooling_down"] == true)
+    }
     /// The node whose controller is in office; it is the store's leader.
     pub async fn controller(&self) -> Result<String, Error> {
         let status = self.json(&["status"]).await?;
@@ -124,7 +128,7 @@ impl Operator {
         self.wait_service("a healthy service", bound, still, healthy).await
     }
 
-    /// Waits until the failover of an uncertain death would not be put off because the last one was too recent (S12).
+    /// Waits until [`Operator::cooling_down`] is over.
     pub async fn wait_cool(&self, bound: Duration) -> Result<(), Error> {
         let cool = |s: &Value| s["cooling_down"] == false;
         self.wait_service("the end of the cool-down after a failover", bound, || Ok(()), cool)

@@ -11,6 +11,7 @@ use crate::fault::{Fault, Harm};
 use crate::ground::{Cut, Ground, Place, Vantage, Ways};
 use crate::ledger::Account;
 use crate::operator::{self, Operator};
+use holdfast_core::limits;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -156,8 +157,8 @@ pub const APP: &str = "app";
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const STOP: Duration = Duration::from_secs(15);
-/// The default of `cool_down_s`.
-const COOL_DOWN_MAX: Duration = Duration::from_secs(60);
+/// Sandboxes have no longer one than the default of `cool_down_s`.
+const COOL_DOWN: Duration = Duration::from_millis(limits::COOL_DOWN_MS);
 const REJOIN: Duration = Duration::from_secs(120);
 
 impl Sandbox {
@@ -463,8 +464,9 @@ fn site(options: &Options, ground: &Ground, nodes: &[Node]) -> Site {
         account: account(),
         durability: options.durability.clone(),
         alone: true,
-        cool_down: COOL_DOWN_MAX,
+        cool_down: COOL_DOWN,
         rejoin: REJOIN,
+        rto_ms: None,
     }
 }
 

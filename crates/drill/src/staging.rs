@@ -8,11 +8,11 @@
 use crate::deployment::{Deployment, Host, Site};
 use crate::drills::{self, Drill};
 use crate::fault::Fault;
-use crate::ground::Vantage;
+use crate::ground::{Vantage, is_here};
 use crate::ledger::{self, Account};
 use crate::operator::{self, Operator, healthy, summary};
 use serde_json::Value;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -46,6 +46,8 @@ pub struct Options {
     pub cool_down: Duration,
     /// How long members may take to come back.
     pub rejoin: Duration,
+    /// The longest outage allowed; `None`: what the drill promises.
+    pub rto_ms: Option<u64>,
 }
 
 /// See the module.
@@ -72,7 +74,7 @@ const MEMBERS_FOR_TWO: usize = 3;
 impl Staging {
     /// Asks the deployment what it is made of and whether it is well.
     pub async fn find(options: Options) -> Result<Staging, Error> {
-        let Options { operator, account, lasts, cool_down, rejoin } = options;
+        let Options { operator, account, lasts, cool_down, rejoin, rto_ms } = options;
         let status = operator.json(&["status"]).await?;
         let service = operator.service_in(&status)?;
         if service["mode"] != "automatic" {
@@ -90,7 +92,7 @@ impl Staging {
         }
         let here = hosts.iter().find(|h| is_here(h.proxy.ip())).map(|h| h.node.clone());
         let durability = service["durability"].as_str().unwrap_or_default().to_string();
-        let site = Site { hosts, account, durability, alone: false, cool_down, rejoin };
+        let site = Site { hosts, account, durability, alone: false, cool_down, rejoin, rto_ms };
         Ok(Staging { operator, site, lasts, here })
     }
 
@@ -107,6 +109,11 @@ impl Staging {
 
     /// Whether random incidents can be run from here on this deployment.
     pub fn suits_random(&self) -> Result<(), Error> {
+        if self.site.durability != "sync" {
+            return Err(Error::Unfit(
+                "random faults are judged by what `durability = \"sync\"` promises".into(),
+            ));
+        }
         if self.site.apart().next().is_none() {
             return Err(Error::Unfit(
                 "every host holds data, and any may be struck: clients need the proxy of one that does not. Add a \
@@ -238,11 +245,6 @@ fn hosts(status: &Value, service: &Value) -> Result<Vec<Host>, Error> {
     Ok(hosts)
 }
 
-/// Whether an address other than a loopback one is this machine's. Loopback ones are every host's.
-fn is_here(address: IpAddr) -> bool {
-    !address.is_loopback() && UdpSocket::bind((address, 0)).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,11 +261,5 @@ mod tests {
         assert_eq!((found[1].engine, found[1].proxy), (None, "[fd00::7]:3306".parse().unwrap()));
         let garbled = hosts(&json!({ "nodes": [{ "node": "a", "address": "a.example" }] }), &service);
         assert!(garbled.is_err());
-    }
-
-    #[test]
-    fn loopback_is_nobodys_own() {
-        assert!(!is_here("127.0.0.1".parse().unwrap()));
-        assert!(!is_here("192.0.2.1".parse().unwrap()));
     }
 }

@@ -268,6 +268,9 @@ pub struct StagingArgs {
     #[arg(long = "for", value_name = "SECONDS", requires = "staging", default_value_t = 15,
           value_parser = clap::value_parser!(u64).range(5..=limits::FAULT_S_MAX))]
     pub for_s: u64,
+    /// The longest outage you allow, in milliseconds [default: what `drill list` promises]
+    #[arg(long = "rto", value_name = "MS", requires = "staging")]
+    pub rto_ms: Option<u64>,
     /// Seconds that members may take to come back; more where rebuilding one copies much data
     #[arg(long = "rejoin", value_name = "SECONDS", requires = "staging", default_value_t = 900,
           value_parser = clap::value_parser!(u64).range(10..=86_400))]

@@ -14,12 +14,15 @@ use holdfast_drill::random;
 use holdfast_drill::sandbox::{self, Options, Sandbox};
 use holdfast_drill::soak::{self, Sample};
 use miette::{IntoDiagnostic, WrapErr};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 const START: Duration = Duration::from_secs(120);
 /// Rounds follow each other faster than failures do.
 const COOL_DOWN_S: u32 = 1;
+/// A shorter wait needs no explanation.
+const TELLS_FROM_S: u64 = 5;
 /// Room for an engine's files and an hour of drills; the disk that is filled is not the user's.
 const DISK_MIB: u32 = 1_024;
 /// An hour's binlogs are not what a soak is about.
@@ -208,6 +211,9 @@ async fn drill_rounds<D: Deployment>(
     for (drill, count) in plan {
         for number in 1..=*count {
             let id = all.len() as u64 + 1;
+            if talks && drill.waits_for_cool_down() {
+                say_cooling_down(deployment).await;
+            }
             let round = drills::round(deployment, *drill, id, writers).await;
             let round = round.map_err(|e| drilled(e, "drilling"))?;
             if talks {
@@ -233,6 +239,9 @@ async fn incidents<D: Deployment>(
         if tokio::time::Instant::now() > end {
             break;
         }
+        if talks {
+            say_cooling_down(deployment).await;
+        }
         let doing = || failed_at(seed, number, &incident);
         let round = random::incident(deployment, &incident, number).await;
         let round = round.map_err(|e| drilled(e, &doing()))?;
@@ -248,6 +257,14 @@ async fn incidents<D: Deployment>(
         all.push(round);
     }
     Ok(all)
+}
+
+/// Nothing moves for a while, and it is said why.
+async fn say_cooling_down<D: Deployment>(deployment: &D) {
+    let cool_down_s = deployment.site().cool_down.as_secs();
+    if cool_down_s > TELLS_FROM_S && deployment.operator().cooling_down().await.is_ok_and(|c| c) {
+        sayln!("waiting for the cool-down after the last failover, at most {cool_down_s} s");
+    }
 }
 
 fn failed_at(seed: u64, number: u64, incident: &random::Incident) -> String {
@@ -285,7 +302,7 @@ fn print(report: &Report, output: Output) -> Exit {
     }
     print_rounds(rounds);
     sayln!("  outage: median {median} ms, worst {worst} ms");
-    for error in rounds.iter().flat_map(|r| &r.errors) {
+    for error in rounds.iter().flat_map(|r| &r.errors).collect::<BTreeSet<_>>() {
         sayln!("  a client saw: {error}");
     }
     print_usage(usage);

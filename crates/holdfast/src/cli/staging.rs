@@ -10,13 +10,13 @@ use crate::api::people::{FaultArmed, FaultRequest};
 use crate::config::{Config, grants, secrets};
 use crate::sayln;
 use holdfast_core::topology::{PasswordSource, Service};
-use holdfast_drill::deployment::Deployment;
+use holdfast_drill::deployment::{Deployment, Site};
+use holdfast_drill::drills::Drill;
 use holdfast_drill::fault::Fault;
 use holdfast_drill::ledger::{Account, TABLES};
 use holdfast_drill::operator::{self, Operator};
 use holdfast_drill::staging::{self, Options, Staging};
 use miette::{IntoDiagnostic, WrapErr, miette};
-use std::fmt::Write;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -85,6 +85,7 @@ pub(super) async fn run(
         lasts: Duration::from_secs(args.for_s),
         cool_down: Duration::from_millis(service.cool_down_ms),
         rejoin: Duration::from_secs(args.rejoin_s),
+        rto_ms: args.rto_ms,
     })
     .await?;
     let preview = preview(&api, &staging, service, plan, writers).await?;
@@ -174,61 +175,61 @@ async fn preview(
     writers: u8,
 ) -> Result<String, Failure> {
     let site = staging.site();
-    let mut text = String::new();
-    let lasts_s = staging.lasts().as_secs();
-    let broken: Vec<(Fault, Vec<String>)> = match plan {
+    let (mut lines, mut broken): (Vec<String>, Vec<(Fault, Vec<String>)>) = (Vec::new(), Vec::new());
+    match plan {
         Plan::Drills(drills) => {
-            let mut broken = Vec::new();
             for (drill, rounds) in drills {
                 staging.suits(*drill)?;
-                let _ = writeln!(
-                    text,
-                    "{} on {}, {rounds} rounds: {}",
-                    drill.name(),
-                    service.name,
-                    drill.describe()
-                );
-                let _ = writeln!(text, "  promised  {}", drill.promises());
+                let times = if *rounds == 1 { "once".to_string() } else { format!("{rounds} times") };
+                lines.push(format!("{} on {}, {times}: {}", drill.name(), service.name, drill.describe()));
+                lines.push(format!("  promised  {}", promised(*drill, site)));
                 if let Some(fault) = drill.fault() {
                     broken.push((fault, staging.victims(*drill).await?));
                 }
             }
-            broken
         }
         Plan::Random { seed, minutes } => {
             staging.suits_random()?;
-            let _ = writeln!(text, "random faults on {} for {minutes} minutes, seed {seed}", service.name);
+            lines.push(format!("random faults on {} for {minutes} minutes, seed {seed}", service.name));
             let members: Vec<String> = site.members().map(|h| h.node.clone()).collect();
-            Fault::ALL.map(|fault| (fault, members.clone())).to_vec()
+            broken.extend(Fault::ALL.map(|fault| (fault, members.clone())));
         }
-    };
-    for (fault, victims) in broken {
-        for node in victims {
-            let name = service.name.to_string();
-            let service = (fault.hits_engine()).then_some(name);
-            let request =
-                FaultRequest { fault: fault.name().into(), service, for_s: lasts_s, rehearsal: true };
-            let armed: FaultArmed = api.post_to(&node, "/v1/faults", &request).await?;
-            let _ = writeln!(text, "  may break {node}: {}", armed.does);
-        }
+    }
+    let mut broken_on = "  may break ";
+    for (fault, node) in broken.iter().flat_map(|(fault, nodes)| nodes.iter().map(move |n| (fault, n))) {
+        let request = FaultRequest {
+            fault: fault.name().into(),
+            service: fault.hits_engine().then(|| service.name.to_string()),
+            for_s: staging.lasts().as_secs(),
+            rehearsal: true,
+        };
+        let armed: FaultArmed = api.post_to(node, "/v1/faults", &request).await?;
+        lines.push(format!("{broken_on}{node}: {}", armed.does));
+        broken_on = "            ";
     }
     let Account { user, database, .. } = &site.account;
-    let others: Vec<&str> = site.hosts.iter().map(|h| h.node.as_str()).collect();
-    let _ = writeln!(
-        text,
-        "  load      {writers} clients write to {database}.{} as {user}, through the proxies of {} where they are not \
-         broken, and to every engine; the table is dropped afterwards",
+    let proxies: Vec<&str> = site.hosts.iter().map(|h| h.node.as_str()).collect();
+    lines.push(format!(
+        "  load      {writers} clients write to {database}.{} as {user}, through the proxies of {} but for the broken one,",
         TABLES[0],
-        others.join(", ")
-    );
-    if matches!(plan, Plan::Random { .. }) || site.cool_down > Duration::from_secs(10) {
-        let _ = writeln!(
-            text,
-            "  between   rounds follow when the service is healthy and its cool-down of {} s is over",
-            site.cool_down.as_secs()
-        );
-    }
-    Ok(text)
+        proxies.join(", ")
+    ));
+    lines.push("            and others to every engine; the table is dropped afterwards".to_string());
+    lines.push(format!(
+        "  between   the next round waits until {} is healthy, and for its cool-down of {} s",
+        service.name,
+        site.cool_down.as_secs()
+    ));
+    Ok(lines.join("\n") + "\n")
+}
+
+/// By this drill, of this service.
+fn promised(drill: Drill, site: &Site) -> String {
+    let promise = drill.promise(&site.durability);
+    let outage_ms = site.rto_ms.unwrap_or(promise.outage_ms);
+    let errors = if promise.no_errors { ", no client error" } else { "" };
+    let loss = if promise.may_lose { "all that is lost is reported" } else { "nothing is lost" };
+    format!("writes are back within {outage_ms} ms{errors}; {loss}; never two primaries")
 }
 
 fn confirm(yes: bool) -> Result<(), Failure> {

@@ -76,7 +76,8 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Report> {
     let accounts = file.services.iter().flat_map(|s| s.replication.iter().chain(&s.users));
     let passwords =
         accounts.filter_map(|a| a.password.as_ref().map(|p| (p.span.clone(), p.value.clone()))).collect();
-    let (drills, place, retention) = (file.drills, file.repository.clone(), file.retention);
+    let (drills, place, retention) =
+        (file.drills.as_ref().is_some_and(|d| d.value), file.repository.clone(), file.retention);
     let topology = draft::topology(file);
     match topology {
         Some(topology) if !findings.has_errors() => {

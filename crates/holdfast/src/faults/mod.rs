@@ -15,9 +15,10 @@ use breaker::{Breaker, Outcome};
 use holdfast_core::topology::{Management, Node, Service, Topology};
 use holdfast_core::{GroupName, limits};
 use holdfast_drill::fault::Fault;
+use holdfast_drill::ground::is_here;
 use holdfast_engine::ProcessState;
 use order::{Cut, Deed, Order};
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -222,7 +223,7 @@ impl Faults {
     fn cut(&self, incoming: bool, outgoing: bool) -> Result<Deed, Error> {
         let Options { node, topology, .. } = &self.options;
         let others = || topology.nodes.iter().filter(|n| n.name != node.name);
-        if let Some(other) = others().find(|n| n.address == node.address || is_here(n.address)) {
+        if let Some(other) = others().find(|n| n.address.is_loopback() || is_here(n.address)) {
             return Err(Error::SharedMachine(node.name.to_string(), other.name.to_string()));
         }
         let peers: Vec<IpAddr> = others().map(|n| n.address).collect();
@@ -234,36 +235,37 @@ impl Faults {
 
     /// What will happen, for people.
     fn says(&self, fault: Fault, order: &Order) -> String {
-        let name = &self.options.node.name;
-        let others: Vec<&str> = self
-            .options
-            .topology
-            .nodes
-            .iter()
-            .map(|n| n.name.as_str())
-            .filter(|n| *n != name.as_str())
-            .collect();
-        let (others, lasts) = (others.join(", "), order.lasts_s);
+        let name = self.options.node.name.as_str();
+        let others = self.options.topology.nodes.iter().map(|n| n.name.as_str()).filter(|n| *n != name);
+        let (others, lasts) = (others.collect::<Vec<_>>().join(", "), order.lasts_s);
+        let here = self.options.agent.instances().iter().map(|i| i.group().as_str()).collect::<Vec<_>>();
+        let engines = if here.is_empty() { "no engine".to_string() } else { here.join(", ") };
         match (fault, order.deeds.last()) {
             (Fault::KillEngine, Some(Deed::Kill { pid })) => format!("SIGKILL to the engine (process {pid})"),
             (Fault::PauseEngine, Some(Deed::Stop { pid })) => {
                 format!("SIGSTOP to the engine (process {pid}), SIGCONT after {lasts} s")
             }
             (Fault::PauseAgent, _) => format!(
-                "SIGSTOP to `holdfast run` (process {}), SIGCONT after {lasts} s; the engine runs on",
+                "SIGSTOP to `holdfast run` (process {}), SIGCONT after {lasts} s; engines run on: {engines}",
                 std::process::id()
             ),
-            (Fault::Partition, _) => format!("nothing passes between {name} and {others} for {lasts} s"),
-            (Fault::Deaf, _) => format!("{name} hears nothing of {others} for {lasts} s; they hear it"),
-            (Fault::Mute, _) => format!("{others} hear nothing of {name} for {lasts} s; it hears them"),
-            (Fault::FillDisk, Some(Deed::Fill { path })) => format!(
-                "{} takes what is free on its file system{}, and is removed after {lasts} s",
-                path.display(),
-                order::free_bytes(path).map_or(String::new(), |b| format!(" ({} MiB)", b >> 20))
-            ),
+            (Fault::Partition, _) => {
+                format!("nothing passes between {name} ({engines}) and {others} for {lasts} s")
+            }
+            (Fault::Deaf, _) => format!("{name} ({engines}) hears nothing of {others} for {lasts} s"),
+            (Fault::Mute, _) => format!("{others} hear nothing of {name} ({engines}) for {lasts} s"),
+            (Fault::FillDisk, Some(Deed::Fill { path })) => {
+                let (root, free) = order::file_system(path).unwrap_or_default();
+                format!(
+                    "{} takes the {} MiB that are free on the file system at {}, and is removed after {lasts} s",
+                    path.display(),
+                    free >> 20,
+                    root.display()
+                )
+            }
             _ => format!(
-                "nothing passes between {name} and {others} for {lasts} s; SIGKILL to `holdfast run` and all engines of \
-                 {name}, {}",
+                "nothing passes between {name} and {others} for {lasts} s; SIGKILL to its engines ({engines}) and to \
+                 `holdfast run`, {}",
                 supervisor()
             ),
         }
@@ -290,10 +292,6 @@ fn unfill(node: &Node, service: &Service) {
     if service.members.contains(&node.name) && std::fs::remove_file(filler(node, service)).is_ok() {
         tracing::warn!(service = %service.name, "drill: a file that filled the disk was left, and is removed");
     }
-}
-
-fn is_here(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// Who will start `holdfast run` again, as far as can be seen: systemd names its unit in the control group's path.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Deeds in their order, undone in the opposite one.
@@ -47,8 +48,12 @@ impl Deed {
     }
 }
 
-/// Free on the file system of a file that need not exist; `None` if it does not tell.
-pub(super) fn free_bytes(path: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(path.parent()?).ok()?;
-    Some(stat.f_bfree * stat.f_frsize)
+/// The file system of a file that need not exist: where it is mounted, and what is free; `None` if it does not tell.
+pub(super) fn file_system(path: &Path) -> Option<(PathBuf, u64)> {
+    let directory = path.parent()?.canonicalize().ok()?;
+    let device = |p: &Path| std::fs::metadata(p).map(|m| m.dev()).ok();
+    let stat = rustix::fs::statvfs(&directory).ok()?;
+    let here = device(&directory);
+    let root = directory.ancestors().take_while(|p| device(p) == here).last()?.to_owned();
+    Some((root, stat.f_bfree * stat.f_frsize))
 }

@@ -93,7 +93,8 @@ async fn a_deployment_is_drilled_and_keeps_what_it_promises() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_engines_a_paused_engine_and_the_stores_leader_too() {
-    let mut stage = staging(|_| {}).await;
+    // Random faults fill disks too: never this machine's.
+    let mut stage = staging(|o| o.disk_mib = Some(512)).await;
     for drill in ["pause-engine", "double-failure", "kill-store-leader"] {
         kept(&stage.drill(&["run", drill]).await);
         stage.healthy().await;
@@ -198,6 +199,18 @@ async fn what_is_broken_heals_although_the_drill_was_killed() {
     assert!(began.elapsed() >= Duration::from_secs(5));
     stage.healthy().await;
 
+    // A cut ends by itself, whoever is killed.
+    stage.sandbox.holdfast(&["drill", "strike", "c", "partition", "--for", "6"]).await.unwrap();
+    let agent = stage.sandbox.pid("c").unwrap();
+    signal(child(agent, "breaker").expect("a breaker"), Signal::KILL);
+    let heard = async || {
+        let status = stage.sandbox.operator().json(&["status"]).await.unwrap_or_default();
+        let mut nodes = status["nodes"].as_array().cloned().unwrap_or_default().into_iter();
+        nodes.any(|n| n["node"] == "c" && n["heard_ms_ago"].as_u64().is_some_and(|ms| ms < 1_000))
+    };
+    wait_for("c to be cut off", async || !heard().await).await;
+    wait_for("c to be back", heard).await;
+
     // Killed with what would have healed it: the next agent does.
     let engine = stage.sandbox.dir().join("b").join(SERVICE);
     std::fs::write(engine.join("holdfast-drill.filler"), "left").unwrap();
@@ -209,6 +222,17 @@ async fn what_is_broken_heals_although_the_drill_was_killed() {
     stage.healthy().await;
     assert!(Instant::now() < end);
     stage.end().await;
+}
+
+/// A child of a process whose command line names `word`.
+fn child(parent: u32, word: &str) -> Option<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).ok()?.flatten();
+    let children = tasks.map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default());
+    let pids: Vec<u32> =
+        children.flat_map(|c| c.split(' ').filter_map(|p| p.parse().ok()).collect::<Vec<_>>()).collect();
+    let names =
+        |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.contains(word));
+    pids.into_iter().find(names)
 }
 
 /// The letter of /proc/PID/stat.
