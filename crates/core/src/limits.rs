@@ -14,7 +14,7 @@ pub const HEARTBEAT_MS: u64 = 250;
 /// A new controller waits this long for first reports: the agents ask all voters while there is none.
 pub const SETTLE_MS: u64 = 500;
 /// When all groups have been healthy for this long, the controller may move to a better place.
-pub const SEAT_CALM_MS: u64 = 1_500;
+pub const SEAT_CALM_MS: u64 = 500;
 /// After a move that failed, the next attempt.
 pub const SEAT_RETRY_MS: u64 = 30_000;
 /// How long a committed renewal lets the primary take writes (S2).

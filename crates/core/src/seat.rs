@@ -19,18 +19,16 @@ fn weight<'r>(node: &NodeName, records: impl Iterator<Item = &'r GroupRecord>) -
     })
 }
 
-/// A voter of the same region on whose host less depends than `here`, if there is one that `fits`: the best, in the order
-/// of the topology. (From another region every report and every commit would take longer.)
+/// A voter of the same region on whose host less depends than `here`, if there is one: the best, in the order of the
+/// topology. (From another region every report and every commit would take longer.)
 pub fn better<'r>(
     topology: &Topology,
     here: &NodeName,
     records: impl Iterator<Item = &'r GroupRecord> + Clone,
-    fits: impl Fn(&NodeName) -> bool,
 ) -> Option<NodeName> {
     let mine = weight(here, records.clone());
     let region = topology.node(here).map(|n| &n.region);
-    let near = topology.nodes.iter().filter(|n| n.voter && n.name != *here && Some(&n.region) == region);
-    let others = near.filter(|n| fits(&n.name));
+    let others = topology.nodes.iter().filter(|n| n.voter && n.name != *here && Some(&n.region) == region);
     let best = others.map(|n| (weight(&n.name, records.clone()), &n.name)).min_by_key(|(w, _)| *w)?;
     (best.0 < mine).then(|| best.1.clone())
 }

@@ -44,6 +44,8 @@ pub enum Error {
 
 const LOAD_BEFORE: Duration = Duration::from_millis(700);
 const LOAD_AFTER: Duration = Duration::from_millis(700);
+/// How long the controller may take to find its place after a failover, before the next round begins.
+const SEATED: Duration = Duration::from_secs(5);
 /// How long a healed host stays under load before the round ends: whoever wakes up must not take a write.
 const LOAD_HEALED: Duration = Duration::from_millis(1_500);
 /// How long writes may take to come back before the drill gives up.
@@ -170,7 +172,7 @@ pub async fn round<D: Deployment>(
     if drill.waits_for_cool_down() {
         deployment.operator().wait_cool(deployment.site().cool_down + COOLED).await?;
     }
-    let before = deployment.operator().service().await?;
+    let before = seated(deployment.operator()).await?;
     let from = text(&before["primary"]);
     let victim = match drill {
         Drill::KillStoreLeader => deployment.operator().controller().await?,
@@ -206,6 +208,19 @@ pub async fn round<D: Deployment>(
     let promise = Promise { outage_ms, alone: site.alone, ..promise };
     let seen = Seen { outage, ledger, client_errors: main.errors, direct, present, reported_lost };
     Ok(judge(drill.name(), promise, (from, to), seen))
+}
+
+/// Waits until the controller is not where the primary is: failures that follow each other faster than it moves are for
+/// random incidents. With one voter it stays where it is.
+async fn seated(operator: &Operator) -> Result<Value, Error> {
+    let end = Instant::now() + SEATED;
+    loop {
+        let service = operator.service().await?;
+        if operator.controller().await.is_ok_and(|at| service["primary"] != *at) || Instant::now() > end {
+            return Ok(service);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// All clients of a round.

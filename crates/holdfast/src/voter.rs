@@ -158,8 +158,9 @@ impl Voter {
                     return std::future::pending().await;
                 },
                 to = moves => {
-                    self.hand_over(&store, &to).await;
-                    stays_until = Instant::now() + Duration::from_millis(limits::SEAT_RETRY_MS);
+                    if !self.hand_over(&store, &to).await {
+                        stays_until = Instant::now() + Duration::from_millis(limits::SEAT_RETRY_MS);
+                    }
                 }
             }
         }
@@ -183,13 +184,15 @@ impl Voter {
         }
     }
 
-    /// Lets the controller of `to` take office. If it does not, this one goes on.
-    async fn hand_over(&self, store: &Embedded, to: &NodeName) {
-        let Some(node) = self.topology.node(to) else { return };
+    /// Lets the controller of `to` take office. If it does not (`false`), this one goes on.
+    async fn hand_over(&self, store: &Embedded, to: &NodeName) -> bool {
+        let Some(node) = self.topology.node(to) else { return false };
         tracing::info!(%to, "the controller moves to a host on which less depends");
-        if let Err(e) = store.hand_over(u64::from(node.id)).await {
-            tracing::info!(error = &e as &dyn std::error::Error, "the controller did not move");
+        let moved = store.hand_over(u64::from(node.id)).await;
+        if let Err(e) = &moved {
+            tracing::info!(error = e as &dyn std::error::Error, "the controller did not move");
         }
+        moved.is_ok()
     }
 }
 

@@ -171,12 +171,16 @@ impl Office {
     fn look_for_a_better_seat(&self, calm: bool) {
         let mut inner = self.lock();
         let now = self.clock.now();
+        let core = &inner.core;
+        // Of a host that was lost just now nobody knows yet.
+        let prompt = |ms| ms < 2 * limits::REPORT_EVERY_MS;
+        let heard = |n: &NodeName| core.heard_ms_ago(n, now).is_some_and(prompt);
+        let calm = calm && core.topology().nodes.iter().all(|n| heard(&n.name));
         inner.calm_since = if calm { inner.calm_since.or(Some(now)) } else { None };
         let long = inner.calm_since.is_some_and(|since| now.since(since) >= limits::SEAT_CALM_MS);
         let core = &inner.core;
-        let fresh = |n: &NodeName| core.heard_ms_ago(n, now).is_some_and(|ms| ms < limits::SILENT_AFTER_MS);
         let records = core.groups().map(|(record, _)| record);
-        let better = seat::better(core.topology(), &self.node, records, fresh).filter(|_| long);
+        let better = seat::better(core.topology(), &self.node, records).filter(|_| long);
         self.better_seat.send_if_modified(|known| {
             let changed = *known != better;
             *known = better;

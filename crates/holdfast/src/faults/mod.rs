@@ -150,17 +150,17 @@ impl Faults {
         }
         let order = self.order(fault, wanted)?;
         let does = self.says(fault, &order);
-        let breaker = Breaker::start(&order).await?;
-        // The number of a process that has ended meanwhile may be another's by now.
-        if self.order(fault, wanted).ok().as_ref() != Some(&order) {
-            breaker.call_off().await;
-            return Err(Error::Changed);
-        }
         let lasts = if fault.passes() { wanted.for_s * 1_000 } else { 0 };
         let ends_in_ms = limits::FAULT_BEGINS_AFTER_MS + lasts;
+        // From now on, also if whoever asks goes away before the answer.
+        state.present = Some((fault, now + Duration::from_millis(ends_in_ms)));
+        let started = self.start(fault, wanted, &order).await;
+        if started.is_err() || wanted.rehearsal {
+            state.present = None;
+        }
+        let breaker = started?;
         if !wanted.rehearsal {
             tracing::warn!(node = %self.options.node.name, fault = fault.name(), "drill: {does}");
-            state.present = Some((fault, now + Duration::from_millis(ends_in_ms)));
             state.breakers.spawn(async move {
                 match breaker.ended().await {
                     Outcome::Healed => tracing::warn!(fault = fault.name(), "drill: over"),
@@ -176,6 +176,16 @@ impl Faults {
             begins_in_ms: limits::FAULT_BEGINS_AFTER_MS,
             ends_in_ms: fault.passes().then_some(ends_in_ms),
         })
+    }
+
+    async fn start(&self, fault: Fault, wanted: &Wanted, order: &Order) -> Result<Breaker, Error> {
+        let breaker = Breaker::start(order).await?;
+        // The number of a process that has ended meanwhile may be another's by now.
+        if self.order(fault, wanted).ok().as_ref() != Some(order) {
+            breaker.call_off().await;
+            return Err(Error::Changed);
+        }
+        Ok(breaker)
     }
 
     fn order(&self, fault: Fault, wanted: &Wanted) -> Result<Order, Error> {
