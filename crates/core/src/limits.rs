@@ -109,6 +109,11 @@ pub const NODES: usize = 64;
 pub const NODE_ID_MAX: u32 = 127;
 /// Services in a topology.
 pub const SERVICES: usize = 256;
+/// Seconds for which a drill may break a host; then it heals by itself.
+pub const FAULT_S_MAX: u64 = 300;
+/// From an agent's word that a fault will begin to its beginning, so that the word still gets through.
+pub const FAULT_BEGINS_AFTER_MS: u64 = 200;
+
 /// Bytes of a topology file.
 pub const TOPOLOGY_BYTES: usize = 1 << 20;
 /// Bytes of a JSON request or answer of the API (streams excepted).

@@ -215,6 +215,7 @@ fn described(w: &World) -> ServiceStatus {
         }
         .into(),
         epoch: w.record.epoch.0,
+        cooling_down: w.record.last_takeover.is_some(),
         primary: w.record.primary().map(|p| p.node.to_string()),
         sync_set: w.record.sync_set().iter().map(NodeName::to_string).collect(),
         state: diagnosis
