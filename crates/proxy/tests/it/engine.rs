@@ -103,6 +103,10 @@ impl Engine {
 
     /// A MySQL 9.7, from its folder (`make mysql`).
     pub fn mysql() -> Engine {
+        Engine::mysql_with(&[])
+    }
+
+    pub fn mysql_with(options: &[&str]) -> Engine {
         let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
         let server = programs.join("mysqld");
         assert!(server.exists(), "there is no MySQL here yet: make mysql");
@@ -132,6 +136,7 @@ impl Engine {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = command()
             .args(["--skip-name-resolve", "--bind-address=127.0.0.1", "--log-bin=bin"])
+            .args(options)
             .arg(format!("--socket={}", dir.path().join("s").display()))
             .arg(format!("--init-file={}", dir.path().join("init.sql").display()))
             .arg(format!("--port={}", port.port()))
