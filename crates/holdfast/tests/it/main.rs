@@ -4,4 +4,6 @@
 mod backup;
 mod config;
 mod net;
+mod stage;
 mod system;
+mod upgrade;
