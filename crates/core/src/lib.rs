@@ -15,6 +15,7 @@ pub mod position;
 pub mod record;
 pub mod report;
 pub mod route;
+pub mod seat;
 pub mod secret;
 pub mod seen;
 pub mod switchover;

@@ -65,6 +65,9 @@ fn service(durability: Durability) -> Service {
         },
         cross_region_failover: false,
         cool_down_ms: holdfast_core::limits::COOL_DOWN_MS,
+        read_consistency: holdfast_core::topology::ReadConsistency::Strong,
+        read_lag_ms: holdfast_core::limits::READ_LAG_MS,
+        read_wait_ms: holdfast_core::limits::READ_WAIT_MS,
         engine_options: BTreeMap::new(),
     }
 }

@@ -227,7 +227,7 @@ impl MySqlEngine {
     pub fn new(spec: Spec) -> Result<MySqlEngine, Error> {
         let at = Layout::new(&spec)?;
         let me = datadir::user_name_of(rustix::process::getuid().as_raw())?;
-        let flavour = flavour::of(spec.engine);
+        let flavour = flavour::of(spec.engine)?;
         flavour.arguments(&spec, &at, &me, flavour::Recovery::CommitTail)?;
         if spec.server_id == 0 || spec.server_id > flavour::NODE_MAX {
             return Err(Error::BadSpec(format!(

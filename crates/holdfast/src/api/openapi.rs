@@ -1,9 +1,9 @@
 //! The OpenAPI document of what people and scripts use, generated from the handlers.
 
 use super::people::{
-    Accepted, Explanation, FailoverRequest, Finding, History, LostStatus, MemberStatus, NodeStatus,
-    PlanStatus, ReinitRequest, ServiceStatus, Status, StepStatus, SwitchoverRequest, UpgradeRequest,
-    UpgradeStatus,
+    Accepted, Explanation, FailoverRequest, FaultArmed, FaultRequest, Finding, History, LostStatus,
+    MemberStatus, NodeStatus, PlanStatus, ReinitRequest, ServiceStatus, Status, StepStatus,
+    SwitchoverRequest, UpgradeRequest, UpgradeStatus,
 };
 use super::{server, upgrade};
 use crate::http::Problem;
@@ -26,12 +26,15 @@ use utoipa::OpenApi;
         server::reinit,
         upgrade::plan,
         upgrade::begin,
-        upgrade::stop
+        upgrade::stop,
+        server::fault
     ),
     components(schemas(
         Accepted,
         Explanation,
         FailoverRequest,
+        FaultArmed,
+        FaultRequest,
         Finding,
         History,
         LostStatus,

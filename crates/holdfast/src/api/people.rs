@@ -38,6 +38,9 @@ pub struct ServiceStatus {
     /// `automatic` or `paused`.
     pub mode: String,
     pub epoch: u64,
+    /// After a takeover: another automatic one is put off, unless the primary's process is seen to end.
+    #[serde(default)]
+    pub cooling_down: bool,
     pub primary: Option<String>,
     pub sync_set: Vec<String>,
     /// `healthy`, or the code of the first diagnosis that applies.
@@ -187,6 +190,32 @@ pub struct UpgradeStatus {
     pub refused: Option<String>,
     /// While the only replica restarts, nobody could take over: this has to be accepted.
     pub no_standby: bool,
+}
+
+/// `POST /v1/faults`, to the host that is to be broken.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FaultRequest {
+    /// `kill-engine`, `kill-host`, `partition`, `deaf`, `mute`, `pause-engine`, `pause-agent` or `disk-full`.
+    pub fault: String,
+    /// Whose engine is meant; needed where the host has several.
+    pub service: Option<String>,
+    /// After so many seconds it heals by itself; 1 to 300.
+    pub for_s: u64,
+    /// Only look whether it could be done.
+    #[serde(default)]
+    pub rehearsal: bool,
+}
+
+/// Answer to a [`FaultRequest`]: it is about to begin, or with `rehearsal` could.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FaultArmed {
+    pub node: String,
+    pub fault: String,
+    /// What will happen, for people.
+    pub does: String,
+    pub begins_in_ms: u64,
+    /// From now on; absent where a process is killed and nothing has to be undone.
+    pub ends_in_ms: Option<u64>,
 }
 
 /// Answer to a wish: it is stored. Follow it in the history.

@@ -5,11 +5,13 @@ use super::hosts::{
     Vouch,
 };
 use super::people::{
-    Accepted, Explanation, FailoverRequest, History, ReinitRequest, Status, SwitchoverRequest,
+    Accepted, Explanation, FailoverRequest, FaultArmed, FaultRequest, History, ReinitRequest, Status,
+    SwitchoverRequest,
 };
 use super::{health, metrics, upgrade};
 use crate::agent::Agent;
 use crate::controller::{Error as ControllerError, Office};
+use crate::faults::{self, Faults};
 use crate::http::{Access, Problem, Role};
 use crate::voter;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -36,6 +38,7 @@ pub struct Host {
     /// When this host's certificate ends.
     pub certificate_ends_unix_s: Option<i64>,
     pub access: Access,
+    pub faults: Arc<Faults>,
 }
 
 pub(super) type Answer<T> = Result<Json<T>, Problem>;
@@ -80,6 +83,7 @@ pub fn router(host: Host) -> Router {
         .route("/v1/services/{service}/reinit", post(reinit))
         .route("/v1/services/{service}/upgrade", post(upgrade::begin))
         .route("/v1/services/{service}/upgrade/stop", post(upgrade::stop))
+        .route("/v1/faults", post(fault))
         .layer(host.access.layer(Role::Operator));
     let public = Router::new()
         .route("/primary", get(health::primary))
@@ -111,6 +115,16 @@ impl From<ControllerError> for Problem {
             ControllerError::Unreadable { .. } => {
                 Problem::internal(says).hint("the store was written by a newer version; upgrade this node")
             }
+        }
+    }
+}
+
+impl From<faults::Error> for Problem {
+    fn from(e: faults::Error) -> Problem {
+        let problem = Problem::refused(crate::agent::chain(&e));
+        match e.hint() {
+            Some(hint) => problem.hint(hint),
+            None => problem,
         }
     }
 }
@@ -300,6 +314,19 @@ pub(super) async fn reinit(
         Ok(format!("{node} will be rebuilt from the primary"))
     });
     Ok(Json(accepted.await?))
+}
+
+#[utoipa::path(post, path = "/v1/faults", request_body = FaultRequest, responses((status = 200, body = FaultArmed), (status = 422, body = Problem)))]
+pub(super) async fn fault(State(host): State<Host>, Json(q): Json<FaultRequest>) -> Answer<FaultArmed> {
+    let FaultRequest { fault, service, for_s, rehearsal } = q;
+    let armed = host.faults.arm(&faults::Wanted { fault, service, for_s, rehearsal }).await?;
+    Ok(Json(FaultArmed {
+        node: host.node.to_string(),
+        fault: armed.fault.name().to_string(),
+        does: armed.does,
+        begins_in_ms: armed.begins_in_ms,
+        ends_in_ms: armed.ends_in_ms,
+    }))
 }
 
 /// For handlers that answer with plain text.

@@ -8,6 +8,7 @@ mod client;
 mod drill;
 mod exit;
 mod output;
+mod staging;
 mod upgrade;
 mod wishes;
 
@@ -91,7 +92,11 @@ pub async fn execute(cli: Cli) -> Result<Exit, Failure> {
             let (config, _) = load(cli.config.as_deref())?;
             output::init(&config, dir, renew)
         }
-        Command::Drill(args) => drill::drill(args).await,
+        Command::Drill(args) => drill::drill(args, cli.config, cli.token_file).await,
+        Command::Breaker => match crate::faults::breaker::run().await {
+            Ok(()) => Ok(Exit::Ok),
+            Err(why) => Err(Failure::failed(miette::miette!("the breaker: {why}"))),
+        },
         Command::Completions { shell } => {
             args::completions(shell);
             Ok(Exit::Ok)

@@ -5,5 +5,6 @@ mod backup;
 mod config;
 mod net;
 mod stage;
+mod staging;
 mod system;
 mod upgrade;

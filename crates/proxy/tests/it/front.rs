@@ -28,6 +28,7 @@ pub fn options() -> (Options, watch::Sender<Option<Arc<Route>>>) {
         engine: holdfast_core::topology::Engine::MariaDb,
         group: GroupName::new("shop").unwrap(),
         zone: ZoneName::new("a").unwrap(),
+        read_consistency: holdfast_core::topology::ReadConsistency::Strong,
         local: None,
         rw_listen: "127.0.0.1:0".parse().unwrap(),
         ro_listen: Some("127.0.0.1:0".parse().unwrap()),
@@ -77,7 +78,8 @@ impl Front {
         valid_for_ms: u64,
     ) {
         let group = GroupName::new("shop").unwrap();
-        let snapshot = RouteSnapshot { group, epoch: Epoch(epoch), gate, writer, readers, valid_for_ms };
+        let snapshot =
+            RouteSnapshot { group, epoch: Epoch(epoch), gate, writer, readers, acks: 0, valid_for_ms };
         self.routes
             .send_replace(Some(Arc::new(Route { snapshot: snapshot.clone(), received: Instant::now() })));
         let deadline = Instant::now() + std::time::Duration::from_secs(10);

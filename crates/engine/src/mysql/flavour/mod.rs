@@ -26,11 +26,14 @@ const ACK_TIMEOUT_SAFE_MS: u64 = 86_400_000;
 /// How often an upstream with nothing to send sends a heartbeat, as the servers want it: in s.
 const HEARTBEAT_S: f64 = limits::HEARTBEAT_MS as f64 / 1_000.0;
 
-/// The flavour of an engine.
-pub(super) fn of(engine: Engine) -> &'static dyn Flavour {
+/// The flavour of an engine of this family.
+pub(super) fn of(engine: Engine) -> Result<&'static dyn Flavour, Error> {
     match engine {
-        Engine::MariaDb => &mariadb::MariaDb,
-        Engine::MySql => &mysql::MySql,
+        Engine::MariaDb => Ok(&mariadb::MariaDb),
+        Engine::MySql => Ok(&mysql::MySql),
+        Engine::Redis | Engine::Valkey => {
+            Err(Error::BadSpec(format!("{} is not run by the driver of the MySQL family", engine.word())))
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use holdfast_core::topology::Durability;
 use std::path::Path;
 use std::process::Command;
 
-pub(super) struct MariaDb;
+pub(in crate::mysql) struct MariaDb;
 
 pub(in crate::mysql) const SERVER: &str = "mariadbd";
 pub(in crate::mysql) use backup::BACKUP;
