@@ -241,6 +241,7 @@ impl Sim {
     fn follow(&mut self, node: usize, primary: &NodeName, acknowledges: bool) {
         let upstream = self.host_of(primary);
         let now = self.now;
+        let release = self.hosts[upstream].engine.release;
         let engine = &mut self.hosts[node].engine;
         engine.purge_relay();
         engine.apply_error = None;
@@ -248,6 +249,7 @@ impl Sim {
         engine.acknowledges = acknowledges;
         engine.receiver = Some(engine::Receiver {
             node: upstream,
+            release,
             on: true,
             conn: None,
             conn_life: 0,
