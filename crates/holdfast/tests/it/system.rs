@@ -33,7 +33,7 @@ async fn sync_loses_nothing_when_the_primary_is_killed_or_switched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mysql_loses_nothing_when_the_primary_is_killed_or_switched_and_members_come_back() {
     let programs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
-    assert!(programs.join("mysqld").exists(), "there is no MySQL here yet: make mysql");
+    assert!(programs.join("mysqld").exists(), "there is no MySQL here yet: make engines");
     let mut stage = stage(3, |o| {
         o.engine = "mysql".into();
         o.programs = Some(programs);
