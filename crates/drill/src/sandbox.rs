@@ -166,10 +166,12 @@ impl Sandbox {
     pub async fn start(options: Options) -> Result<Sandbox, Error> {
         std::fs::create_dir_all(&options.dir).map_err(|e| file("create", &options.dir, e))?;
         let dir = options.dir.canonicalize().map_err(|e| file("find", &options.dir, e))?;
-        // Not where a link leads: others may be put in its place.
+        // Not where it leads if it is a link: others may be put in its place.
         let there = |p: PathBuf| {
-            let found = p.metadata().and_then(|_| std::path::absolute(&p));
-            found.map_err(|e| file("find", &p, e))
+            let (parent, name) = (p.parent().filter(|up| *up != Path::new("")), p.file_name());
+            let parent = parent.unwrap_or(Path::new(".")).canonicalize();
+            let found = parent.map(|up| name.map_or(up.clone(), |name| up.join(name)));
+            found.and_then(|at| at.metadata().map(|_| at)).map_err(|e| file("find", &p, e))
         };
         let programs = options.programs.map(there).transpose()?;
         let mut options = Options { dir, programs, ..options };

@@ -440,15 +440,25 @@ impl Office {
         Ok(f(&world))
     }
 
+    /// An office that was just taken knows nobody yet, and would refuse what is possible. It waits no longer than for
+    /// its own verdicts.
+    async fn settle(&self, name: &GroupName) {
+        let look_again = Duration::from_millis(limits::SETTLE_MS / 20);
+        while self.lock().core.settling(name, self.clock.now()) {
+            tokio::time::sleep(look_again).await;
+        }
+    }
+
     /// Changes a record by an operator's hand: by compare-and-set, like a plan.
     pub async fn amend(
         &self,
         service: &str,
         change: impl FnOnce(&World, &mut GroupRecord) -> Result<String, String>,
     ) -> Result<crate::api::people::Accepted, Error> {
+        let unknown = || Error::UnknownService(service.to_string());
+        let name = GroupName::new(service).map_err(|_| unknown())?;
+        self.settle(&name).await;
         let (record, says, revision) = {
-            let unknown = || Error::UnknownService(service.to_string());
-            let name = GroupName::new(service).map_err(|_| unknown())?;
             let inner = self.lock();
             let world = inner.core.world(&name, self.clock.now()).ok_or_else(unknown)?;
             let mut record = world.record.clone();

@@ -4,23 +4,34 @@ use holdfast_drill::judge::Round;
 use holdfast_drill::sandbox::{Options, Sandbox};
 use serde_json::Value;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 pub const BOUND: Duration = Duration::from_secs(120);
+
+/// One deployment at a time: what clients are promised in milliseconds is not promised on half of two cores.
+static TURN: Semaphore = Semaphore::const_new(1);
+
+/// Waits for it.
+pub async fn turn() -> SemaphorePermit<'static> {
+    TURN.acquire().await.unwrap()
+}
 
 /// A sandbox whose directory goes with it.
 pub struct Stage {
     pub sandbox: Sandbox,
     pub dir: tempfile::TempDir,
+    pub turn: SemaphorePermit<'static>,
 }
 
 pub async fn stage(nodes: u8, change: impl FnOnce(&mut Options)) -> Stage {
+    let turn = turn().await;
     let dir = tempfile::tempdir().unwrap();
     let mut options = Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), nodes);
     change(&mut options);
     let mut sandbox = Sandbox::start(options).await.unwrap();
     sandbox.wait_healthy(BOUND).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(dir.path())));
-    Stage { sandbox, dir }
+    Stage { sandbox, dir, turn }
 }
 
 impl Stage {

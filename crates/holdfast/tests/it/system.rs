@@ -1,7 +1,7 @@
 //! Whole deployments: real processes of the real binary, real MariaDB, on loopback networks of their own. What a
 //! client may lose is asserted; how long it takes is measured elsewhere (`holdfast drill`), never here.
 
-use crate::stage::{BOUND, Stage, here, logs, no_loss, stage, wait_for};
+use crate::stage::{BOUND, Stage, here, logs, no_loss, stage, turn, wait_for};
 use holdfast_drill::drills::{self, Drill, account};
 use holdfast_drill::ledger::{self, Writers};
 use holdfast_drill::sandbox::{Network, Options, Sandbox, signal};
@@ -33,6 +33,7 @@ async fn sync_loses_nothing_when_the_primary_is_killed_or_switched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mysql_loses_nothing_when_the_primary_is_killed_or_switched_and_members_come_back() {
     let programs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
+    let programs = programs.canonicalize().expect("there is no MySQL here yet: make engines");
     assert!(programs.join("mysqld").exists(), "there is no MySQL here yet: make engines");
     let mut stage = stage(3, |o| {
         o.engine = "mysql".into();
@@ -227,6 +228,7 @@ async fn member_until(sandbox: &Sandbox, node: &str, what: &str, holds: impl Fn(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_refuses_to_start_says_why() {
+    let _turn = turn().await;
     let dir = tempfile::tempdir().unwrap();
     let mut options = Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), 3);
     options.engine_lines = "innodb_page_size = \"12345\"".into();
@@ -241,6 +243,7 @@ async fn an_engine_that_refuses_to_start_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_directory_of_somebody_else_is_left_alone() {
+    let _turn = turn().await;
     let dir = tempfile::tempdir().unwrap();
     let theirs = dir.path().join("s/b/shop/data");
     std::fs::create_dir_all(&theirs).unwrap();
@@ -283,13 +286,14 @@ impl Drop for SmallDisk {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_whose_disk_is_full_hands_over_to_one_with_room() {
+    let turn = turn().await;
     let dir = tempfile::tempdir().unwrap();
     let disk = SmallDisk::mount(dir.path().join("s/a"), "size=400m");
     let mut sandbox =
         Sandbox::start(Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), 3)).await.unwrap();
     let mut stage = {
         sandbox.wait_healthy(BOUND).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(dir.path())));
-        Stage { sandbox, dir }
+        Stage { sandbox, dir, turn }
     };
     assert_eq!(stage.sandbox.primary().await.unwrap(), "a");
     let proxies = stage.sandbox.proxies();

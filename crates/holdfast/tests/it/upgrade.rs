@@ -117,7 +117,7 @@ async fn a_failover_in_the_middle_of_an_upgrade_loses_nothing() {
     stage.healthy().await;
     assert_eq!(stage.sandbox.primary().await.unwrap(), before);
     let refused = stage.sandbox.holdfast(&["switchover"]).await.unwrap_err().to_string();
-    assert!(refused.contains("no way back"), "{refused}");
+    assert!(refused.contains("of a later release"), "{refused}");
     no_loss(&drills::round(&mut stage.sandbox, Drill::KillEngine, 1, 4).await.unwrap());
     stage.healthy().await;
     // Its own start brought it there.
@@ -141,13 +141,15 @@ async fn the_only_replica_is_restarted_only_if_that_is_accepted() {
     assert!(refused.contains("--accept-no-standby"), "{refused}");
     let load = Writers::start(&here(&stage.sandbox), &proxies, &account(), 1, 0..2);
     wait_for("a write", async || load.acked() > 20).await;
+    // Nothing holds up writes while no replica acknowledges, and on two cores one could never catch up with them.
+    let mut ledger = load.finish().await;
     let said = stage.sandbox.holdfast(&["upgrade", "--accept-no-standby"]).await.unwrap();
     assert!(said.contains("upgraded: every member runs"), "{said}");
     all(&stage, "version", "11.8.").await;
-    let acked = load.acked();
-    wait_for("writes to go on", async || load.acked() > acked + 20).await;
-    let ledger = load.finish().await;
     stage.healthy().await;
+    let load = Writers::start(&here(&stage.sandbox), &proxies, &account(), 1, 2..4);
+    wait_for("writes to go on", async || load.acked() > 20).await;
+    ledger.add(load.finish().await);
     nothing_lost(&stage, &ledger).await;
     stage.end().await;
 }
