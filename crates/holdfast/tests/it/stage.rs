@@ -21,7 +21,7 @@ pub async fn turn() -> SemaphorePermit<'static> {
 pub struct Stage {
     pub sandbox: Sandbox,
     pub dir: tempfile::TempDir,
-    pub turn: SemaphorePermit<'static>,
+    pub _turn: SemaphorePermit<'static>,
 }
 
 pub async fn stage(nodes: u8, change: impl FnOnce(&mut Options)) -> Stage {
@@ -31,7 +31,7 @@ pub async fn stage(nodes: u8, change: impl FnOnce(&mut Options)) -> Stage {
     change(&mut options);
     let mut sandbox = Sandbox::start(options).await.unwrap();
     sandbox.wait_healthy(BOUND).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(dir.path())));
-    Stage { sandbox, dir, turn }
+    Stage { sandbox, dir, _turn: turn }
 }
 
 impl Stage {

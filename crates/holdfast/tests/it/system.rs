@@ -293,7 +293,7 @@ async fn a_primary_whose_disk_is_full_hands_over_to_one_with_room() {
         Sandbox::start(Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), 3)).await.unwrap();
     let mut stage = {
         sandbox.wait_healthy(BOUND).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(dir.path())));
-        Stage { sandbox, dir, turn }
+        Stage { sandbox, dir, _turn: turn }
     };
     assert_eq!(stage.sandbox.primary().await.unwrap(), "a");
     let proxies = stage.sandbox.proxies();
