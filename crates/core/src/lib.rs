@@ -18,8 +18,11 @@ pub mod route;
 pub mod seat;
 pub mod secret;
 pub mod seen;
+pub mod switchover;
 mod sync_set;
 pub mod topology;
+pub mod upgrade;
+pub mod version;
 pub mod world;
 
 pub use name::{GroupName, NodeName, RegionName, UserName, ZoneName};

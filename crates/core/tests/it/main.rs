@@ -7,4 +7,5 @@ mod returning;
 mod scene;
 mod seat;
 mod sync_set;
+mod upgrade;
 mod wishes;

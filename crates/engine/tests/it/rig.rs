@@ -48,10 +48,17 @@ pub fn programs(flavour: Engine) -> Option<PathBuf> {
         Engine::MariaDb | Engine::Redis | Engine::Valkey => None,
         Engine::MySql => {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
-            assert!(folder.join("mysqld").exists(), "there is no MySQL here yet: make mysql");
+            assert!(folder.join("mysqld").exists(), "there is no MySQL here yet: make engines");
             Some(folder.canonicalize().unwrap())
         }
     }
+}
+
+/// Programs of a later release of MariaDB than this machine's.
+pub fn later() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mariadb/programs");
+    assert!(folder.join("mariadbd").exists(), "there is no later MariaDB here yet: make engines");
+    folder.canonicalize().unwrap()
 }
 
 pub fn rig(flavour: Engine, durability: Durability) -> Rig {

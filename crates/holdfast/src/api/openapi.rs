@@ -3,9 +3,9 @@
 use super::people::{
     Accepted, Explanation, FailoverRequest, FaultArmed, FaultRequest, Finding, History, LostStatus,
     MemberStatus, NodeStatus, PlanStatus, ReinitRequest, ServiceStatus, Status, StepStatus,
-    SwitchoverRequest,
+    SwitchoverRequest, UpgradeRequest, UpgradeStatus,
 };
-use super::server;
+use super::{server, upgrade};
 use crate::http::Problem;
 use utoipa::OpenApi;
 
@@ -24,6 +24,9 @@ use utoipa::OpenApi;
         server::pause,
         server::resume,
         server::reinit,
+        upgrade::plan,
+        upgrade::begin,
+        upgrade::stop,
         server::fault
     ),
     components(schemas(
@@ -43,7 +46,9 @@ use utoipa::OpenApi;
         ServiceStatus,
         Status,
         StepStatus,
-        SwitchoverRequest
+        SwitchoverRequest,
+        UpgradeRequest,
+        UpgradeStatus
     ))
 )]
 struct Document;

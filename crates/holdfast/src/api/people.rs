@@ -84,6 +84,8 @@ pub struct MemberStatus {
     pub unsafe_settings: Vec<String>,
     pub lost: Option<LostStatus>,
     pub version: String,
+    /// The version of the programs that a restart would use; absent if not known.
+    pub installed: Option<String>,
 }
 
 /// Writes that only a returning member had, saved before its data was replaced.
@@ -163,6 +165,31 @@ pub struct FailoverRequest {
 pub struct ReinitRequest {
     /// The member whose data is to be rebuilt from the primary.
     pub node: String,
+}
+
+/// `POST /v1/services/{service}/upgrade`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct UpgradeRequest {
+    /// Stop before the switchover.
+    #[serde(default)]
+    pub replicas_only: bool,
+    /// With only one replica: nobody can take over while it restarts, and under `sync` writes wait.
+    #[serde(default)]
+    pub accept_no_standby: bool,
+}
+
+/// `GET /v1/services/{service}/upgrade`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct UpgradeStatus {
+    pub service: String,
+    /// An upgrade was asked for and is neither done nor given up.
+    pub under_way: bool,
+    /// What is to be done from here, in order.
+    pub steps: Vec<String>,
+    /// Why an upgrade cannot be done, or not now.
+    pub refused: Option<String>,
+    /// While the only replica restarts, nobody could take over: this has to be accepted.
+    pub no_standby: bool,
 }
 
 /// `POST /v1/faults`, to the host that is to be broken.

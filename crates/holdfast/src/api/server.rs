@@ -8,7 +8,7 @@ use super::people::{
     Accepted, Explanation, FailoverRequest, FaultArmed, FaultRequest, History, ReinitRequest, Status,
     SwitchoverRequest,
 };
-use super::{health, metrics};
+use super::{health, metrics, upgrade};
 use crate::agent::Agent;
 use crate::controller::{Error as ControllerError, Office};
 use crate::faults::{self, Faults};
@@ -41,10 +41,10 @@ pub struct Host {
     pub faults: Arc<Faults>,
 }
 
-type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 impl Host {
-    fn office(&self) -> Result<Arc<Office>, Problem> {
+    pub(super) fn office(&self) -> Result<Arc<Office>, Problem> {
         let office = self.voter.as_ref().and_then(|(_, office)| office.borrow().clone());
         let leader = || self.store().and_then(|s| s.leadership().borrow().leader);
         office.ok_or_else(|| Problem::not_leader(leader()))
@@ -73,6 +73,7 @@ pub fn router(host: Host) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/services/{service}/history", get(history))
         .route("/v1/services/{service}/explain", get(explain))
+        .route("/v1/services/{service}/upgrade", get(upgrade::plan))
         .layer(host.access.layer(Role::Viewer));
     let operators = Router::new()
         .route("/v1/services/{service}/switchover", post(switchover))
@@ -80,6 +81,8 @@ pub fn router(host: Host) -> Router {
         .route("/v1/services/{service}/pause", post(pause))
         .route("/v1/services/{service}/resume", post(resume))
         .route("/v1/services/{service}/reinit", post(reinit))
+        .route("/v1/services/{service}/upgrade", post(upgrade::begin))
+        .route("/v1/services/{service}/upgrade/stop", post(upgrade::stop))
         .route("/v1/faults", post(fault))
         .layer(host.access.layer(Role::Operator));
     let public = Router::new()
@@ -174,11 +177,11 @@ async fn position(
     Query(q): Query<EpochQuery>,
 ) -> Answer<PrimaryPosition> {
     let instance = instance(&host, &group)?;
-    let position = instance.position(Epoch(q.epoch)).await;
-    let position = position.ok_or_else(|| {
+    let found = instance.position(Epoch(q.epoch)).await;
+    let (position, version) = found.ok_or_else(|| {
         Problem::refused(format!("{} does not lead {group} in epoch {} yet", host.node, q.epoch))
     })?;
-    Ok(Json(PrimaryPosition { position }))
+    Ok(Json(PrimaryPosition { position, version }))
 }
 
 async fn lead(State(host): State<Host>, Path(group): Path<String>) -> Answer<Lead> {
@@ -237,7 +240,7 @@ pub(super) async fn switchover(
             .primary()
             .cloned()
             .ok_or("there is no primary to switch over from; see `holdfast explain`")?;
-        let to = holdfast_core::decide::switchover_target(w, &p, to.as_ref())?;
+        let to = holdfast_core::switchover::target(w, &p, to.as_ref())?;
         let says = format!("switching over from {} to {to}", p.node);
         record.wish = Some(Wish::Switchover { to: Some(to) });
         Ok(says)

@@ -74,6 +74,22 @@ pub enum Command {
     },
     /// Rebuild a member's data from the primary
     Reinit { node: String, service: Option<String> },
+    /// Restart every instance with the programs that are installed by now: replicas first, then a switchover
+    Upgrade {
+        service: Option<String>,
+        /// Say what would be done, and whether it can be
+        #[arg(long)]
+        dry_run: bool,
+        /// Stop before the switchover: until then the group can go back to its earlier release
+        #[arg(long)]
+        replicas_only: bool,
+        /// With only one replica: restart it although nobody can take over meanwhile and, under sync, writes wait
+        #[arg(long)]
+        accept_no_standby: bool,
+        /// End an upgrade that is under way after its present step
+        #[arg(long, conflicts_with_all = ["dry_run", "replicas_only", "accept_no_standby"])]
+        stop: bool,
+    },
     /// Back up services and directories, and prove that the backups work
     #[command(subcommand)]
     Backup(BackupCommand),

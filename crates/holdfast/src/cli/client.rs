@@ -108,7 +108,7 @@ impl Api {
         })
     }
 
-    async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
+    pub async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
         self.ask(|target| async move { self.client.get(&target, path, ANSWER).await }).await
     }
     pub async fn post<Q: Serialize + Sync, A: DeserializeOwned>(

@@ -269,6 +269,7 @@ fn member(w: &World, node: &NodeName) -> MemberStatus {
             epoch: l.epoch.0,
         }),
         version: report.map(|r| r.seen.version.clone()).unwrap_or_default(),
+        installed: report.and_then(|r| r.installed.clone()),
     }
 }
 
