@@ -103,6 +103,7 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     {
         pool.retain(|(n, _)| *n == to);
     }
+    leave_full_disks(w, claim, &mut pool);
     if pool.is_empty() {
         return Err(nobody(w, claim));
     }
@@ -123,6 +124,18 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     }
     let because = format!("{node} has everything the others have (at {})", position.brief());
     Ok(Choice { node: node.clone(), because, known_loss })
+}
+
+/// Who has no room hangs in its first commit: another is promoted if there is one, though a full primary that could close in
+/// order has most. Under `sync` each of the pool has all that was acknowledged, so that nothing is lost by it.
+fn leave_full_disks(w: &World, claim: &Claim, pool: &mut Vec<(&NodeName, &Position)>) {
+    let full = |n: &NodeName| {
+        let free = w.fresh(n).and_then(|r| r.seen.free_disk_bytes);
+        free.is_some_and(|bytes| bytes < limits::DISK_FULL_BYTES)
+    };
+    if w.sync() && !claim.accept_loss && pool.iter().any(|(n, _)| !full(n)) {
+        pool.retain(|(n, _)| !full(n));
+    }
 }
 
 /// Under `async`, the shortest outage is not worth what is known to be lost by it: for a while, an incumbent that can be

@@ -91,7 +91,7 @@ impl Operator {
         self.service_in(&self.json(&["status"]).await?)
     }
     /// The service in a status.
-    pub fn service_in(&self, status: &Value) -> Result<Value, Error> {
+    pub(crate) fn service_in(&self, status: &Value) -> Result<Value, Error> {
         let mut services = status["services"].as_array().into_iter().flatten();
         let named = services.find(|s| s["service"] == self.service.as_str());
         named.cloned().ok_or_else(|| Error::Missing(format!("service {}", self.service)))
@@ -159,7 +159,7 @@ impl Operator {
 }
 
 /// See [`Operator::wait_healthy`].
-pub fn healthy(service: &Value) -> bool {
+fn healthy(service: &Value) -> bool {
     let members = service["members"].as_array().map(Vec::as_slice).unwrap_or_default();
     let role = |m: &Value, roles: &[&str]| roles.contains(&m["role"].as_str().unwrap_or_default());
     let sync = service["durability"] == "sync" && members.len() > 1;
@@ -172,7 +172,7 @@ pub fn healthy(service: &Value) -> bool {
 }
 
 /// A service's state and its members', in one line.
-pub fn summary(service: &Value) -> String {
+fn summary(service: &Value) -> String {
     let members = service["members"].as_array().cloned().unwrap_or_default();
     let each: Vec<String> = members
         .iter()

@@ -10,7 +10,7 @@ use crate::drills::{self, Drill};
 use crate::fault::Fault;
 use crate::ground::{Vantage, is_here};
 use crate::ledger::{self, Account};
-use crate::operator::{self, Operator, healthy, summary};
+use crate::operator::{self, Operator};
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -68,6 +68,8 @@ pub struct Broken {
 
 /// An agent that was stopped, or a host that was cut off, takes this long to be heard of again.
 const BACK: Duration = Duration::from_millis(500);
+/// A controller that moves to another host looks at everything anew.
+const WELL: Duration = Duration::from_secs(10);
 /// Below it, a second failure in a row leaves nobody who could take over.
 const MEMBERS_FOR_TWO: usize = 3;
 
@@ -76,16 +78,17 @@ impl Staging {
     pub async fn find(options: Options) -> Result<Staging, Error> {
         let Options { operator, account, lasts, cool_down, rejoin, rto_ms } = options;
         let status = operator.json(&["status"]).await?;
-        let service = operator.service_in(&status)?;
-        if service["mode"] != "automatic" {
+        if operator.service_in(&status)?["mode"] != "automatic" {
             let says =
                 format!("automatic failover of {} is paused; `holdfast resume` first", operator.service);
             return Err(Error::Unfit(says));
         }
-        if !healthy(&service) {
-            let says = format!("{} is not healthy: {}", operator.service, summary(&service));
-            return Err(Error::Unfit(says));
-        }
+        let service = match operator.wait_healthy(WELL, || Ok(())).await {
+            Err(operator::Error::Deadline { last, .. }) => {
+                return Err(Error::Unfit(format!("{} is not healthy: {last}", operator.service)));
+            }
+            seen => seen?,
+        };
         let hosts = hosts(&status, &service)?;
         if hosts.iter().filter(|h| h.engine.is_some()).count() < 2 {
             return Err(Error::Unfit(format!("{} has one member: nobody could take over", operator.service)));

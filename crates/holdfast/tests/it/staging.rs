@@ -200,15 +200,15 @@ async fn what_is_broken_heals_although_the_drill_was_killed() {
     stage.healthy().await;
 
     // A cut ends by itself, whoever is killed.
-    stage.sandbox.holdfast(&["drill", "strike", "c", "partition", "--for", "6"]).await.unwrap();
-    let agent = stage.sandbox.pid("c").unwrap();
-    signal(child(agent, "breaker").expect("a breaker"), Signal::KILL);
+    stage.sandbox.holdfast(&["drill", "strike", "c", "partition", "--for", LASTS]).await.unwrap();
     let heard = async || {
         let status = stage.sandbox.operator().json(&["status"]).await.unwrap_or_default();
         let mut nodes = status["nodes"].as_array().cloned().unwrap_or_default().into_iter();
         nodes.any(|n| n["node"] == "c" && n["heard_ms_ago"].as_u64().is_some_and(|ms| ms < 1_000))
     };
     wait_for("c to be cut off", async || !heard().await).await;
+    let agent = stage.sandbox.pid("c").unwrap();
+    signal(child(agent, "breaker").expect("a breaker"), Signal::KILL);
     wait_for("c to be back", heard).await;
 
     // Killed with what would have healed it: the next agent does.
