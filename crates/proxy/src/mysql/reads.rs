@@ -41,11 +41,10 @@ thread_local! {
     static CACHE: RefCell<Cache> = RefCell::default();
 }
 
-/// Reads a statement's text. `wide`: the text's character set is one in which every byte below 128 is that ASCII
-/// character, so that a string may hold bytes above.
-pub fn kind(sql: &[u8], wide: bool) -> Kind {
+/// Reads a statement's text.
+pub fn kind(sql: &[u8]) -> Kind {
     CACHE.with_borrow_mut(|cache| {
-        if !shape(sql, wide, &mut cache.shape) {
+        if !shape(sql, &mut cache.shape) {
             return Kind::Other;
         }
         if let Some(kind) = cache.known.get(&*cache.shape) {
@@ -63,7 +62,7 @@ pub fn kind(sql: &[u8], wide: bool) -> Kind {
 }
 
 /// Writes the shape of `sql`; false if it has something that lexers could read in two ways.
-fn shape(sql: &[u8], wide: bool, out: &mut Vec<u8>) -> bool {
+fn shape(sql: &[u8], out: &mut Vec<u8>) -> bool {
     out.clear();
     // Behind the last literal: one that follows in a list adds nothing.
     let mut literal_end = usize::MAX;
@@ -84,7 +83,7 @@ fn shape(sql: &[u8], wide: bool, out: &mut Vec<u8>) -> bool {
             }
             b' ' | b'\t' | b'\n' | b'\r' => space(out, 1),
             b'0'..=b'9' => number(rest, out, &mut literal_end),
-            b'\'' => match string(rest, wide) {
+            b'\'' => match string(rest) {
                 Some(len) => literal(b"''", len, out, &mut literal_end),
                 None => return false,
             },
@@ -152,14 +151,14 @@ fn number(rest: &[u8], out: &mut Vec<u8>, literal_end: &mut usize) -> usize {
     whole
 }
 
-/// The length of a string in single quotes. A doubled quote begins the next one, which comes to the same.
-fn string(rest: &[u8], wide: bool) -> Option<usize> {
+/// The length of a string in single quotes. A doubled quote begins the next one, which comes to the same. No character
+/// set that a client can use has a quote as the second byte of a character.
+fn string(rest: &[u8]) -> Option<usize> {
     let len = 2 + rest[1..].iter().position(|b| *b == b'\'')?;
     let plain = |b: &u8| match b {
         b'\\' | 0x7F => false,
         b'\t' | b'\n' | b'\r' => true,
         0..0x20 => false,
-        0x80.. => wide,
         _ => true,
     };
     rest[1..len - 1].iter().all(plain).then_some(len)
@@ -387,7 +386,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn kind(sql: &str) -> Kind {
-        super::kind(sql.as_bytes(), true)
+        super::kind(sql.as_bytes())
     }
 
     #[test]
@@ -473,7 +472,6 @@ mod tests {
         ] {
             assert_eq!(kind(sql), Kind::Other, "{sql}");
         }
-        assert_eq!(super::kind("SELECT 'ß'".as_bytes(), false), Kind::Other, "of an unknown character set");
         let long = format!("SELECT {} 1", "a + ".repeat(10_000));
         assert_eq!(kind(&long), Kind::Other);
     }
@@ -492,7 +490,7 @@ mod tests {
     fn a_shape_has_no_values() {
         let shape = |sql: &str| {
             let mut out = Vec::new();
-            super::shape(sql.as_bytes(), true, &mut out).then(|| String::from_utf8(out).unwrap())
+            super::shape(sql.as_bytes(), &mut out).then(|| String::from_utf8(out).unwrap())
         };
         assert_eq!(
             shape("SELECT A1, 1.5 FROM t7 /* x */ WHERE\n b IN (12, 'a', 4) AND c='ü'").unwrap(),
@@ -504,9 +502,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_judged(bytes: Vec<u8>, text in "[@'\"`;/*!#\\- (),.?a-z0-9\n]{0,60}") {
-            super::kind(&bytes, true);
-            super::kind(text.as_bytes(), true);
-            super::kind(format!("SELECT {text}").as_bytes(), false);
+            super::kind(&bytes);
+            super::kind(text.as_bytes());
+            super::kind(format!("SELECT {text}").as_bytes());
         }
     }
 }

@@ -208,8 +208,7 @@ impl Session {
         };
         let about_server = self.state.schema.as_deref().is_some_and(reads::is_system_schema);
         let kind = if worth_a_look && command.whole && !about_server {
-            let wide = self.state.is_wide_ascii(self.who.collation);
-            reads::kind(&self.inbox.bytes()[HEADER_BYTES + 1..command.bytes], wide)
+            reads::kind(&self.inbox.bytes()[HEADER_BYTES + 1..command.bytes])
         } else {
             Kind::Other
         };
