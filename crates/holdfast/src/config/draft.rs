@@ -7,8 +7,8 @@ use super::repository::{self, Place};
 use super::shape::{At, Record};
 use holdfast_backup::Retention;
 use holdfast_core::topology::{
-    Durability, Engine, Management, Node, PasswordSource, ReadConsistency, ReplicationUser, Service, Strategy, Topology, User,
-    WhenNoSyncReplica,
+    Durability, Engine, Management, Node, PasswordSource, ReadConsistency, ReplicationUser, Service,
+    Strategy, Topology, User, WhenNoSyncReplica,
 };
 use holdfast_core::{GroupName, NodeName, RegionName, UserName, ZoneName};
 use std::net::IpAddr;

@@ -4,4 +4,5 @@
 mod backup;
 mod config;
 mod net;
+mod survive;
 mod system;

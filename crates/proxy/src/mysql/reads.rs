@@ -21,6 +21,8 @@ pub enum Kind {
     Read,
     /// A plain read about the statement before it (its warnings, its number of rows): where that one went.
     OfLast,
+    /// Sets variables of the session, or its schema, to constants: doing it again comes to the same.
+    Setting,
     #[default]
     Other,
 }
@@ -216,6 +218,7 @@ fn judge(shape: &str) -> Kind {
     match first {
         Some("select" | "with") => judge_query(&spaced),
         Some("show") if shows_diagnostics(&spaced) => Kind::OfLast,
+        Some("set" | "use") if is_setting(&spaced) => Kind::Setting,
         _ => Kind::Other,
     }
 }
@@ -241,6 +244,21 @@ fn shows_diagnostics(tokens: &[Spaced]) -> bool {
     };
     matches!(rest, [] | ["limit", "0"] | ["limit", "0", ",", "0"])
 }
+
+/// `SET [SESSION] name = constant, …`, `SET NAMES …`, `USE schema`.
+fn is_setting(tokens: &[Spaced]) -> bool {
+    tokens.iter().all(|s| match &s.token {
+        Token::Word(word) => {
+            plain_word(word).map_or(word.quote_style == Some('`'), |w| !is_listed(NO_SETTING, w))
+        }
+        Token::Comma | Token::Eq | Token::Minus | Token::Plus => true,
+        Token::Number(..) | Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) => true,
+        _ => false,
+    })
+}
+
+/// Words of a SET that reach beyond the session, hold for the next transaction only, or change accounts.
+const NO_SETTING: &str = "for global password persist persist_only resource role statement";
 
 /// A word that is no quoted name: lower case letters, digits and `_`, as the shape leaves them.
 fn plain_word(word: &Word) -> Option<&str> {
@@ -484,6 +502,29 @@ mod tests {
             assert_eq!(kind(sql), Kind::OfLast, "{sql}");
         }
         assert_eq!(kind("SELECT ROW_COUNT(), f()"), Kind::Other);
+    }
+
+    #[test]
+    fn settings_are_told_apart() {
+        for sql in [
+            "SET NAMES utf8mb4 COLLATE 'utf8mb4_bin'",
+            "set autocommit=0, SESSION wait_timeout = -1",
+            "USE `d`",
+        ] {
+            assert_eq!(kind(sql), Kind::Setting, "{sql}");
+        }
+        for sql in [
+            "SET GLOBAL x = 1",
+            "SET a = 1, PERSIST b = 2",
+            "SET a = f(1)",
+            "SET a = (SELECT 1)",
+            "SET @a = 1",
+            "SET PASSWORD = 'x'",
+            "SET ROLE x",
+            "SET STATEMENT a = 1 FOR DELETE t",
+        ] {
+            assert_eq!(kind(sql), Kind::Other, "{sql}");
+        }
     }
 
     #[test]
