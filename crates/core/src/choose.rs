@@ -7,7 +7,7 @@
 use crate::record::{Assurance, Claim, ClaimKind, Incumbent};
 use crate::report::{InstanceReport, Process};
 use crate::world::World;
-use crate::{NodeName, Position, Seen, limits};
+use crate::{NodeName, Position, Seen, limits, upgrade};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
@@ -96,7 +96,7 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     // A data directory that was lost is not a history to go on with, under any durability.
     let emptied = |p: &Position| p.is_empty() && w.record.floor.as_ref().is_some_and(|f| !f.is_empty());
     pool.retain(|(_, p)| claim.accept_loss || !emptied(p));
-    pool.sort_by_key(|(n, _)| w.record.reinit.contains_key(*n));
+    pool.sort_by_key(|(n, _)| (w.record.reinit.contains_key(*n), upgrade::left_behind(w, n)));
     if let ClaimKind::Takeover { to: Some(to) } = &claim.kind
         && (claim.accept_loss
             || pool.iter().any(|(n, p)| *n == to && pool.iter().all(|(_, q)| p.contains(q))))

@@ -13,6 +13,10 @@ pub const STREAM_SILENT_AFTER_MS: u64 = 700;
 pub const HEARTBEAT_MS: u64 = 250;
 /// A new controller waits this long for first reports: the agents ask all voters while there is none.
 pub const SETTLE_MS: u64 = 500;
+/// When all groups have been healthy for this long, the controller may move to a better place.
+pub const SEAT_CALM_MS: u64 = 500;
+/// After a move that failed, the next attempt.
+pub const SEAT_RETRY_MS: u64 = 30_000;
 /// How long a committed renewal lets the primary take writes (S2).
 pub const LEASE_MS: u64 = 3_000;
 /// How often the primary's agent renews.
@@ -35,6 +39,10 @@ pub const REPLICA_RETRIES: u64 = 5;
 
 /// Closing a primary in order (cut, then read-only) may take this long before it is killed (S3).
 pub const FENCE_MS: u64 = 400;
+/// A process that is to be restarted may take this long to end before it counts as trouble. It is not killed.
+pub const RESTART_STOP_MS: u64 = 120_000;
+/// How often an agent looks whether other programs are installed.
+pub const PROGRAMS_EVERY_MS: u64 = 1_000;
 /// In a planned switchover, transactions in flight may take this long before they are cut.
 pub const SWITCHOVER_DRAIN_MS: u64 = 1_000;
 /// A planned switchover refuses to start if the candidate is further behind than this.
@@ -101,6 +109,11 @@ pub const NODES: usize = 64;
 pub const NODE_ID_MAX: u32 = 127;
 /// Services in a topology.
 pub const SERVICES: usize = 256;
+/// Seconds for which a drill may break a host; then it heals by itself.
+pub const FAULT_S_MAX: u64 = 300;
+/// From an agent's word that a fault will begin to its beginning, so that the word still gets through.
+pub const FAULT_BEGINS_AFTER_MS: u64 = 200;
+
 /// Bytes of a topology file.
 pub const TOPOLOGY_BYTES: usize = 1 << 20;
 /// Bytes of a JSON request or answer of the API (streams excepted).

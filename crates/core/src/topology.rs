@@ -86,6 +86,33 @@ pub struct Service {
 pub enum Engine {
     MariaDb,
     MySql,
+    Redis,
+    Valkey,
+}
+
+/// Engines that speak one protocol and replicate in one way: one driver and one proxy each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    MySql,
+    Redis,
+}
+
+impl Engine {
+    pub fn family(self) -> Family {
+        match self {
+            Engine::MariaDb | Engine::MySql => Family::MySql,
+            Engine::Redis | Engine::Valkey => Family::Redis,
+        }
+    }
+    /// The word of the topology file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Engine::MariaDb => "mariadb",
+            Engine::MySql => "mysql",
+            Engine::Redis => "redis",
+            Engine::Valkey => "valkey",
+        }
+    }
 }
 
 /// How a service is made available.

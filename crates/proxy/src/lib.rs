@@ -15,8 +15,10 @@ mod buffer;
 mod client;
 mod engine_stream;
 mod gate;
+mod hold;
 mod mysql;
 mod readers;
+mod resp;
 mod service;
 mod shared;
 

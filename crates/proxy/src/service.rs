@@ -2,8 +2,8 @@
 
 use crate::gate::{Role, Routing};
 use crate::shared::{Gauge, Shared, Stats, User, count};
-use crate::{Password, mysql};
-use holdfast_core::topology::{Engine, ReadConsistency};
+use crate::{Password, mysql, resp};
+use holdfast_core::topology::{Engine, Family, ReadConsistency};
 use holdfast_core::{Epoch, GroupName, RouteSnapshot, UserName, ZoneName, limits};
 use holdfast_wire::{caching_sha2, native_password};
 use std::io;
@@ -211,6 +211,7 @@ async fn pump(shared: Arc<Shared>, mut routes: watch::Receiver<Option<Arc<Route>
                 gate: s.gate,
                 writer: s.writer.clone(),
                 readers: s.readers.clone(),
+                acks: s.acks,
             };
             shared.set_route(routing, route.received + Duration::from_millis(s.valid_for_ms));
         }
@@ -262,14 +263,21 @@ impl Drop for Place {
 async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, role: Role, place: Option<Place>) {
     let Some(_place) = place else {
         count(&shared.counters.errors_connections);
-        mysql::refuse(stream, shared.limits.connections).await;
+        let limit = shared.limits.connections;
+        match shared.engine.family() {
+            Family::MySql => mysql::refuse(stream, limit).await,
+            Family::Redis => resp::refuse(stream, limit).await,
+        }
         return;
     };
     count(&shared.counters.connections_total);
     let _gauge = Gauge::new(&shared, |c| &c.connections);
     let slot = shared.register();
     let _registered = Registered { shared: shared.clone(), slot: slot.clone() };
-    mysql::serve(shared, slot, role, stream, peer).await;
+    match shared.engine.family() {
+        Family::MySql => mysql::serve(shared, slot, role, stream, peer).await,
+        Family::Redis => resp::serve(shared, slot, role, stream, peer).await,
+    }
 }
 
 struct Registered {

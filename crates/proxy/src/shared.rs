@@ -9,7 +9,7 @@ use crate::readers::Readers;
 use crate::service::{Limits, LocalEngine};
 use futures_util::task::AtomicWaker;
 use holdfast_core::secret::Password;
-use holdfast_core::topology::{Engine, ReadConsistency};
+use holdfast_core::topology::{Engine, Family, ReadConsistency};
 use holdfast_core::{Epoch, GroupName, ZoneName};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -24,8 +24,8 @@ use tokio::time::Instant;
 /// What clients are told before any engine was seen. MariaDB's clients know it by the prefix.
 fn version_at_first(engine: Engine) -> &'static [u8] {
     match engine {
-        Engine::MariaDb => b"5.5.5-10.11.0-MariaDB",
         Engine::MySql => b"8.4.0",
+        _ => b"5.5.5-10.11.0-MariaDB",
     }
 }
 /// Ids of sessions have this bit; an engine's ids do not get that far.
@@ -103,6 +103,8 @@ counters! {
     errors_state_lost,
     /// Errors told: outcome unknown.
     errors_outcome_unknown,
+    /// Errors told: executed, but replicas did not confirm.
+    errors_unconfirmed,
     /// Errors told: protocol.
     errors_protocol,
 }
@@ -147,8 +149,13 @@ struct Outlet {
     half: WriteHalf,
     link: Link,
     thread_id: u32,
+    /// What ends the connection in order, if anything does.
+    goodbye: &'static [u8],
     cut: bool,
 }
+
+/// A MySQL client's last packet, without which the engine would log the connection as aborted.
+const MYSQL_GOODBYE: [u8; 5] = [1, 0, 0, 0, holdfast_wire::command::QUIT];
 
 impl Slot {
     /// Writes to the engine. Fails without writing once the connection is cut.
@@ -172,8 +179,7 @@ impl Slot {
     pub fn is_doomed(&self) -> bool {
         self.killed.load(Ordering::Acquire) || self.condemned.load(Ordering::Acquire)
     }
-    /// Drops the way out; if the connection is between two commands, with a word of goodbye so that the engine does
-    /// not log it as aborted. Behind half a packet the goodbye would become its end.
+    /// Drops the way out; if the connection is between two commands, with a word of goodbye. Behind half a packet the goodbye would become its end.
     pub fn disconnect(&self, between_commands: bool) {
         let used = lock(&self.outlets).used.take();
         Self::part(used, between_commands);
@@ -187,9 +193,9 @@ impl Slot {
         if let Some(mut outlet) = outlet
             && between_commands
             && !outlet.cut
+            && !outlet.goodbye.is_empty()
         {
-            let quit = [1, 0, 0, 0, holdfast_wire::command::QUIT];
-            let _ = outlet.half.poll_write(&mut Context::from_waker(Waker::noop()), &quit);
+            let _ = outlet.half.poll_write(&mut Context::from_waker(Waker::noop()), outlet.goodbye);
         }
     }
 }
@@ -343,8 +349,12 @@ impl Shared {
 
     /// Gives a session its way out. False if that epoch was closed meanwhile: the connection must not be used.
     pub fn connect(&self, slot: &Slot, half: WriteHalf, link: Link, thread_id: u32) -> bool {
+        let goodbye: &[u8] = match self.engine.family() {
+            Family::MySql => &MYSQL_GOODBYE,
+            Family::Redis => &[],
+        };
         let mut outlets = lock(&slot.outlets);
-        let outlet = outlets.used.insert(Outlet { half, link, thread_id, cut: false });
+        let outlet = outlets.used.insert(Outlet { half, link, thread_id, goodbye, cut: false });
         // `close` first publishes the epoch, then locks each slot: either it sees this connection, or this sees it.
         if gate::is_cut(link, None, self.closed_through()) {
             outlet.cut = true;

@@ -20,6 +20,7 @@ pub(super) struct File {
     pub name: Option<At<String>>,
     pub api_port: Option<At<u16>>,
     pub allow_plaintext: bool,
+    pub drills: Option<At<bool>>,
     /// The file has a `[tls]` section, perhaps a wrong one.
     pub wants_tls: bool,
     pub tls_dir: Option<At<PathBuf>>,
@@ -81,6 +82,7 @@ pub(super) fn file(mut r: Record, out: &mut Findings) -> File {
         name: r.text("name"),
         api_port: r.port("api_port"),
         allow_plaintext: r.flag("allow_plaintext_passwords").is_some_and(|f| f.value),
+        drills: r.flag("drills"),
         wants_tls,
         tls_dir: r.one("tls").and_then(|mut tls| tls.path("dir")),
         repository: r.one("repository").and_then(|mut r| repository::place(&mut r, out)),

@@ -123,6 +123,13 @@ pub static FILE: Section = Section {
              leave this off outside a sandbox.",
         ),
         field(
+            "drills",
+            Kind::Flag,
+            Need::Default(Default::Flag(false)),
+            "This is a staging deployment: every host lets an operator break it with `holdfast drill`, for a while. \
+             Without it every host refuses. Never set it where the data matters.",
+        ),
+        field(
             "tls",
             Kind::One(&TLS),
             Need::Optional("the API listens on loopback addresses only"),

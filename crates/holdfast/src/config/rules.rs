@@ -47,6 +47,7 @@ pub(super) fn check(file: &File, out: &mut Findings) {
     node_ids(file, out);
     voters(file, out);
     exposure(file, out);
+    drills(file, out);
     data_dirs(file, out);
     unique("service", file.services.iter().filter_map(|s| s.name.as_ref()), out);
     for service in &file.services {
@@ -58,6 +59,15 @@ pub(super) fn check(file: &File, out: &mut Findings) {
         options::check(service, out);
     }
     ports(file, out);
+}
+
+/// The file of a staging deployment is easily copied to where it does not belong.
+fn drills(file: &File, out: &mut Findings) {
+    if let Some(drills) = file.drills.as_ref().filter(|d| d.value) {
+        let finding = Finding::warning("drills", "operators may break the hosts of this deployment");
+        let hint = "right for staging; take it out where the data matters";
+        out.push(finding.at(&drills.span, "every agent does what `holdfast drill` says").hint(hint));
+    }
 }
 
 fn unique<'a, T: Ord + Display + 'a>(

@@ -4,5 +4,8 @@
 mod backup;
 mod config;
 mod net;
+mod stage;
+mod staging;
 mod survive;
 mod system;
+mod upgrade;

@@ -1,7 +1,7 @@
 //! Sessions that survive: what clients with prepared statements see of a switchover and of a failover, with reads that
 //! stay on the primary and reads that leave it.
 
-use crate::system::{BOUND, Stage, stage, wait_for};
+use crate::stage::{BOUND, Stage, stage, wait_for};
 use holdfast_drill::drills::account;
 use holdfast_drill::sandbox::{DATABASE, USER, signal};
 use mysql_async::prelude::Queryable;

@@ -8,6 +8,7 @@ use crate::buffer::Buffer;
 use crate::client::ClientStream;
 use crate::engine_stream::ReadHalf;
 use crate::gate::{self, Admit, Link, Role, Routing, View};
+use crate::hold::Hold;
 use crate::mysql::backend::Login;
 use crate::mysql::errors::{self, ClientError};
 use crate::mysql::exchange::Exchange;
@@ -163,7 +164,7 @@ impl Session {
     /// Ends the login once there is an engine connection: the engine may know better about schema and user.
     async fn begin(&mut self) -> Result<(), End> {
         let seq = self.login_seq;
-        let mut hold = crate::mysql::rehome::Hold::new(0);
+        let mut hold = Hold::new(0);
         if let Err(error) = self.admit_slowly(&mut hold).await? {
             return Err(End::Tell(error, seq));
         }
@@ -380,7 +381,7 @@ impl Session {
 
     /// Sends a command to where it belongs, when it may go there, and relays the reply.
     async fn carry(&mut self, mut command: Command) -> Result<(), End> {
-        let mut hold = crate::mysql::rehome::Hold::new(command.bytes);
+        let mut hold = Hold::new(command.bytes);
         // A reader has one chance.
         let mut may_leave = self.reads.is_some();
         if may_leave && command.code == command::STMT_PREPARE {

@@ -80,8 +80,8 @@ impl Written {
     /// The position, if it is a single transaction: `domain-server-sequence`, or `uuid[:tag]:number`.
     fn mark(&self, engine: Engine) -> Option<Mark> {
         let (ends, begins) = match engine {
-            Engine::MariaDb => (b'-', self.position.iter().position(|b| *b == b'-')?),
             Engine::MySql => (b':', self.position.iter().rposition(|b| *b == b':')?),
+            _ => (b'-', self.position.iter().position(|b| *b == b'-')?),
         };
         let number = &self.position[self.position.iter().rposition(|b| *b == ends)? + 1..];
         if self.position.contains(&b',') || !number.iter().all(u8::is_ascii_digit) {
@@ -312,8 +312,8 @@ impl Session {
             return false;
         }
         let sql = match self.shared.engine {
-            Engine::MariaDb => "SELECT @@global.gtid_binlog_pos",
             Engine::MySql => "SELECT @@global.gtid_executed",
+            _ => "SELECT @@global.gtid_binlog_pos",
         };
         match self.own_value(sql.as_bytes()).await {
             Ok(position) => self.reads.as_mut().is_some_and(|r| r.written.set(&position.unwrap_or_default())),
@@ -434,8 +434,8 @@ impl Session {
             let position = String::from_utf8_lossy(&reads.written.position);
             let ms = self.shared.limits.read_wait_ms.max(1);
             let function = match self.shared.engine {
-                Engine::MariaDb => "MASTER_GTID_WAIT",
                 Engine::MySql => "WAIT_FOR_EXECUTED_GTID_SET",
+                _ => "MASTER_GTID_WAIT",
             };
             command.wait = Some(
                 format!("SELECT {function}('{position}',{}.{:03})", ms / 1_000, ms % 1_000).into_bytes(),

@@ -363,8 +363,8 @@ impl State {
         let mut sql = b"SET SESSION ".to_vec();
         // Neither knows the other's name for it (MariaDB before 11.1, MySQL since 8.0).
         let read_only: &[u8] = match engine {
-            Engine::MariaDb => b"tx_read_only=1",
             Engine::MySql => b"transaction_read_only=1",
+            _ => b"tx_read_only=1",
         };
         if let Replay::Session { writes, gtids } = on {
             sql.extend_from_slice(

@@ -101,7 +101,7 @@ impl Engine {
         engine
     }
 
-    /// A MySQL 9.7, from its folder (`make mysql`).
+    /// A MySQL 9.7, from its folder (`make engines`).
     pub fn mysql() -> Engine {
         Engine::mysql_with(&[])
     }
@@ -109,7 +109,7 @@ impl Engine {
     pub fn mysql_with(options: &[&str]) -> Engine {
         let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
         let server = programs.join("mysqld");
-        assert!(server.exists(), "there is no MySQL here yet: make mysql");
+        assert!(server.exists(), "there is no MySQL here yet: make engines");
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let quoted = PASSWORD.replace('\\', "\\\\").replace('\'', "\\'");
