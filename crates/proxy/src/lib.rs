@@ -1,6 +1,7 @@
 //! The proxy: listeners, routing, holding, re-homing. Knows neither store nor engine.
 //!
-//! Guarantees: one engine connection per client session; bytes stream through untouched but for statement ids and
+//! Guarantees: one engine connection per client session, and under a read consistency other than strong a second one, for
+//! its plain reads; bytes stream through untouched but for statement ids and
 //! session-tracking data that a client did not ask for; no write passes a gate that is not open (S1, S3); a
 //! statement whose outcome is unknown is never sent again (S13).
 //! Deliberately absent: the store, the engine driver, the control plane. The proxy is handed immutable snapshots and

@@ -141,8 +141,18 @@ pub struct DevArgs {
     /// The proxies' read/write port; the read port is the next one
     #[arg(long, default_value_t = 3306)]
     pub port: u16,
+    /// What reads on the read/write port may see; anything but strong lets them go to replicas
+    #[arg(long, value_enum, default_value_t = Consistency::Strong)]
+    pub read_consistency: Consistency,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Consistency {
+    Strong,
+    Session,
+    Eventual,
 }
 
 /// The servers of a sandbox.

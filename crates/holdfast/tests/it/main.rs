@@ -6,5 +6,6 @@ mod config;
 mod net;
 mod stage;
 mod staging;
+mod survive;
 mod system;
 mod upgrade;

@@ -2,15 +2,17 @@
 //! and at what it says about the session.
 //!
 //! Guarantees: a command is sent again only if it provably was not executed (S13): it was not written whole, it has
-//! no effect, or a read-only engine refused it as a whole. A reply's bytes are read into one buffer per thread and
+//! no effect or the same one each time, or a read-only engine refused it as a whole. A reply's bytes are read into one buffer per thread and
 //! written out from there; a session keeps only what its client did not take yet.
 
 use crate::mysql::errors::{self, ClientError};
 use crate::mysql::outgoing::{Command, Sent};
+use crate::mysql::reads::{self, Kind};
 use crate::mysql::session::{End, Loss, Session};
 use crate::mysql::split::Waited;
-use crate::mysql::sql::Verb;
+use crate::mysql::sql::{Scan, Verb};
 use crate::mysql::state::Replay;
+use crate::mysql::statements::CURSOR_AT;
 use holdfast_wire::packet::{HEADER_BYTES, Header};
 use holdfast_wire::reply::{self, ErrPacket, OkPacket};
 use holdfast_wire::tracker::{Event, Outcome, Tracker, WHOLE_BYTES_MAX};
@@ -192,7 +194,7 @@ impl Session {
                 | command::SET_OPTION
                 | command::RESET_CONNECTION
         );
-        if harmless && !command.has_begun() {
+        if (harmless || (!in_transaction && self.repeats(command))) && !command.has_begun() {
             // What was lost is told by the caller.
             return Ok(Exchange::Again);
         }
@@ -209,6 +211,28 @@ impl Session {
         let loss =
             if in_transaction && !unsure && commits_nothing { Loss::Transaction } else { Loss::Unknown };
         Ok(Exchange::Tell(self.tell_loss(loss)))
+    }
+
+    /// Outside a transaction, a command that can be done again to the same effect, however far it came: a plain read,
+    /// a setting, the beginning of a transaction.
+    fn repeats(&mut self, command: &Command) -> bool {
+        let can = |scan: &Scan, sql: &[u8]| {
+            !scan.several && (scan.bounds || matches!(reads::kind(sql), Kind::Read | Kind::Setting))
+        };
+        match (command.code, command.statement) {
+            (command::QUERY, _) if command.whole => {
+                can(&command.scan, &self.inbox.bytes()[HEADER_BYTES + 1..command.bytes])
+            }
+            (command::STMT_EXECUTE, Some(id)) if command.whole => {
+                let opens_cursor = self.inbox.bytes().get(CURSOR_AT) != Some(&0);
+                let Some(statement) = self.state.statements.get(id) else { return false };
+                let ahead = statement.places().any(|p| p.long_data);
+                !opens_cursor
+                    && !ahead
+                    && statement.sql.as_deref().is_some_and(|sql| can(&statement.scan, sql))
+            }
+            _ => false,
+        }
     }
 
     /// Reads from the engine and passes on, until something must be done about it.

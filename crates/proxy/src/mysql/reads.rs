@@ -21,6 +21,8 @@ pub enum Kind {
     Read,
     /// A plain read about the statement before it (its warnings, its number of rows): where that one went.
     OfLast,
+    /// Sets variables of the session, or its schema, to constants: doing it again comes to the same.
+    Setting,
     #[default]
     Other,
 }
@@ -41,11 +43,10 @@ thread_local! {
     static CACHE: RefCell<Cache> = RefCell::default();
 }
 
-/// Reads a statement's text. `wide`: the text's character set is one in which every byte below 128 is that ASCII
-/// character, so that a string may hold bytes above.
-pub fn kind(sql: &[u8], wide: bool) -> Kind {
+/// Reads a statement's text.
+pub fn kind(sql: &[u8]) -> Kind {
     CACHE.with_borrow_mut(|cache| {
-        if !shape(sql, wide, &mut cache.shape) {
+        if !shape(sql, &mut cache.shape) {
             return Kind::Other;
         }
         if let Some(kind) = cache.known.get(&*cache.shape) {
@@ -63,7 +64,7 @@ pub fn kind(sql: &[u8], wide: bool) -> Kind {
 }
 
 /// Writes the shape of `sql`; false if it has something that lexers could read in two ways.
-fn shape(sql: &[u8], wide: bool, out: &mut Vec<u8>) -> bool {
+fn shape(sql: &[u8], out: &mut Vec<u8>) -> bool {
     out.clear();
     // Behind the last literal: one that follows in a list adds nothing.
     let mut literal_end = usize::MAX;
@@ -84,7 +85,7 @@ fn shape(sql: &[u8], wide: bool, out: &mut Vec<u8>) -> bool {
             }
             b' ' | b'\t' | b'\n' | b'\r' => space(out, 1),
             b'0'..=b'9' => number(rest, out, &mut literal_end),
-            b'\'' => match string(rest, wide) {
+            b'\'' => match string(rest) {
                 Some(len) => literal(b"''", len, out, &mut literal_end),
                 None => return false,
             },
@@ -152,14 +153,14 @@ fn number(rest: &[u8], out: &mut Vec<u8>, literal_end: &mut usize) -> usize {
     whole
 }
 
-/// The length of a string in single quotes. A doubled quote begins the next one, which comes to the same.
-fn string(rest: &[u8], wide: bool) -> Option<usize> {
+/// The length of a string in single quotes. A doubled quote begins the next one, which comes to the same. No character
+/// set that a client can use has a quote as the second byte of a character.
+fn string(rest: &[u8]) -> Option<usize> {
     let len = 2 + rest[1..].iter().position(|b| *b == b'\'')?;
     let plain = |b: &u8| match b {
         b'\\' | 0x7F => false,
         b'\t' | b'\n' | b'\r' => true,
         0..0x20 => false,
-        0x80.. => wide,
         _ => true,
     };
     rest[1..len - 1].iter().all(plain).then_some(len)
@@ -217,6 +218,7 @@ fn judge(shape: &str) -> Kind {
     match first {
         Some("select" | "with") => judge_query(&spaced),
         Some("show") if shows_diagnostics(&spaced) => Kind::OfLast,
+        Some("set" | "use") if is_setting(&spaced) => Kind::Setting,
         _ => Kind::Other,
     }
 }
@@ -242,6 +244,21 @@ fn shows_diagnostics(tokens: &[Spaced]) -> bool {
     };
     matches!(rest, [] | ["limit", "0"] | ["limit", "0", ",", "0"])
 }
+
+/// `SET [SESSION] name = constant, …`, `SET NAMES …`, `USE schema`.
+fn is_setting(tokens: &[Spaced]) -> bool {
+    tokens.iter().all(|s| match &s.token {
+        Token::Word(word) => {
+            plain_word(word).map_or(word.quote_style == Some('`'), |w| !is_listed(NO_SETTING, w))
+        }
+        Token::Comma | Token::Eq | Token::Minus | Token::Plus => true,
+        Token::Number(..) | Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) => true,
+        _ => false,
+    })
+}
+
+/// Words of a SET that reach beyond the session, hold for the next transaction only, or change accounts.
+const NO_SETTING: &str = "for global password persist persist_only resource role statement";
 
 /// A word that is no quoted name: lower case letters, digits and `_`, as the shape leaves them.
 fn plain_word(word: &Word) -> Option<&str> {
@@ -387,7 +404,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn kind(sql: &str) -> Kind {
-        super::kind(sql.as_bytes(), true)
+        super::kind(sql.as_bytes())
     }
 
     #[test]
@@ -473,7 +490,6 @@ mod tests {
         ] {
             assert_eq!(kind(sql), Kind::Other, "{sql}");
         }
-        assert_eq!(super::kind("SELECT 'ß'".as_bytes(), false), Kind::Other, "of an unknown character set");
         let long = format!("SELECT {} 1", "a + ".repeat(10_000));
         assert_eq!(kind(&long), Kind::Other);
     }
@@ -489,10 +505,33 @@ mod tests {
     }
 
     #[test]
+    fn settings_are_told_apart() {
+        for sql in [
+            "SET NAMES utf8mb4 COLLATE 'utf8mb4_bin'",
+            "set autocommit=0, SESSION wait_timeout = -1",
+            "USE `d`",
+        ] {
+            assert_eq!(kind(sql), Kind::Setting, "{sql}");
+        }
+        for sql in [
+            "SET GLOBAL x = 1",
+            "SET a = 1, PERSIST b = 2",
+            "SET a = f(1)",
+            "SET a = (SELECT 1)",
+            "SET @a = 1",
+            "SET PASSWORD = 'x'",
+            "SET ROLE x",
+            "SET STATEMENT a = 1 FOR DELETE t",
+        ] {
+            assert_eq!(kind(sql), Kind::Other, "{sql}");
+        }
+    }
+
+    #[test]
     fn a_shape_has_no_values() {
         let shape = |sql: &str| {
             let mut out = Vec::new();
-            super::shape(sql.as_bytes(), true, &mut out).then(|| String::from_utf8(out).unwrap())
+            super::shape(sql.as_bytes(), &mut out).then(|| String::from_utf8(out).unwrap())
         };
         assert_eq!(
             shape("SELECT A1, 1.5 FROM t7 /* x */ WHERE\n b IN (12, 'a', 4) AND c='ü'").unwrap(),
@@ -504,9 +543,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_judged(bytes: Vec<u8>, text in "[@'\"`;/*!#\\- (),.?a-z0-9\n]{0,60}") {
-            super::kind(&bytes, true);
-            super::kind(text.as_bytes(), true);
-            super::kind(format!("SELECT {text}").as_bytes(), false);
+            super::kind(&bytes);
+            super::kind(text.as_bytes());
+            super::kind(format!("SELECT {text}").as_bytes());
         }
     }
 }

@@ -170,7 +170,7 @@ impl Session {
         match command.code {
             command::QUERY | command::STMT_PREPARE => match self.kind_of(command) {
                 Kind::OfLast if !last_away || command.code == command::STMT_PREPARE => None,
-                Kind::Other => None,
+                Kind::Other | Kind::Setting => None,
                 // A statement that only the reader would have could be lost with it.
                 Kind::Read if command.code == command::STMT_PREPARE && !self.has_room_for(command) => None,
                 kind => Some(kind),
@@ -182,7 +182,7 @@ impl Session {
                 let here = match statement.kind {
                     Kind::Read => true,
                     Kind::OfLast => last_away,
-                    Kind::Other => false,
+                    Kind::Other | Kind::Setting => false,
                 };
                 let ahead = statement.places().any(|p| p.long_data);
                 (here && cursor == 0 && !ahead).then_some(statement.kind)
@@ -208,8 +208,7 @@ impl Session {
         };
         let about_server = self.state.schema.as_deref().is_some_and(reads::is_system_schema);
         let kind = if worth_a_look && command.whole && !about_server {
-            let wide = self.state.is_wide_ascii(self.who.collation);
-            reads::kind(&self.inbox.bytes()[HEADER_BYTES + 1..command.bytes], wide)
+            reads::kind(&self.inbox.bytes()[HEADER_BYTES + 1..command.bytes])
         } else {
             Kind::Other
         };

@@ -32,6 +32,8 @@ pub struct Scan {
     pub several: bool,
     /// The first statement commits what is open, even if it then fails.
     pub commits: bool,
+    /// Begins or ends a transaction, alone: outside of one, doing it again comes to the same.
+    pub bounds: bool,
     pub user_variable: bool,
     pub user_lock: bool,
     pub table_lock: bool,
@@ -199,6 +201,11 @@ impl Scan {
                 "XA",
             ],
         );
+        self.bounds = match s.count {
+            1 => any(w, &["BEGIN", "COMMIT", "ROLLBACK"]),
+            2 => any(w, &["BEGIN", "COMMIT", "ROLLBACK"]) && is(s.word(1), "WORK"),
+            _ => false,
+        } || s.starts(&["START", "TRANSACTION"]);
         self.verb = if any(
             w,
             &[
@@ -335,6 +342,10 @@ mod tests {
         assert_eq!(scan("rollback to savepoint a").verb, Verb::Other);
         assert!(scan("select 1; select 2").several && !scan("select 1; -- done").several);
         assert!(scan("load data local infile 'x' into table t").local_file);
+        assert!(
+            scan("begin").bounds && scan("start transaction read only").bounds && scan("commit work;").bounds
+        );
+        assert!(!scan("begin not atomic select 1; end").bounds && !scan("commit and chain").bounds);
         assert!(scan("alter table t add b int").commits && !scan("update t set a=1").commits);
     }
 

@@ -254,19 +254,6 @@ impl State {
         self.revision.option = self.revision.next();
     }
 
-    /// In the session's character set, every byte below 128 is that ASCII character, and none above is part of one.
-    /// `collation` is the login's.
-    pub fn is_wide_ascii(&self, collation: u8) -> bool {
-        let named = self.variables.iter().find(|(n, _)| **n == *b"character_set_client");
-        match named {
-            Some((_, name)) => matches!(&**name, b"utf8mb4" | b"utf8mb3" | b"utf8" | b"latin1" | b"ascii"),
-            // latin1, ascii, utf8mb3 and utf8mb4.
-            None => {
-                matches!(collation, 5 | 8 | 11 | 15 | 31 | 33 | 45..=49 | 65 | 83 | 94 | 192..=215 | 223..=247 | 255)
-            }
-        }
-    }
-
     /// `AUTOCOMMIT` as far as it is known to be changed.
     pub fn autocommit(&self) -> bool {
         !self.variables.iter().any(|(n, v)| **n == *b"autocommit" && **v == *b"OFF")

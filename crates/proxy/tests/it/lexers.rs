@@ -67,9 +67,10 @@ const PIECES: [&[u8]; 56] = [
     b"\0",
     b"\x1a",
 ];
+const QUOTES: [&[u8]; 11] = [b"'", b"'", b"''", b"\\", b"\\", b" ", b"\xa1", b"\"", b"# ", b"'\\''", b"# '"];
 /// Calls of what must never be called at a reader.
 const CALLS: [&[u8]; 8] =
-    [b"f()", b"f ()", b"`f`()", b"d.f()", b"lower (1)", b"\"f\"()", b"{fn f()}", b"f/**/()"];
+    [b"f()", b"f ()", b"`f`()", b"d.f()", b"now (1)", b"\"f\"()", b"{fn f()}", b"f/**/()"];
 
 /// Good enough to stir a soup with, and the same every time.
 struct Dice(u64);
@@ -79,7 +80,11 @@ impl Dice {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % sides
     }
-    fn soup(&mut self) -> Vec<u8> {
+    /// Either anything, or much of what opens, closes and escapes.
+    fn soup(&mut self, quotes: bool) -> Vec<u8> {
+        if quotes {
+            return (0..self.roll(4)).flat_map(|_| QUOTES[self.roll(QUOTES.len())].iter().copied()).collect();
+        }
         (0..self.roll(4)).flat_map(|_| PIECES[self.roll(PIECES.len())].iter().copied()).collect()
     }
 }
@@ -102,7 +107,7 @@ async fn nothing_is_called_at_a_reader(flavour: Flavour) {
         })
     });
     for engine in [&writer, &reader] {
-        for (name, takes) in [("f", ""), ("lower ", "x INT")] {
+        for (name, takes) in [("f", ""), ("now ", "x INT")] {
             engine.sql(&format!(
                 "CREATE FUNCTION d.{name}({takes}) RETURNS INT NO SQL RETURN GET_LOCK('called', 0)"
             ));
@@ -123,9 +128,10 @@ async fn nothing_is_called_at_a_reader(flavour: Flavour) {
         for mode in modes {
             let mut client = Client::connect(front.addr).await;
             client.query(&format!("SET NAMES {names}; SET SESSION sql_mode='{mode}'")).await.unwrap();
-            for _ in 0..300 {
+            for i in 0..500 {
                 let call = CALLS[dice.roll(CALLS.len())];
-                let sql = [b"SELECT 1", &*dice.soup(), b", ", call, &*dice.soup()].concat();
+                let sql =
+                    [b"SELECT 1 ", &*dice.soup(i % 2 == 0), b", ", call, &*dice.soup(i % 2 == 0)].concat();
                 client.send(&[&[command::QUERY], &*sql].concat()).await;
                 client.reply(command::QUERY).await.unwrap();
                 let called = looker.value("SELECT IS_USED_LOCK('called')").await;
