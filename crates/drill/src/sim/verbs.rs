@@ -144,6 +144,9 @@ impl Sim {
             Verb::CreateAccounts => self.create_accounts(node),
             Verb::WaitForAck(true) => self.hosts[node].engine.waits = true,
             Verb::WaitForAck(false) => self.relax(node),
+            Verb::Follow { primary, .. } if self.too_old_for(node, &primary) => {
+                return self.verb_failed(node);
+            }
             Verb::Follow { primary, acknowledges } => self.follow(node, &primary, acknowledges),
             Verb::Acknowledge(yes) => {
                 let now = self.now;
@@ -236,6 +239,14 @@ impl Sim {
         for w in waiting {
             self.acknowledge(node, w.write, None);
         }
+    }
+
+    /// The driver looks at the greeting of a primary that answers.
+    fn too_old_for(&self, node: usize, primary: &NodeName) -> bool {
+        let upstream = self.host_of(primary);
+        let peer = &self.hosts[upstream].engine;
+        let answers = peer.on() && self.net.both(super::net::Plane::Data, node, upstream);
+        answers && peer.release > self.hosts[node].engine.release && !self.sabotaged(Sabotage::OlderFollows)
     }
 
     fn follow(&mut self, node: usize, primary: &NodeName, acknowledges: bool) {

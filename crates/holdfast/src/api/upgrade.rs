@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use holdfast_core::decide::{Verdict, diagnose};
 use holdfast_core::record::Upgrade;
+use holdfast_core::topology::WhenNoSyncReplica;
 use holdfast_core::upgrade::{self, Step};
 use holdfast_core::world::World;
 
@@ -34,7 +35,7 @@ pub(super) async fn plan(
             under_way: w.record.upgrade.is_some() || !w.record.restart.is_empty(),
             refused: refused.filter(|_| w.record.upgrade.is_none()),
             no_standby: steps.iter().any(|s| matches!(s, Step::Restart { alone: true, .. })),
-            steps: steps.iter().map(|s| in_words(s, w.sync())).collect(),
+            steps: steps.iter().map(|s| in_words(s, w)).collect(),
         }
     })?;
     Ok(Json(status))
@@ -58,9 +59,9 @@ pub(super) async fn begin(
             return Err(why);
         }
         if !q.accept_no_standby && steps.iter().any(|s| matches!(s, Step::Restart { alone: true, .. })) {
-            let waits = if w.sync() { " and writes would wait" } else { "" };
             return Err(format!(
-                "while the only replica restarts, nobody could take over{waits}; if that is acceptable: --accept-no-standby"
+                "while the only replica restarts, {}; if that is acceptable: --accept-no-standby",
+                meanwhile(w)
             ));
         }
         record.upgrade =
@@ -91,14 +92,21 @@ fn unwell(w: &World) -> Option<String> {
     Some(format!("not now: {} ({why})", row.means))
 }
 
-fn in_words(step: &Step, sync: bool) -> String {
+/// What a group of two is without its replica.
+fn meanwhile(w: &World) -> &'static str {
+    match (w.sync(), w.service.when_no_sync_replica) {
+        (true, WhenNoSyncReplica::Block) => "nobody can take over, and writes wait",
+        (true, WhenNoSyncReplica::Degrade) => {
+            "nobody can take over, and writes wait or go on without an acknowledgement"
+        }
+        (false, _) => "nobody can take over",
+    }
+}
+
+fn in_words(step: &Step, w: &World) -> String {
     match step {
         Step::Restart { node, from, to, alone } => {
-            let meanwhile = match (alone, sync) {
-                (false, _) => "",
-                (true, true) => "; meanwhile writes wait, and nobody could take over",
-                (true, false) => "; meanwhile nobody could take over",
-            };
+            let meanwhile = if *alone { format!("; meanwhile {}", meanwhile(w)) } else { String::new() };
             format!("restart {node}: {from} -> {to}{meanwhile}")
         }
         Step::Switchover { from, to, way_back } => {

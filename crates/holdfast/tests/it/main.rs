@@ -3,6 +3,7 @@
 
 mod backup;
 mod config;
+mod direct;
 mod net;
 mod stage;
 mod staging;
