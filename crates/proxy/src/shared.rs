@@ -80,7 +80,7 @@ counters! {
     rehomed,
     /// Connections to engines cut because their epoch had ended.
     cut,
-    /// Commands sent again that provably had not been executed.
+    /// Commands sent again that provably had not been executed, or change nothing.
     resent,
     /// Errors told: connection limit.
     errors_connections,
