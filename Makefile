@@ -6,10 +6,10 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 # Real servers for real tests. gcc links Rust programs.
-PACKAGES := gcc haproxy iproute2 mariadb-backup mariadb-server mmdebstrap nftables python3-cryptography python3-pymysql python3-venv python3-zstandard restic \
-  sysbench zstd
+PACKAGES := gcc haproxy iproute2 mariadb-backup mariadb-server mmdebstrap nftables nutcracker python3-cryptography python3-pymysql python3-redis python3-venv \
+  python3-zstandard redis-server restic sysbench zstd
 # Services that Debian would start with these packages; ours run on ports and in directories of their own.
-SERVICES := mariadb haproxy nftables
+SERVICES := mariadb haproxy nftables nutcracker redis-server
 
 POLICY := /usr/sbin/policy-rc.d
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -22,7 +22,7 @@ ENGINES := $(CURDIR)/target
 help:
 	@echo 'make demo    a three-node MariaDB service on this machine: kill its primary, switch it over'
 	@echo 'make test    everything that is checked: lints, then every test on real servers'
-	@echo 'make bench   the proxy beside HAProxy, writes beside a pair set up by hand, backups beside restic; as ratios'
+	@echo 'make bench   the proxies beside HAProxy and twemproxy, writes beside a pair set up by hand, backups beside restic; as ratios'
 	@echo 'make lint    formatting, clippy, crate edges, generated files'
 	@echo 'make setup   install the Debian packages that tests and demo need (the others call it)'
 	@echo 'make engines MySQL 9.7 and MariaDB 11.8 in target/, if they are not there (make test calls it)'
@@ -80,3 +80,5 @@ bench: setup
 	cargo build --release --locked --package holdfast
 	bench/bench.py $(TARGET)/release/holdfast
 	bench/backup.py $(TARGET)/release/holdfast
+	cargo build --release --locked --package holdfast-proxy --example front
+	bench/redis.py $(TARGET)/release/examples/front

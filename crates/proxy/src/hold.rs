@@ -17,7 +17,9 @@ const RETRY_MS_MAX: u64 = 400;
 #[derive(Debug)]
 pub struct Hold {
     bytes: usize,
-    begun: Option<(Instant, Gauge, Kept)>,
+    begun: Option<Instant>,
+    /// While it waits.
+    held: Option<(Gauge, Kept)>,
     retry_ms: u64,
     /// Readers that refused.
     pub avoid: Vec<SocketAddr>,
@@ -34,22 +36,29 @@ pub struct Turn {
 impl Hold {
     /// `bytes`: what the command takes while it waits.
     pub fn new(bytes: usize) -> Hold {
-        Hold { bytes, begun: None, retry_ms: RETRY_MS, avoid: Vec::new() }
+        Hold { bytes, begun: None, held: None, retry_ms: RETRY_MS, avoid: Vec::new() }
     }
 
     /// Begins or goes on. `retries`: something may have changed without anybody saying so. `None`: the proxy holds as
     /// much as it may.
     pub fn turn(&mut self, shared: &Arc<Shared>, retries: bool) -> Option<Turn> {
-        if self.begun.is_none() {
-            count(&shared.counters.held_total);
+        if self.held.is_none() {
+            if self.begun.is_none() {
+                count(&shared.counters.held_total);
+            }
             let kept = shared.keep(self.bytes)?;
-            self.begun = Some((Instant::now(), Gauge::new(shared, |c| &c.held), kept));
+            self.held = Some((Gauge::new(shared, |c| &c.held), kept));
         }
-        let begun = self.begun.as_ref().map_or_else(Instant::now, |(at, ..)| *at);
+        let begun = *self.begun.get_or_insert_with(Instant::now);
         let deadline = begun + Duration::from_millis(shared.limits.hold_ms);
         let tick = Instant::now() + Duration::from_millis(self.retry_ms);
         let until = if retries { tick.min(deadline) } else { deadline };
         self.retry_ms = (self.retry_ms * 2).min(RETRY_MS_MAX);
         Some(Turn { until, is_last: until == deadline })
+    }
+
+    /// The command is on its way. Should it have to wait again, that is the same wait.
+    pub fn let_go(&mut self) {
+        self.held = None;
     }
 }

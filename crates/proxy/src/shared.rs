@@ -81,7 +81,7 @@ counters! {
     rehomed,
     /// Connections to engines cut because their epoch had ended.
     cut,
-    /// Commands sent again that provably had not been executed.
+    /// Commands sent again that provably had not been executed, or change nothing.
     resent,
     /// Reads on the read/write port that a replica answered.
     reads_at_replicas,

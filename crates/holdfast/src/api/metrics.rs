@@ -106,6 +106,9 @@ const PROXY: &[ProxyMetric] = &[
     ("errors_outcome_unknown_total", "counter", "Errors told: outcome unknown.", |s| {
         s.errors_outcome_unknown
     }),
+    ("errors_unconfirmed_total", "counter", "Errors told: written, and not confirmed by replicas.", |s| {
+        s.errors_unconfirmed
+    }),
     ("errors_protocol_total", "counter", "Errors told: protocol.", |s| s.errors_protocol),
 ];
 

@@ -63,6 +63,8 @@ pub struct Replay {
 #[derive(Debug)]
 pub struct Connection {
     pub stream: EngineStream,
+    /// The engine's number for it.
+    pub client_id: Option<u64>,
     /// What the engine said beside its answers: messages of what was subscribed to.
     pub leftover: Vec<u8>,
 }
@@ -131,8 +133,10 @@ impl Connection {
     async fn set_up(mut stream: EngineStream, replay: &Replay) -> Result<Connection, Error> {
         stream.write_all(&replay.commands).await?;
         let mut answers = Answers { stream, bytes: Vec::new(), at: 0 };
+        let mut client_id = None;
         for command in &replay.list {
             let (frame, bytes) = answers.next().await?;
+            client_id = client_id.or_else(|| id_in(&answers.bytes[bytes.clone()]));
             if frame.kind == b'-' && !command.is_optional {
                 let text = &answers.bytes[bytes.start + 1..bytes.end - 2];
                 return Err(Error::Refused(ClientError(text.to_vec())));
@@ -156,8 +160,15 @@ impl Connection {
             }
         }
         leftover.extend_from_slice(&answers.bytes[answers.at..]);
-        Ok(Connection { stream: answers.stream, leftover })
+        Ok(Connection { stream: answers.stream, client_id, leftover })
     }
+}
+
+/// The number of the connection in an answer to HELLO.
+fn id_in(hello: &[u8]) -> Option<u64> {
+    const NAME: &[u8] = b"$2\r\nid\r\n:";
+    let at = hello.windows(NAME.len()).position(|w| w == NAME)? + NAME.len();
+    std::str::from_utf8(hello[at..].split(|b| *b == b'\r').next()?).ok()?.parse().ok()
 }
 
 fn is_confirmation(frame: &Frame) -> bool {

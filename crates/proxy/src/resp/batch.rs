@@ -12,7 +12,10 @@ pub enum Kind {
     Read,
     Plain,
     Write,
+    /// Ends its batch.
     Blocking,
+    /// Of a module: it may do anything.
+    Foreign,
     /// Inside a transaction.
     Queued,
     /// `SELECT` inside a transaction.
@@ -36,7 +39,11 @@ pub enum Kind {
 impl Kind {
     /// Replicas must have it before its client hears of it.
     pub fn writes(self) -> bool {
-        matches!(self, Kind::Write | Kind::Blocking | Kind::Exec)
+        matches!(self, Kind::Write | Kind::Blocking | Kind::Foreign | Kind::Exec)
+    }
+    /// It may do what it does only later.
+    pub fn may_block(self) -> bool {
+        matches!(self, Kind::Blocking | Kind::Foreign)
     }
     fn is_own(self) -> bool {
         matches!(self, Kind::Wait | Kind::Nudge)
@@ -49,7 +56,7 @@ impl Kind {
     }
     /// Could have been refused as a whole by an engine that is no primary, and be sent again.
     fn is_independent(self) -> bool {
-        matches!(self, Kind::Read | Kind::Write | Kind::Blocking | Kind::Wait | Kind::Nudge)
+        matches!(self, Kind::Read | Kind::Write | Kind::Blocking | Kind::Foreign | Kind::Wait | Kind::Nudge)
     }
 }
 
@@ -81,6 +88,10 @@ pub struct Batch {
     pub confirmations: usize,
     /// It ends all subscriptions of its kind.
     pub clears: bool,
+    /// The command that blocks in it was asked to end, for a switchover.
+    pub unblocked: bool,
+    /// It was planned for a transaction that did not begin.
+    pub spoiled: bool,
     /// A single command, of which nothing is in the inbox any more.
     pub is_long: bool,
     /// The first entry whose reply waits for replicas.
@@ -154,11 +165,16 @@ impl Batch {
         independent
     }
 
+    /// The engine was lost. Of what it had refused nothing was executed: that is where to go on.
+    fn first_without_reply(&self) -> usize {
+        self.refused.as_ref().map_or(self.answered, |(from, _)| *from)
+    }
+
     /// What becomes of the commands that have no reply, and each one's place in the inbox. `in_transaction`: one was
     /// open before the first of them.
     pub fn fates(&self, in_transaction: bool) -> Vec<(std::ops::Range<usize>, Fate)> {
         let mut fates = Vec::new();
-        let mut at = self.answered;
+        let mut at = self.first_without_reply();
         let mut in_transaction = in_transaction;
         while at < self.entries.len() {
             let is_multi = self.entries[at].kind == Kind::Multi;
@@ -168,7 +184,8 @@ impl Batch {
                 let begin = n.checked_sub(1).map_or(0, |before| self.entries[before].end);
                 let judged = if group > at + 1 || in_transaction { self.entries[group - 1] } else { entry };
                 if !entry.kind.is_own() {
-                    fates.push((begin..entry.end, self.fate(judged)));
+                    let was_refused = n < self.answered;
+                    fates.push((begin..entry.end, if was_refused { Fate::Again } else { self.fate(judged) }));
                 }
             }
             in_transaction = false;

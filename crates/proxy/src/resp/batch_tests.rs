@@ -39,6 +39,20 @@ fn a_transaction_is_one() {
 }
 
 #[test]
+fn what_was_refused_goes_again() {
+    use Fate::{Again, Unknown};
+    use Kind::{Read, Write};
+    let mut b = batch(&[Read, Write, Read, Write, Write], 50, 1);
+    assert!(b.note_refused(ClientError(b"READONLY".to_vec())));
+    b.answered = 3;
+    let fates: Vec<_> = b.fates(false).into_iter().map(|(_, fate)| fate).collect();
+    assert_eq!(fates, [Again, Again, Unknown, Unknown], "lost before the rest was answered");
+    b.answered = 5;
+    assert!(b.fates(false).iter().all(|(_, fate)| *fate == Again));
+    assert!(!batch(&[Write, Kind::Multi], 20, 0).note_refused(ClientError(vec![])));
+}
+
+#[test]
 fn the_question_follows_the_last_write() {
     use Kind::{Read, Wait, Write};
     let mut b = batch(&[Read, Write, Read, Write, Read], 0, 0);

@@ -9,6 +9,7 @@ use crate::resp::session::{End, Session};
 use crate::resp::state::{Transaction, Watch};
 use crate::resp::table::{self, Class, Special};
 use crate::shared::count;
+use holdfast_core::Gate;
 use holdfast_wire::resp::command::Args;
 use holdfast_wire::resp::reply::Frame;
 use std::cell::RefCell;
@@ -46,6 +47,8 @@ pub enum Event {
     Route,
     /// The batch has all its replies.
     Answered,
+    /// A switchover begins, and a command blocks that would hold it up.
+    Draining,
     /// The engine is gone or cut.
     Lost,
     /// The client is gone.
@@ -113,6 +116,9 @@ impl Session {
                 return Poll::Ready(Event::Lost);
             }
         }
+        if self.blocks_a_switchover() {
+            return Poll::Ready(Event::Draining);
+        }
         loop {
             let mut moved = false;
             if self.batch.sent < self.batch.bytes {
@@ -143,7 +149,7 @@ impl Session {
                 match self.inbox.poll_fill(cx, &mut self.client, pipelines) {
                     Poll::Ready(Ok(n)) if n > 0 && self.batch.is_empty() => return Poll::Ready(Event::Input),
                     Poll::Ready(Ok(n)) if n > 0 => moved = true,
-                    Poll::Ready(_) if matches!(self.batch.current(), None | Some(Kind::Blocking)) => {
+                    Poll::Ready(_) if self.batch.current().is_none_or(Kind::may_block) => {
                         return Poll::Ready(Event::Over);
                     }
                     Poll::Ready(_) => {
@@ -157,6 +163,13 @@ impl Session {
                 return Poll::Pending;
             }
         }
+    }
+
+    fn blocks_a_switchover(&self) -> bool {
+        self.batch.current() == Some(Kind::Blocking)
+            && self.routing.as_ref().is_some_and(|r| r.gate == Gate::Draining)
+            && !self.batch.unblocked
+            && self.batch.sent >= self.batch.bytes
     }
 
     /// Writes out what waits for the client, as far as it takes it.
@@ -376,10 +389,12 @@ impl Session {
     /// True for the words of an engine that is no primary, or not yet, or lacks the replicas that it must have: it has
     /// not executed the command.
     fn is_refusal(&self, error: &[u8]) -> bool {
-        const WORDS: [&[u8]; 4] = [b"-READONLY", b"-LOADING", b"-NOREPLICAS", b"-UNBLOCKED"];
+        // The last: it has become a replica. Another client may end a command with the same first word.
+        const WORDS: [&[u8]; 4] = [b"-READONLY", b"-LOADING", b"-NOREPLICAS", b"-UNBLOCKED force"];
         self.backend.as_ref().is_some_and(|b| b.link.writer)
             && self.role == crate::gate::Role::ReadWrite
-            && WORDS.iter().any(|word| error.starts_with(word))
+            && (self.batch.unblocked && error.starts_with(b"-UNBLOCKED")
+                || WORDS.iter().any(|word| error.starts_with(word)))
     }
 
     /// Not an answer to anything.
@@ -430,13 +445,17 @@ impl Session {
     /// What a command leaves behind in the session.
     fn note_done(&mut self, kind: Kind, ok: bool, frame: &Frame) -> Result<(), Unasked> {
         match kind {
-            Kind::Write | Kind::Blocking => {
+            Kind::Write | Kind::Blocking | Kind::Foreign => {
                 self.state.wrote = true;
                 self.state.moved_since_write = false;
             }
             Kind::Multi if ok => self.state.transaction = Transaction::Open,
-            // What follows was planned as a part of the transaction.
-            Kind::Multi if self.batch.answered + 1 < self.batch.entries.len() => return Err(Unasked),
+            // What follows was planned as a part of the transaction, and is executed now. The user may not use MULTI;
+            // nothing less than the end says so clearly.
+            Kind::Multi if self.batch.answered + 1 < self.batch.entries.len() => {
+                self.batch.spoiled = true;
+                return Err(Unasked);
+            }
             Kind::Exec => {
                 self.state.note_transaction_over(ok && !frame.is_null);
                 self.state.wrote = true;

@@ -88,6 +88,7 @@ impl Session {
                 Ok(kind) => {
                     self.batch.push(self.scanned, kind);
                     match kind {
+                        Kind::Blocking => return Next::Batch,
                         Kind::Multi => transaction = Transaction::Open,
                         Kind::Exec | Kind::Discard => transaction = Transaction::None,
                         _ => {}
@@ -185,7 +186,7 @@ impl Session {
                 Ok(Kind::QueuedSelect)
             }
             Class::Noted | Class::Special(_) | Class::Refused(_) => Err(Own::NotInTransaction),
-            Class::Write | Class::Blocking if self.may_not_write() => Err(Own::ReadPort),
+            Class::Write | Class::Blocking | Class::Foreign if self.may_not_write() => Err(Own::ReadPort),
             _ => Ok(Kind::Queued),
         }
     }
@@ -193,9 +194,10 @@ impl Session {
     fn outside(&self, class: Class, alone: bool) -> Result<Kind, Own> {
         match class {
             Class::Read => Ok(Kind::Read),
-            Class::Write | Class::Blocking if self.may_not_write() => Err(Own::ReadPort),
+            Class::Write | Class::Blocking | Class::Foreign if self.may_not_write() => Err(Own::ReadPort),
             Class::Write => Ok(Kind::Write),
             Class::Blocking => Ok(Kind::Blocking),
+            Class::Foreign => Ok(Kind::Foreign),
             Class::Multi if alone => Ok(Kind::Multi),
             Class::Watch => Ok(Kind::Watch),
             Class::Unwatch if alone => Ok(Kind::Unwatch),

@@ -8,8 +8,10 @@ use crate::hold::Hold;
 use crate::resp::backend::{self, Connection, Replay};
 use crate::resp::errors::{self, ClientError};
 use crate::resp::session::{Backend, End, Session};
+use crate::resp::state::{Replayed, State};
 use crate::shared::count;
 use holdfast_core::Epoch;
+use holdfast_wire::resp::put_command;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::task::Poll;
@@ -155,7 +157,7 @@ impl Session {
             return Ok(());
         }
         let _at_reader = (!writer).then(|| self.shared.readers.enter(addr));
-        self.backend = Some(Backend { read, link, _at_reader });
+        self.backend = Some(Backend { read, link, client_id: connection.client_id, _at_reader });
         if self.last_link.is_some() {
             count(&self.shared.counters.rehomed);
             if self.state.tracks() {
@@ -173,6 +175,23 @@ impl Session {
         let (commands, list) = self.state.replay(user, &self.shared.users.get(user)?.password);
         let (subscriptions, confirmations) = self.state.subscriptions.replay();
         Some(Replay { commands, list, subscriptions, confirmations })
+    }
+
+    /// Ends the command that blocks, which a switchover would otherwise cut: then it would be of unknown outcome, and
+    /// so it goes again on the next primary. An engine that does not let the user do so is left alone.
+    pub async fn unblock(&mut self) {
+        self.batch.unblocked = true;
+        let Some(backend) = &self.backend else { return };
+        let (Some(id), addr) = (backend.client_id, backend.link.addr) else { return };
+        let Some(user) = &self.state.user else { return };
+        let Some(known) = self.shared.users.get(user) else { return };
+        let (mut commands, mut list) = State::new(None).replay(user, &known.password);
+        put_command(&mut commands, &[b"CLIENT", b"UNBLOCK", id.to_string().as_bytes(), b"ERROR"]);
+        list.push(Replayed { is_optional: true });
+        let ask = Replay { commands, list, subscriptions: Vec::new(), confirmations: 0 };
+        if let Err(error) = Connection::open(addr, self.shared.socket_of(addr), &ask).await {
+            tracing::debug!(%addr, %error, "cannot end a blocked command");
+        }
     }
 
     /// Holds the command until something changes. `refused` is what the engine last said; at the deadline it is

@@ -51,6 +51,8 @@ impl From<std::io::Error> for End {
 pub struct Backend {
     pub read: ReadHalf,
     pub link: Link,
+    /// The engine's number for it.
+    pub client_id: Option<u64>,
     /// Counted at a reader while this lives.
     pub _at_reader: Option<AtReader>,
 }
@@ -91,6 +93,10 @@ pub struct Session {
     pub seen: u64,
     /// The shared version whose readers could not be reached.
     pub readers_refused: Option<u64>,
+}
+
+fn put_wait(out: &mut Vec<u8>, acks: u32) {
+    put_command(out, &[b"WAIT", acks.to_string().as_bytes(), WAIT_MS.to_string().as_bytes()]);
 }
 
 /// Whom a client is without having logged in: engines let everybody in as a default user without a password.
@@ -196,7 +202,7 @@ impl Session {
             return Box::pin(self.listen_again()).await;
         }
         match self.step().await {
-            Event::Input | Event::Answered => Ok(()),
+            Event::Input | Event::Answered | Event::Draining => Ok(()),
             Event::Route => {
                 self.refresh();
                 if self.is_cut() {
@@ -232,6 +238,9 @@ impl Session {
         }
         let commands = self.batch.entries.len() as u64;
         self.shared.counters.commands.fetch_add(commands, Ordering::Relaxed);
+        if let Some(hold) = &mut self.hold {
+            hold.let_go();
+        }
         self.ask_replicas();
         self.exchange().await
     }
@@ -242,6 +251,7 @@ impl Session {
             match self.step().await {
                 Event::Answered => return self.finish().await,
                 Event::Input | Event::Route => {}
+                Event::Draining => Box::pin(self.unblock()).await,
                 Event::Lost => return self.lost(),
                 Event::Over => return Err(End::Client),
             }
@@ -256,18 +266,18 @@ impl Session {
     /// Puts the question to the replicas behind what the batch writes, if there is one to be put.
     pub fn ask_replicas(&mut self) {
         let acks = self.acks();
-        if acks == 0 {
+        if acks == 0 || self.backend.as_ref().is_none_or(|b| !b.link.writer) {
             return;
         }
         let Some((after, kind)) = self.batch.place_of_wait() else { return };
         let end = self.batch.entries[after].end;
         let (mut own, mut bytes) = (Vec::new(), Vec::new());
-        if kind == Kind::Blocking {
+        if kind.may_block() {
             put_command(&mut bytes, &[b"PING"]);
             own.push((Kind::Nudge, bytes.len()));
         }
         let before = bytes.len();
-        put_command(&mut bytes, &[b"WAIT", acks.to_string().as_bytes(), WAIT_MS.to_string().as_bytes()]);
+        put_wait(&mut bytes, acks);
         own.push((Kind::Wait, bytes.len() - before));
         self.inbox.insert(end, &bytes);
         self.scanned += bytes.len();
@@ -283,23 +293,25 @@ impl Session {
         let failure = match have {
             Ok(have) if have >= i64::from(acks) => None,
             Ok(_) if self.confirm_until.is_some_and(|until| Instant::now() < until) => {
-                let after = self.batch.entries.len() - 1;
-                let mut bytes = Vec::new();
-                put_command(
-                    &mut bytes,
-                    &[b"WAIT", acks.to_string().as_bytes(), WAIT_MS.to_string().as_bytes()],
-                );
-                self.inbox.insert(self.batch.bytes, &bytes);
-                self.scanned += bytes.len();
-                self.batch.insert_own(after, &[(Kind::Wait, bytes.len())]);
-                return;
+                return self.ask_again();
             }
             Ok(_) => Some(errors::unconfirmed(&self.shared.group, acks, within_ms)),
+            // It was asked to end while it waited here already.
+            Err(said) if said.0.starts_with(b"UNBLOCKED") => return self.ask_again(),
             Err(said) => Some(errors::cannot_confirm(&self.shared.group, &said)),
         };
         self.batch.note_confirmed();
         self.confirm_until = None;
         self.release(failure.as_ref(), |c| &c.errors_unconfirmed);
+    }
+
+    /// Puts the question once more, behind all there is.
+    fn ask_again(&mut self) {
+        let mut bytes = Vec::new();
+        put_wait(&mut bytes, self.acks());
+        self.inbox.insert(self.batch.bytes, &bytes);
+        self.scanned += bytes.len();
+        self.batch.insert_own(self.batch.entries.len() - 1, &[(Kind::Wait, bytes.len())]);
     }
 
     /// Lets the client have what waited for replicas, or the failure in the place of what was written.
@@ -319,8 +331,8 @@ impl Session {
 
     /// The batch is answered.
     async fn finish(&mut self) -> Result<(), End> {
-        if let Some((from, error)) = self.batch.refused.take() {
-            return Box::pin(self.refused(from, error)).await;
+        if let Some((_, error)) = self.batch.refused.clone() {
+            return Box::pin(self.refused(error)).await;
         }
         self.hold = None;
         self.confirm_until = None;
@@ -335,12 +347,12 @@ impl Session {
         Ok(())
     }
 
-    /// An engine that is no primary refused the batch from entry `from` on: it waits until there is one.
-    async fn refused(&mut self, from: usize, error: ClientError) -> Result<(), End> {
-        self.batch.answered = from;
-        let kept = self.batch.fates(false).into_iter().map(|(at, _)| (at, Fate::Again)).collect();
+    /// An engine that is no primary refused a part of the batch: that waits until there is one.
+    async fn refused(&mut self, error: ClientError) -> Result<(), End> {
         let bytes = self.batch.bytes;
+        let kept = self.batch.fates(false);
         self.keep_for_later(kept);
+        self.confirm_until = None;
         let mut hold = self.hold.take().unwrap_or_else(|| Hold::new(bytes));
         let waited = self.wait(&mut hold, gate::Why::ReadOnly, Some(error)).await?;
         self.hold = Some(hold);
@@ -367,6 +379,9 @@ impl Session {
     fn lost(&mut self) -> Result<(), End> {
         if self.reply_is_open() {
             return Err(End::Broken);
+        }
+        if self.batch.spoiled {
+            return Err(End::Told);
         }
         let open = self.state.transaction == Transaction::Open;
         let fates = self.batch.fates(open);
@@ -419,11 +434,15 @@ impl Session {
                 self.finish().await
             }
             Next::Own(_) => {
+                self.spoil();
                 self.say(error);
                 self.take_own();
                 Ok(())
             }
-            Next::Long(_) => Box::pin(self.swallow(error)).await,
+            Next::Long(_) => {
+                self.spoil();
+                Box::pin(self.swallow(error)).await
+            }
             Next::More | Next::Bad(_) => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Guarantees: nothing that an engine writes with is called a read here (a test asks a real engine).
 
-use Class::{Blocking, By, Noted, Plain, Read, Refused, Special as S, Write};
+use Class::{Blocking, By, Foreign, Noted, Plain, Read, Refused, Special as S, Write};
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Class {
     Write,
     /// A write that may come long after the command.
     Blocking,
+    /// Not known here.
+    Foreign,
     Multi,
     Exec,
     Discard,
@@ -196,14 +198,14 @@ pub fn class(name: &[u8]) -> Class {
         }
         slot = (slot + 1) % SLOTS;
     }
-    Blocking
+    Foreign
 }
 
 /// The class of a command that its first argument decides; an engine of another release may know more of them.
 pub fn class_by(subcommands: &[(&str, Class)], first: Option<&[u8]>) -> Class {
     let Some(first) = first else { return Read };
     let known = subcommands.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(first));
-    known.map_or(Blocking, |(_, class)| *class)
+    known.map_or(Foreign, |(_, class)| *class)
 }
 
 /// Settings that Holdfast makes, by how their names begin.
@@ -269,8 +271,8 @@ mod tests {
             assert_eq!(class(name.as_bytes()), *expected, "{name}");
             assert_eq!(class(name.to_uppercase().as_bytes()), *expected, "{name}");
         }
-        assert_eq!(class(b"json.set"), Blocking, "unknown");
-        assert_eq!(class(b""), Blocking);
+        assert_eq!(class(b"json.set"), Foreign);
+        assert_eq!(class(b""), Foreign);
     }
 
     #[test]
@@ -278,7 +280,7 @@ mod tests {
         let By(config) = class(b"CONFIG") else { panic!("it has subcommands") };
         assert_eq!(class_by(config, Some(b"Get")), Read);
         assert_eq!(class_by(config, Some(b"rewrite")), Refused(CONFIG));
-        assert_eq!(class_by(config, Some(b"novel")), Blocking);
+        assert_eq!(class_by(config, Some(b"novel")), Foreign);
         assert_eq!(class_by(config, None), Read, "the engine says what is missing");
     }
 

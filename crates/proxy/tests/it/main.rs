@@ -1,4 +1,4 @@
-//! The proxy in front of real MariaDB and MySQL servers.
+//! The proxy in front of real servers: MariaDB, MySQL; Redis in `resp`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -16,4 +16,5 @@ mod login;
 mod mysql;
 mod reads;
 mod rehome;
+mod resp;
 mod split;
