@@ -116,7 +116,7 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     // What it had when it was claimed, and what it says it has now that it is closed.
     let now = claim.from.as_ref().and_then(|f| w.halted_position(&f.node));
     let known = claim.known.iter().chain(now).cloned().reduce(|a, b| a.union(&b));
-    let known_loss = known.map(|k| k.transactions_missing_in(position)).filter(|n| *n > 0);
+    let known_loss = known.map(|k| k.missing_in(position)).filter(|n| *n > 0);
     if known_loss.is_some() && may_return(w, claim) {
         let says = format!("{node} lacks writes of the old primary, which is being started again");
         return Err(vec![Blocker::new("may-return", says).hint(ACCEPT_LOSS)]);

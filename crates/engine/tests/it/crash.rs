@@ -24,10 +24,8 @@ async fn an_unacknowledged_tail_is_rolled_back_saved_and_counted() {
         tokio::spawn(async move { app.query_drop(format!("INSERT INTO t VALUES ({id}, 'secret')")).await });
     }
     // The log takes two groups of commits while the first waits; the third transaction may be in the second group.
-    let o =
-        seen(&one, "waiting commits", |o| o.ack_waiters > 0 && o.applied.transactions_missing_in(&acked) > 1)
-            .await;
-    let tail = o.applied.transactions_missing_in(&acked);
+    let o = seen(&one, "waiting commits", |o| o.ack_waiters > 0 && o.applied.missing_in(&acked) > 1).await;
+    let tail = o.applied.missing_in(&acked);
     one.kill().await.unwrap();
 
     two.promote(false, 0).await.unwrap();

@@ -341,9 +341,9 @@ async fn a_stand_in_acknowledges_what_it_has_received_before(flavour: Engine) {
         let mut app = r.app(1).await;
         writes.spawn(async move { insert(&mut app, [id]).await });
     }
-    seen(&one, "waiting commits", |o| o.applied.transactions_missing_in(&before) > 1).await;
+    seen(&one, "waiting commits", |o| o.applied.missing_in(&before) > 1).await;
     // Of two groups. What a third has numbered already is not sent before there is room for it.
-    seen(&three, "what was sent", |s| s.received.transactions_missing_in(&before) > 1).await;
+    seen(&three, "what was sent", |s| s.received.missing_in(&before) > 1).await;
     three.set_acknowledges(true).await.unwrap();
     tokio::time::timeout(PATIENCE, writes.join_all()).await.expect("the waiting commits are acknowledged");
     level(&one, &three).await;
