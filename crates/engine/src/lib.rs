@@ -5,8 +5,14 @@
 //! from the caller.
 //! Deliberately absent: epochs, leases, other hosts, the store, HTTP, TOML.
 
+mod files;
 pub mod links;
 pub mod mysql;
+mod process;
+mod spawn;
+mod spec;
+
+pub use spec::{Account, Spec, UserAccount};
 
 use async_trait::async_trait;
 use holdfast_core::{NodeName, Position};
@@ -17,6 +23,13 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::sync::watch;
+
+/// A look takes no longer, or is given up.
+pub const OBSERVE_MS: u64 = 200;
+/// Recovery from a crash, or loading all data into memory, may take this long.
+pub const START_MS: u64 = 600_000;
+/// Ids listed in a [`Saved`]; the count is always exact.
+pub const SAVED_IDS_MAX: usize = 1_000;
 
 /// Why a verb failed. `Display` says what happened and what is safe; the source is in the chain.
 #[derive(Debug, thiserror::Error)]
@@ -33,11 +46,12 @@ pub enum Error {
     Unresponsive { doing: &'static str, after_ms: u64 },
     #[error("not done, because {0}")]
     Precondition(String),
+    /// It said no, or the conversation with it broke off.
     #[error("the engine failed while {doing}")]
-    Sql {
+    Failed {
         doing: &'static str,
         #[source]
-        source: Box<mysql_async::Error>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error("{doing} {} failed", path.display())]
     Io {
@@ -184,7 +198,7 @@ pub struct Saved {
     pub path: PathBuf,
     /// Exact, unless `complete` is false: then a lower bound.
     pub transactions: u64,
-    /// Their ids, the first [`mysql::SAVED_GTIDS_MAX`] of them.
+    /// Their ids, the first [`SAVED_IDS_MAX`] of them.
     pub gtids: Vec<String>,
     /// False if the engine had already purged a part of what only it had.
     pub complete: bool,
@@ -234,7 +248,7 @@ pub trait Engine: Send + Sync {
     /// What [`Engine::start`] promises holds for the process that runs now. If one runs and it does not, nothing else
     /// may be asked of it: start again.
     fn started(&self) -> bool;
-    /// One look, one round trip, at most [`mysql::OBSERVE_MS`]. `Unresponsive` if the engine hangs.
+    /// One look, one round trip, at most [`OBSERVE_MS`]. `Unresponsive` if the engine hangs.
     async fn observe(&self) -> Result<Observation, Error>;
 
     /// S3: cuts clients and makes the engine read-only; the final position. On an error the caller kills. Commits that

@@ -15,8 +15,8 @@ use crate::voter::Voter;
 use holdfast_core::record::Session;
 use holdfast_core::topology::{Node, PasswordSource, Service, Topology};
 use holdfast_core::{GroupName, NodeName, UserName};
-use holdfast_engine::Engine;
-use holdfast_engine::mysql::{Account, MySqlEngine, Spec, UserAccount};
+use holdfast_engine::mysql::MySqlEngine;
+use holdfast_engine::{Account, Engine, Spec, UserAccount};
 use miette::{IntoDiagnostic, Report, WrapErr, miette};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -286,6 +286,11 @@ fn make_engine(topology: &Topology, node: &Node, service: &Service) -> Result<Ar
         replication: account(&service.replication.name, &service.replication.password)?,
         users,
         peers: topology.nodes.iter().map(|n| (n.id, n.name.clone())).collect(),
+        addresses: topology
+            .nodes
+            .iter()
+            .map(|n| (n.name.clone(), SocketAddr::new(n.address, service.engine_port)))
+            .collect(),
     };
     let engine = MySqlEngine::new(spec)
         .into_diagnostic()

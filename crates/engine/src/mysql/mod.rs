@@ -12,21 +12,21 @@ mod fence;
 mod flavour;
 mod late_ack;
 mod observe;
-mod process;
 mod replication;
 mod rewind;
 pub mod scratch;
-mod spawn;
 mod sql;
 mod start;
 mod version;
 mod wake;
 
-use crate::{CloneProgress, CloneSource, Engine, Error, Observation, ProcessState, Saved};
+use crate::files::{blocking, io};
+use crate::{
+    CloneProgress, CloneSource, Engine, Error, Observation, ProcessState, START_MS, Saved, Spec, process,
+};
 use async_trait::async_trait;
-use holdfast_core::topology::{self, Durability, Management};
-use holdfast_core::{GroupName, NodeName, Position, UserName};
-use std::collections::BTreeMap;
+use holdfast_core::Position;
+use holdfast_core::topology::{Durability, Management};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -36,68 +36,11 @@ use tokio::io::AsyncRead;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-/// A look takes no longer, or is given up.
-pub const OBSERVE_MS: u64 = 200;
 /// A verb's single statement takes no longer, or is ended.
 pub const STATEMENT_MS: u64 = 5_000;
-/// A crash recovery may take this long.
-pub const START_MS: u64 = 600_000;
 /// How long following waits for what was received to be applied before it repoints.
 pub const FOLLOW_DRAIN_MS: u64 = 1_000;
-/// Ids listed in a [`Saved`]; the count is always exact.
-pub const SAVED_GTIDS_MAX: usize = 1_000;
-
 const STATEMENT: Duration = Duration::from_millis(STATEMENT_MS);
-
-/// A database account. Its password is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Account {
-    pub user: UserName,
-    pub password: String,
-}
-
-impl std::fmt::Debug for Account {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Account({})", self.user)
-    }
-}
-
-/// An account of the topology with what it may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserAccount {
-    pub account: Account,
-    /// As in SQL: `ALL PRIVILEGES ON shop.*`.
-    pub grants: Vec<String>,
-}
-
-/// What one instance is.
-#[derive(Debug, Clone)]
-pub struct Spec {
-    /// Which flavour.
-    pub engine: topology::Engine,
-    /// Directory of the engine's programs; `None`: found through `PATH`.
-    pub programs: Option<PathBuf>,
-    pub group: GroupName,
-    pub node: NodeName,
-    pub server_id: u32,
-    /// This instance's own directory; below it `data/`, `run/`, `saved/`, `log/`.
-    pub data_dir: PathBuf,
-    pub listen: SocketAddr,
-    pub management: Management,
-    pub durability: Durability,
-    pub engine_options: BTreeMap<String, String>,
-    pub replication: Account,
-    /// Created by [`Engine::accounts`].
-    pub users: Vec<UserAccount>,
-    /// Members by server id, to name ackers.
-    pub peers: BTreeMap<u32, NodeName>,
-}
-
-impl Spec {
-    fn programs(&self) -> flavour::Programs {
-        flavour::Programs(self.programs.clone())
-    }
-}
 
 /// Where everything of one instance lies.
 #[derive(Debug, Clone)]
@@ -270,21 +213,6 @@ impl MySqlEngine {
     }
     fn require_running(&self) -> Result<(), Error> {
         if self.process.running().is_none() { Err(Error::NotRunning) } else { Ok(()) }
-    }
-}
-
-fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Io { doing, path, source }
-}
-
-/// Runs blocking file work off the runtime's own threads.
-async fn blocking<T: Send + 'static>(
-    f: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(f).await {
-        Ok(done) => done,
-        Err(_) => Err(Error::Precondition("file work was interrupted by a shutdown".into())),
     }
 }
 

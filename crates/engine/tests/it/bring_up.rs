@@ -234,7 +234,7 @@ async fn an_engine_of_another_os_user_lives_a_whole_life() {
     seen(&one, "an acker", |o| o.ackers.count == 1).await;
     one.kill().await.unwrap();
     one.start().await.unwrap();
-    let refused = MySqlEngine::new(holdfast_engine::mysql::Spec {
+    let refused = MySqlEngine::new(holdfast_engine::Spec {
         management: Management::Managed { run_as: Some("no-such-user".into()) },
         ..r.spec(3)
     });

@@ -2,8 +2,8 @@
 
 use holdfast_core::topology::{Durability, Engine, Management};
 use holdfast_core::{GroupName, NodeName, UserName};
-use holdfast_engine::mysql::{Account, MySqlEngine, Spec, UserAccount};
-use holdfast_engine::{Engine as _, Observation};
+use holdfast_engine::mysql::MySqlEngine;
+use holdfast_engine::{Account, Engine as _, Observation, Spec, UserAccount};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder};
 use std::collections::BTreeMap;
@@ -109,6 +109,7 @@ impl Rig {
                 grants: vec!["ALL PRIVILEGES ON shop.*".into()],
             }],
             peers: (1..=3).map(|id| (id, node(id))).collect::<BTreeMap<_, _>>(),
+            addresses: (1..=3).map(|id| (node(id), self.addr(id))).collect(),
         }
     }
     pub fn engine(&self, id: u32) -> MySqlEngine {

@@ -4,7 +4,8 @@
 //! Does not know: the log's format. `mysqlbinlog` reads it, and leaves out what the history has.
 
 use super::{Programs, Save, position};
-use crate::mysql::{SAVED_GTIDS_MAX, binlog_index, datadir, io, rewind};
+use crate::SAVED_IDS_MAX;
+use crate::mysql::{binlog_index, datadir, io, rewind};
 use crate::{Error, Saved};
 use holdfast_core::position::GtidSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -60,7 +61,7 @@ pub(super) fn save(job: &Save) -> Result<Option<Saved>, Error> {
 #[derive(Default)]
 struct Written {
     count: u64,
-    /// [`SAVED_GTIDS_MAX`] of them.
+    /// [`SAVED_IDS_MAX`] of them.
     first: Vec<String>,
     last: Option<String>,
 }
@@ -68,7 +69,7 @@ struct Written {
 impl Written {
     fn add(&mut self, gtid: String) {
         self.count += 1;
-        if self.first.len() < SAVED_GTIDS_MAX {
+        if self.first.len() < SAVED_IDS_MAX {
             self.first.push(gtid.clone());
         }
         self.last = Some(gtid);
