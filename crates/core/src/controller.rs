@@ -240,6 +240,7 @@ impl Controller {
             gate,
             writer,
             readers: readers.into_iter().map(|(_, e)| e).collect(),
+            acks: 0,
             valid_for_ms: limits::ROUTE_VALID_MS,
         })
     }

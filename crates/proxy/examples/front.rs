@@ -22,6 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         gate: Gate::Open,
         writer: Some(writer),
         readers: vec![],
+        acks: 0,
         valid_for_ms: u64::from(u32::MAX),
     };
     let route = Route { snapshot, received: Instant::now() };

@@ -15,6 +15,7 @@ mod buffer;
 mod client;
 mod engine_stream;
 mod gate;
+mod hold;
 mod mysql;
 mod service;
 mod shared;

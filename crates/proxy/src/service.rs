@@ -205,6 +205,7 @@ async fn pump(shared: Arc<Shared>, mut routes: watch::Receiver<Option<Arc<Route>
                 gate: s.gate,
                 writer: s.writer.clone(),
                 readers: s.readers.clone(),
+                acks: s.acks,
             };
             shared.set_route(routing, route.received + Duration::from_millis(s.valid_for_ms));
         }

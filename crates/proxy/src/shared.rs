@@ -8,7 +8,7 @@ use crate::gate::{self, Link, Routing};
 use crate::service::{Limits, LocalEngine};
 use futures_util::task::AtomicWaker;
 use holdfast_core::secret::Password;
-use holdfast_core::topology::Engine;
+use holdfast_core::topology::{Engine, Family};
 use holdfast_core::{Endpoint, Epoch, GroupName, ZoneName};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -125,8 +125,13 @@ struct Outlet {
     half: WriteHalf,
     link: Link,
     thread_id: u32,
+    /// What ends the connection in order, if anything does.
+    goodbye: &'static [u8],
     cut: bool,
 }
+
+/// A MySQL client's last packet, without which the engine would log the connection as aborted.
+const MYSQL_GOODBYE: [u8; 5] = [1, 0, 0, 0, holdfast_wire::command::QUIT];
 
 impl Slot {
     /// Writes to the engine. Fails without writing once the connection is cut.
@@ -144,15 +149,14 @@ impl Slot {
     pub fn is_doomed(&self) -> bool {
         self.killed.load(Ordering::Acquire) || self.condemned.load(Ordering::Acquire)
     }
-    /// Drops the way out; if the connection is between two commands, with a word of goodbye so that the engine does
-    /// not log it as aborted. Behind half a packet the goodbye would become its end.
+    /// Drops the way out; if the connection is between two commands, with a word of goodbye. Behind half a packet the goodbye would become its end.
     pub fn disconnect(&self, between_commands: bool) {
         if let Some(mut outlet) = lock(&self.backend).take()
             && between_commands
             && !outlet.cut
+            && !outlet.goodbye.is_empty()
         {
-            let quit = [1, 0, 0, 0, holdfast_wire::command::QUIT];
-            let _ = outlet.half.poll_write(&mut Context::from_waker(Waker::noop()), &quit);
+            let _ = outlet.half.poll_write(&mut Context::from_waker(Waker::noop()), outlet.goodbye);
         }
     }
 }
@@ -307,8 +311,12 @@ impl Shared {
 
     /// Gives a session its way out. False if that epoch was closed meanwhile: the connection must not be used.
     pub fn connect(&self, slot: &Slot, half: WriteHalf, link: Link, thread_id: u32) -> bool {
+        let goodbye: &[u8] = match self.engine.family() {
+            Family::MySql => &MYSQL_GOODBYE,
+            Family::Redis => &[],
+        };
         let mut backend = lock(&slot.backend);
-        let outlet = backend.insert(Outlet { half, link, thread_id, cut: false });
+        let outlet = backend.insert(Outlet { half, link, thread_id, goodbye, cut: false });
         // `close` first publishes the epoch, then locks each slot: either it sees this connection, or this sees it.
         if gate::is_cut(link, None, self.closed_through()) {
             outlet.cut = true;

@@ -1,16 +1,16 @@
 //! Holding a command, finding it a server, and building a session up again there.
 //!
-//! Guarantees: a wait ends at a deadline counted from its beginning, takes its bytes out of the proxy's budget, and
-//! ends early when the client leaves. A session gets a connection only with all of its replayable state on it.
+//! Guarantees: a wait ends early when the client leaves. A session gets a connection only with all of its replayable state on it.
 
 use crate::gate::{self, Admit, Link, Why};
+use crate::hold::Hold;
 use crate::mysql::backend::{self, Connection};
 use crate::mysql::errors::{self, ClientError};
 use crate::mysql::login::{Proof, prove};
 use crate::mysql::outgoing::Command;
 use crate::mysql::session::{Backend, End, Session};
 use crate::mysql::state::State;
-use crate::shared::{Gauge, Kept, count};
+use crate::shared::count;
 use holdfast_core::Epoch;
 use holdfast_wire::login::ChangeUser;
 use holdfast_wire::packet::HEADER_BYTES;
@@ -22,22 +22,8 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A server that refuses connections or writes is tried again after this long, if nothing else happens; each time
-/// after twice as long, up to the second bound, lest many held sessions keep it from starting.
-const RETRY_MS: u64 = 50;
-const RETRY_MS_MAX: u64 = 400;
 /// Bytes that a client may send ahead while its command is held; more waits in its socket.
 const AHEAD_BYTES_MAX: usize = 16 << 10;
-
-/// A command's wait, from its first moment to its end.
-#[derive(Debug)]
-pub struct Hold {
-    bytes: usize,
-    begun: Option<(Instant, Gauge, Option<Kept>)>,
-    retry_ms: u64,
-    /// Readers that refused.
-    avoid: Vec<SocketAddr>,
-}
 
 enum Woken {
     Look,
@@ -57,12 +43,6 @@ enum Attach {
 impl From<backend::Error> for Attach {
     fn from(error: backend::Error) -> Attach {
         Attach::Backend(error)
-    }
-}
-
-impl Hold {
-    pub fn new(bytes: usize) -> Hold {
-        Hold { bytes, begun: None, retry_ms: RETRY_MS, avoid: Vec::new() }
     }
 }
 
@@ -199,26 +179,16 @@ impl Session {
         refused: Option<ClientError>,
     ) -> Result<Result<(), ClientError>, End> {
         let hold_ms = self.shared.limits.hold_ms;
-        if hold.begun.is_none() {
-            count(&self.shared.counters.held_total);
-            let Some(kept) = self.shared.keep(hold.bytes) else {
-                count(&self.shared.counters.errors_held);
-                return Ok(Err(errors::too_much_held(&self.shared.group, why)));
-            };
-            hold.begun = Some((Instant::now(), Gauge::new(&self.shared, |c| &c.held), Some(kept)));
-        }
-        let begun = hold.begun.as_ref().map_or_else(Instant::now, |(at, ..)| *at);
-        let deadline = begun + Duration::from_millis(hold_ms);
-        let retry = matches!(why, Why::Refused | Why::ReadOnly);
-        let tick = Instant::now() + Duration::from_millis(hold.retry_ms);
-        let until = if retry { tick.min(deadline) } else { deadline };
-        hold.retry_ms = (hold.retry_ms * 2).min(RETRY_MS_MAX);
+        let Some(turn) = hold.turn(&self.shared, matches!(why, Why::Refused | Why::ReadOnly)) else {
+            count(&self.shared.counters.errors_held);
+            return Ok(Err(errors::too_much_held(&self.shared.group, why)));
+        };
         loop {
-            match self.sleep_until(until).await {
+            match self.sleep_until(turn.until).await {
                 Woken::Look => {}
                 Woken::Ahead(0) => return Err(End::Client),
                 Woken::Ahead(_) => continue,
-                Woken::Deadline if until < deadline => {}
+                Woken::Deadline if !turn.is_last => {}
                 Woken::Deadline => {
                     count(&self.shared.counters.errors_held);
                     let told =

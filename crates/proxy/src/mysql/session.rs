@@ -8,6 +8,7 @@ use crate::buffer::Buffer;
 use crate::client::ClientStream;
 use crate::engine_stream::ReadHalf;
 use crate::gate::{self, Admit, Link, Role, Routing, View};
+use crate::hold::Hold;
 use crate::mysql::backend::Login;
 use crate::mysql::errors::{self, ClientError};
 use crate::mysql::exchange::Exchange;
@@ -152,7 +153,7 @@ impl Session {
     /// Ends the login once there is an engine connection: the engine may know better about schema and user.
     async fn begin(&mut self) -> Result<(), End> {
         let seq = self.login_seq;
-        let mut hold = crate::mysql::rehome::Hold::new(0);
+        let mut hold = Hold::new(0);
         if let Err(error) = self.admit_slowly(&mut hold).await? {
             return Err(End::Tell(error, seq));
         }
@@ -358,7 +359,7 @@ impl Session {
             return Box::pin(self.answer_loss(command)).await;
         }
         self.slot.query_killed.store(false, Ordering::Relaxed);
-        let mut hold = crate::mysql::rehome::Hold::new(command.bytes);
+        let mut hold = Hold::new(command.bytes);
         loop {
             self.refresh();
             if gate::admit(self.view()) != Admit::Send

@@ -77,7 +77,8 @@ impl Front {
         valid_for_ms: u64,
     ) {
         let group = GroupName::new("shop").unwrap();
-        let snapshot = RouteSnapshot { group, epoch: Epoch(epoch), gate, writer, readers, valid_for_ms };
+        let snapshot =
+            RouteSnapshot { group, epoch: Epoch(epoch), gate, writer, readers, acks: 0, valid_for_ms };
         self.routes
             .send_replace(Some(Arc::new(Route { snapshot: snapshot.clone(), received: Instant::now() })));
         let deadline = Instant::now() + std::time::Duration::from_secs(10);
