@@ -190,7 +190,13 @@ impl Sim {
             gone.iter().for_each(|tx| self.writes.forgiven(tx.write));
         }
         let (transactions, complete) = (lost.len() as u64, gone.is_empty());
-        Some(Lost { transactions, file: "lost.sql".into(), epoch: agent.member.promised(), complete })
+        Some(Lost {
+            transactions,
+            unit: "transactions".into(),
+            file: "lost.sql".into(),
+            epoch: agent.member.promised(),
+            complete,
+        })
     }
 
     fn closed(&mut self, node: usize) {

@@ -22,7 +22,8 @@ mod wake;
 
 use crate::files::{blocking, io};
 use crate::{
-    CloneProgress, CloneSource, Engine, Error, Observation, ProcessState, START_MS, Saved, Spec, process,
+    CloneProgress, CloneSource, CopyByStream, Engine, Error, Observation, ProcessState, START_MS, Saved,
+    Spec, process,
 };
 use async_trait::async_trait;
 use holdfast_core::Position;
@@ -189,11 +190,6 @@ impl MySqlEngine {
         })
     }
 
-    /// The engine's Unix socket, whether or not it runs.
-    pub fn socket(&self) -> &Path {
-        &self.at.socket
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -236,11 +232,14 @@ impl Engine for MySqlEngine {
     fn started(&self) -> bool {
         self.process.running().is_some() && self.state().ready
     }
+    fn socket(&self) -> &Path {
+        &self.at.socket
+    }
     async fn observe(&self) -> Result<Observation, Error> {
         self.look().await
     }
-    async fn close(&self, within: Duration) -> Result<Position, Error> {
-        self.fence(within).await
+    async fn close(&self, within: Duration) -> Result<Option<Position>, Error> {
+        self.fence(within).await.map(Some)
     }
     async fn drain_clients(&self, within: Duration) -> Result<u32, Error> {
         self.wait_for_clients(within).await
@@ -282,6 +281,13 @@ impl Engine for MySqlEngine {
     async fn save_divergence(&self, theirs: &Position) -> Result<Option<Saved>, Error> {
         self.save_what_only_we_have(theirs).await
     }
+    fn copy_by_stream(&self) -> Option<&dyn CopyByStream> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl CopyByStream for MySqlEngine {
     async fn clone_source(&self) -> Result<CloneSource, Error> {
         self.donate().await
     }

@@ -37,7 +37,7 @@ async fn an_unacknowledged_tail_is_rolled_back_saved_and_counted() {
     let theirs = now(&two).await.applied;
     assert!(theirs.contains(&back.applied), "{} has what {} has", theirs, back.applied);
     let saved = one.save_divergence(&theirs).await.unwrap().expect("the tail is lost");
-    assert_eq!((saved.transactions, saved.gtids.len() as u64, saved.complete), (tail, tail, true));
+    assert_eq!((saved.transactions, saved.ids.len() as u64, saved.complete), (tail, tail, true));
     let text = std::fs::read_to_string(&saved.path).unwrap();
     assert_eq!(text.matches("@2='secret'").count() as u64, tail, "{text}");
     assert!(one.save_divergence(&theirs).await.unwrap().is_none());

@@ -165,7 +165,8 @@ impl Only {
         Ok(Saved {
             path,
             transactions: self.gtids.len() as u64,
-            gtids: self.gtids.iter().take(SAVED_IDS_MAX).cloned().collect(),
+            unit: "transactions",
+            ids: self.gtids.iter().take(SAVED_IDS_MAX).cloned().collect(),
             complete: self.complete,
         })
     }

@@ -46,7 +46,8 @@ pub(super) fn save(job: &Save) -> Result<Option<Saved>, Error> {
         return Ok((!complete).then(|| Saved {
             path: job.at.saved.clone(),
             transactions: 0,
-            gtids: Vec::new(),
+            unit: "transactions",
+            ids: Vec::new(),
             complete: false,
         }));
     };
@@ -54,7 +55,7 @@ pub(super) fn save(job: &Save) -> Result<Option<Saved>, Error> {
     let name = [first, last].map(|g| g.replace(':', "-")).join("--");
     let path = rewind::place(&job.at.saved, &name, "sql", &content)?;
     std::fs::remove_file(&part).map_err(io("removing", &part))?;
-    Ok(Some(Saved { path, transactions: written.count, gtids: written.first, complete }))
+    Ok(Some(Saved { path, transactions: written.count, unit: "transactions", ids: written.first, complete }))
 }
 
 /// The ids of what was written down. There may be millions.
