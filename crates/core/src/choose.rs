@@ -7,7 +7,7 @@
 use crate::record::{Assurance, Claim, ClaimKind, Incumbent};
 use crate::report::{InstanceReport, Process};
 use crate::world::World;
-use crate::{NodeName, Position, Seen, limits};
+use crate::{NodeName, Position, Seen, limits, upgrade};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
@@ -97,7 +97,7 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     let had_data = w.record.floor.iter().chain(&claim.known).any(|p| !p.is_empty());
     let emptied = |p: &Position| p.is_empty() && had_data;
     pool.retain(|(_, p)| claim.accept_loss || !emptied(p));
-    pool.sort_by_key(|(n, _)| w.record.reinit.contains_key(*n));
+    pool.sort_by_key(|(n, _)| (w.record.reinit.contains_key(*n), upgrade::left_behind(w, n)));
     if let ClaimKind::Takeover { to: Some(to) } = &claim.kind
         && (claim.accept_loss
             || pool.iter().any(|(n, p)| *n == to && pool.iter().all(|(_, q)| p.contains(q))))

@@ -21,6 +21,8 @@ pub enum PlanKind {
     SyncSet,
     Degrade,
     Restore,
+    /// End a process in order and start it again.
+    Restart,
     /// Changes nothing but the operator's wishes.
     Wish,
 }
@@ -35,6 +37,7 @@ impl fmt::Display for PlanKind {
             PlanKind::SyncSet => "sync-set",
             PlanKind::Degrade => "degrade",
             PlanKind::Restore => "restore",
+            PlanKind::Restart => "restart",
             PlanKind::Wish => "wish",
         })
     }
@@ -115,6 +118,9 @@ fn step(service: &Service, before: &GroupRecord, after: &GroupRecord, node: &Nod
         Role::Lead { wait_for_ack: false, .. } => "opens for writes, waiting for nobody".to_string(),
         Role::Follow { primary, reclone: true, .. } => {
             format!("is rebuilt from a donor and follows {primary}")
+        }
+        Role::Follow { primary, restart: Some(_), .. } | Role::Prepare { primary, restart: Some(_), .. } => {
+            format!("is restarted and follows {primary}")
         }
         Role::Follow { primary, .. } => format!("follows {primary}{acker_note}"),
         Role::Prepare { primary, .. } => format!("makes itself fit to follow {primary}{acker_note}"),

@@ -66,4 +66,11 @@ impl Programs {
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.as_ref().map_or_else(|| PathBuf::from(name), |dir| dir.join(name))
     }
+    /// The file that a start would run.
+    pub(crate) fn find(&self, name: &str) -> PathBuf {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut all = std::env::split_paths(&path).map(|dir| dir.join(name));
+        let mut found = || all.find(|file| file.is_file());
+        self.0.as_ref().map_or_else(|| found().unwrap_or_else(|| self.path(name)), |dir| dir.join(name))
+    }
 }

@@ -7,6 +7,7 @@ use crate::api::server::{self, Host};
 use crate::cli::Exit;
 use crate::clock::{Clock, unix_ms, unix_s};
 use crate::config::{Config, secrets};
+use crate::faults::{self, Faults};
 use crate::http::{Access, Client, ClientOptions, Server, ServerOptions};
 use crate::pki;
 use crate::proxies::Proxies;
@@ -78,14 +79,22 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     let agent = make_agent(topology, &node, clock, &link, &proxies, engines)?;
     tasks.spawn(agent.clone().run());
 
+    let topology = Arc::new(topology.clone());
+    let faults = Arc::new(Faults::new(faults::Options {
+        allowed: config.drills,
+        node: node.clone(),
+        topology: topology.clone(),
+        agent: agent.clone(),
+    }));
     let host = Host {
         node: node.name.clone(),
-        topology: Arc::new(topology.clone()),
+        topology: topology.clone(),
         voter: voter.as_ref().map(|v| (v.store(), v.office())),
         agent: agent.clone(),
         proxies: Arc::new(proxies),
         certificate_ends_unix_s: tls.as_ref().map(|t| t.ends_unix_s),
-        access: Access::new(topology, tls.as_ref().map(|t| t.tokens.clone())),
+        access: Access::new(&topology, tls.as_ref().map(|t| t.tokens.clone())),
+        faults,
     };
     tasks.spawn(api.run(server::router(host), std::future::pending()));
     tracing::info!(node = %node.name, api = %topology.api_addr(&node), "running");
@@ -177,6 +186,7 @@ async fn start_proxies(
             group: service.name.clone(),
             engine: service.engine,
             zone: node.zone.clone(),
+            read_consistency: service.read_consistency,
             local: engines.get(&service.name).map(|engine| holdfast_proxy::LocalEngine {
                 addr: SocketAddr::new(node.address, service.engine_port),
                 socket: engine.socket().to_owned(),
@@ -186,7 +196,10 @@ async fn start_proxies(
             users,
             tls: tls.map(|t| t.proxy.clone()),
             routes: receiver.clone(),
-            limits: holdfast_proxy::Limits::default(),
+            limits: holdfast_proxy::Limits {
+                read_wait_ms: service.read_wait_ms,
+                ..holdfast_proxy::Limits::default()
+            },
             server_version: None,
         };
         proxies.push(on.serve(options).await?);

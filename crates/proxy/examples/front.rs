@@ -31,6 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         engine: holdfast_core::topology::Engine::MariaDb,
         group: GroupName::new("fixed")?,
         zone,
+        read_consistency: holdfast_core::topology::ReadConsistency::Strong,
         local,
         rw_listen: listen.parse()?,
         ro_listen: None,

@@ -17,6 +17,8 @@ mod engine_stream;
 mod gate;
 mod hold;
 mod mysql;
+mod readers;
+mod resp;
 mod service;
 mod shared;
 

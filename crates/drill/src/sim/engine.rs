@@ -3,9 +3,10 @@
 //!
 //! Modelled on purpose: a restart of the replication threads in GTID mode purges the relay log (MDEV-4698), and so
 //! does a crash, unless the driver starts the engine and has it apply what is left first; the tail that was never acknowledged is cut off at a restart (`--init-rpl-role=SLAVE`) or stays,
-//! by the run's choice; an endless ack wait; a process that hangs; a full disk; an event that cannot be applied; a log
+//! by the run's choice; releases, and programs of a later one that are used from the next start on; an endless ack wait; a process that hangs; a full disk; an event that cannot be applied; a log
 //! whose beginning was purged. Deliberately absent: agents and their reasons.
 
+use super::memory::Memory;
 use holdfast_core::position::MariaDbPosition;
 use holdfast_core::report::{Observed, Process, Stream, Upstream};
 use holdfast_core::{NodeName, Position};
@@ -23,6 +24,8 @@ pub const DUMP_TIMEOUT_MS: u64 = 2_000;
 pub struct Tx {
     pub server: u32,
     pub sequence: u64,
+    /// Of the server that wrote it: no earlier one may get to see it.
+    pub release: u32,
     /// Which client write this is, in the ledger.
     pub write: usize,
 }
@@ -76,6 +79,9 @@ pub struct Dump {
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub server: u32,
+    /// What runs, and what is installed.
+    pub release: u32,
+    pub installed: u32,
     pub power: Power,
     /// Counts starts and ends, so that what belongs to another life can be told.
     pub life: u64,
@@ -106,12 +112,21 @@ pub struct Engine {
     pub keeps_relay: bool,
     /// On the disk: nothing that it acknowledged is missing.
     pub retained: bool,
+    /// Of an engine that keeps its data in memory: what differs.
+    pub memory: Option<Memory>,
+}
+
+/// What a server of a release calls itself.
+pub fn version(release: u32) -> String {
+    format!("11.{release}.1-MariaDB")
 }
 
 impl Engine {
     pub fn new(server: u32) -> Engine {
         Engine {
             server,
+            release: 0,
+            installed: 0,
             power: Power::Off { how: "never started".into() },
             life: 0,
             log: Vec::new(),
@@ -134,6 +149,7 @@ impl Engine {
             ended_at: 0,
             keeps_relay: true,
             retained: false,
+            memory: None,
         }
     }
 
@@ -154,7 +170,17 @@ impl Engine {
     }
 
     pub fn applied(&self) -> Position {
-        Position::MariaDb(self.applied.clone())
+        match &self.memory {
+            Some(memory) => memory.position(&self.log),
+            None => Position::MariaDb(self.applied.clone()),
+        }
+    }
+
+    fn received(&self) -> Position {
+        match &self.memory {
+            Some(_) => self.applied(),
+            None => Position::MariaDb(self.received.clone()),
+        }
     }
 
     fn append(&mut self, tx: Tx) {
@@ -177,7 +203,7 @@ impl Engine {
     /// A client's commit reaches the binlog.
     pub fn write(&mut self, write: usize) -> Tx {
         let last = self.log.last().map_or(0, |t| t.sequence);
-        let tx = Tx { server: self.server, sequence: last + 1, write };
+        let tx = Tx { server: self.server, sequence: last + 1, release: self.release, write };
         self.append(tx);
         if !self.waits {
             self.committed = self.log.len();
@@ -186,6 +212,11 @@ impl Engine {
     }
 
     pub fn receive(&mut self, tx: Tx) {
+        if self.memory.is_some() {
+            self.append(tx);
+            self.committed = self.log.len();
+            return;
+        }
         self.received.add(0, tx.server, tx.sequence);
         self.relay.push_back(tx);
     }
@@ -226,6 +257,9 @@ impl Engine {
         self.writable = false;
         self.waiting.clear();
         self.committed = self.log.len();
+        if let Some(memory) = &mut self.memory {
+            memory.leads = false;
+        }
     }
 
     /// The process ends. `cut`: the tail without acknowledgement is cut off at the next start; returns it.
@@ -239,6 +273,11 @@ impl Engine {
         self.dumps.clear();
         self.apply_error = None;
         self.stop_receiving();
+        if let Some(memory) = &mut self.memory {
+            self.log = memory.end();
+            self.committed = self.log.len();
+            self.purged = self.log.len();
+        }
         let tail = if cut { self.log.split_off(self.committed) } else { Vec::new() };
         self.committed = self.log.len();
         // The mark tells of this start, which comes next.
@@ -253,6 +292,7 @@ impl Engine {
     pub fn start(&mut self) {
         self.power = Power::On;
         self.life += 1;
+        self.release = self.installed;
     }
 
     pub fn copy_from(&mut self, log: &[Tx]) {
@@ -261,6 +301,7 @@ impl Engine {
         self.relay.clear();
         self.receiver = None;
         self.retained = false;
+        self.dumps.clear();
         (self.purged, self.poison, self.apply_error) = (self.log.len(), None, None);
         self.reindex();
     }
@@ -286,10 +327,12 @@ impl Engine {
             apply_error: self.apply_error.clone(),
             lag_ms: Some(self.relay.len() as u64 * 20),
         });
-        Observed {
+        let mut seen = Observed {
+            version: version(self.release),
             writable: self.writable,
-            received: Some(Position::MariaDb(self.received.clone())),
+            received: Some(self.received()),
             applied: Some(self.applied()),
+            admits: self.memory.as_ref().map(|m| m.admits.iter().map(|n| names[*n].clone()).collect()),
             drained: self.relay.is_empty(),
             retained: self.retained,
             upstream,
@@ -303,6 +346,10 @@ impl Engine {
                 .collect(),
             free_disk_bytes: Some(if self.full { 1 << 20 } else { 1 << 30 }),
             ..Observed::only(Process::Running)
+        };
+        if let Some(memory) = &self.memory {
+            memory.shown(&mut seen, now);
         }
+        seen
     }
 }

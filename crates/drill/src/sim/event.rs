@@ -32,6 +32,7 @@ pub enum Message {
         epoch: Epoch,
     },
     CompareAnswer {
+        version: String,
         verb: u64,
         position: Position,
     },
@@ -83,6 +84,8 @@ pub enum Event {
         client: usize,
         to: usize,
         life: u64,
+        /// Replicas that must have the write, where clients wait for them.
+        acks: u32,
     },
     Fault,
     Heal(Box<faults::Fault>),
@@ -158,7 +161,7 @@ impl Sim {
             Event::EngineTick { node } => self.engine_tick(node),
             Event::Ack { to, life, from, conn, upto } => self.ack(to, life, from, conn, upto),
             Event::ClientTick { client } => self.client_tick(client),
-            Event::ClientWrite { client, to, life } => self.client_write(client, to, life),
+            Event::ClientWrite { client, to, life, acks } => self.client_write(client, to, life, acks),
             Event::Fault => self.fault(),
             Event::Heal(fault) => self.heal(&fault),
             Event::FaultsOff => self.faults_off(),
@@ -201,7 +204,9 @@ impl Sim {
             Message::Store { from, msg } => self.store_message(to, from, msg),
             Message::Route { snapshot } => self.proxy_route(to, snapshot),
             Message::CompareAsk { from, verb, epoch } => self.compare_asked(to, from, verb, epoch),
-            Message::CompareAnswer { verb, position } => self.compare_answered(to, verb, &position),
+            Message::CompareAnswer { verb, position, version } => {
+                self.compare_answered(to, verb, &position, &version);
+            }
             Message::VouchAsk { from, sent, ask } => self.vouch_asked(to, from, sent, &ask),
             Message::VouchAnswer { by, epoch, sent } => self.vouch_answered(to, by, epoch, sent),
         }

@@ -1,6 +1,10 @@
 //! The index file of a binary or relay log: the log's files, oldest first.
 
+use super::datadir;
 use std::path::{Path, PathBuf};
+
+/// What MySQL calls the index that is about to be one.
+const NEXT: &str = "_crash_safe";
 
 /// The files of an index up to the first that is missing, and whether none is. A file is named in the index before it is
 /// made, so after a crash the last may be missing that never was: that too counts as missing.
@@ -21,13 +25,21 @@ pub(super) fn unbroken(index: &Path) -> std::io::Result<(Vec<PathBuf>, bool)> {
 
 /// The files that an index names, in order.
 pub(super) fn files(index: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let text = match std::fs::read_to_string(index) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
+    let text = text(index)?.unwrap_or_default();
     let dir = index.parent().unwrap_or(Path::new("."));
     Ok(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| dir.join(l)).collect())
+}
+
+/// `None`: there is no index. MySQL replaces one by removing it and renaming the next: in between, which may be where a
+/// server was killed, only the next is there; and while it is looked for, it may get its name.
+fn text(index: &Path) -> std::io::Result<Option<String>> {
+    for path in [index, &datadir::sibling(index, NEXT), index] {
+        match std::fs::read_to_string(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            text => return text.map(Some),
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -52,5 +64,15 @@ mod tests {
         assert_eq!(given(&[3, 5, 6]), (1, false));
         assert_eq!(given(&[2, 3, 4]), (0, false));
         assert_eq!(given(&[]), (0, true));
+    }
+    #[test]
+    fn an_index_that_is_being_replaced_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join("binlog.index");
+        assert!(files(&index).unwrap().is_empty());
+        std::fs::write(datadir::sibling(&index, NEXT), "./binlog.000002\n").unwrap();
+        assert_eq!(files(&index).unwrap(), [dir.path().join("./binlog.000002")]);
+        std::fs::write(&index, "./binlog.000001\n./binlog.000002\n").unwrap();
+        assert_eq!(files(&index).unwrap().len(), 2, "the one with the name counts");
     }
 }

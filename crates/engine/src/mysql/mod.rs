@@ -21,6 +21,7 @@ mod version;
 mod wake;
 
 use crate::files::{blocking, io};
+use crate::installed::Installed;
 use crate::{
     CloneProgress, CloneSource, CopyByStream, Engine, Error, Observation, ProcessState, START_MS, Saved,
     Spec, process,
@@ -39,6 +40,8 @@ use tokio::time::Instant;
 
 /// A verb's single statement takes no longer, or is ended.
 pub const STATEMENT_MS: u64 = 5_000;
+/// Bringing data up to date for another release may take this long.
+pub const UPGRADE_MS: u64 = 3_600_000;
 /// How long following waits for what was received to be applied before it repoints.
 pub const FOLLOW_DRAIN_MS: u64 = 1_000;
 const STATEMENT: Duration = Duration::from_millis(STATEMENT_MS);
@@ -159,6 +162,7 @@ pub struct MySqlEngine {
     /// Held by whatever starts, stops or replaces.
     lifecycle: Mutex<()>,
     state: SyncMutex<State>,
+    installed: Installed,
     /// Open for as long as we own the directory.
     owned: SyncMutex<Option<std::fs::File>>,
 }
@@ -182,6 +186,7 @@ impl MySqlEngine {
             process: process::Process::new(matches!(spec.management, Management::Managed { .. })),
             lifecycle: Mutex::default(),
             state: SyncMutex::default(),
+            installed: Installed::default(),
             owned: SyncMutex::default(),
             flavour,
             spec,
@@ -234,6 +239,9 @@ impl Engine for MySqlEngine {
     }
     fn socket(&self) -> &Path {
         &self.at.socket
+    }
+    async fn installed(&self) -> Result<String, Error> {
+        self.installed_version().await
     }
     async fn observe(&self) -> Result<Observation, Error> {
         self.look().await

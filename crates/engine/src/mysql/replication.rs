@@ -8,6 +8,7 @@ use super::flavour::{self, Replication, Source};
 use super::{FOLLOW_DRAIN_MS, MySqlEngine, STATEMENT, datadir, version};
 use crate::{Error, ThreadState};
 use holdfast_core::Position;
+use holdfast_core::version::must_not_follow;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -128,7 +129,7 @@ impl MySqlEngine {
         }
         if let Some(theirs) = version::of(primary).await {
             let mine = self.look_before("looking before following").await?.version;
-            if let Some(why) = version::must_not_follow(&mine, &theirs) {
+            if let Some(why) = must_not_follow(&mine, &theirs) {
                 return Err(Error::Precondition(why));
             }
         }

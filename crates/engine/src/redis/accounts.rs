@@ -21,12 +21,19 @@ const SECRET_BYTES: usize = 32;
 /// What no client's account may do.
 const TAKEN: &str = "-replicaof -slaveof -failover -psync -sync -replconf -acl|setuser -acl|deluser -acl|load \
                      -acl|save -config|set -config|rewrite -module -debug -shutdown -client|pause -client|unpause";
-/// What a replica's account may do: receive all data, and look at single keys to compare them.
-const REPLICA: &[&str] = &["+psync", "+replconf", "+ping", "+info", "+select", "+dump", "%R~*"];
+/// What a replica's account may do.
+const REPLICA: &[&str] = &["+psync", "+replconf", "+ping"];
+/// What the account may do by which a member that is not admitted compares its keys with a primary's.
+const READER: &[&str] = &["+select", "+dump", "%R~*"];
 
 /// As whom a member replicates from another.
 pub(super) fn replica_name(spec: &Spec, node: &NodeName) -> String {
     format!("{}:{node}", spec.replication.user)
+}
+
+/// As whom any member compares keys.
+pub(super) fn reader_name(spec: &Spec) -> String {
+    format!("{}::reader", spec.replication.user)
 }
 
 /// The member whose replica's account this is.
@@ -80,12 +87,7 @@ fn rules(user: &UserAccount) -> Result<Vec<String>, Error> {
     let name = &user.account.user;
     let mut rules = vec!["reset".to_owned(), "on".to_owned(), format!("#{}", digest(&user.account.password))];
     for rule in user.grants.iter().flat_map(|g| g.split_ascii_whitespace()) {
-        let fits = rule.chars().all(|c| !c.is_control())
-            && (rule.starts_with(['~', '%', '&', '+', '-', '(', ')'])
-                || rule.ends_with(')')
-                || rule.chars().all(|c| c.is_ascii_lowercase()))
-            && !matches!(rule, "on" | "off" | "nopass" | "reset" | "resetpass");
-        if !fits {
+        if !is_rule(rule) {
             return Err(Error::BadSpec(format!(
                 "{rule:?} is not a rule of {name} such as \"~shop:*\" or \"+@all\""
             )));
@@ -94,6 +96,16 @@ fn rules(user: &UserAccount) -> Result<Vec<String>, Error> {
     }
     rules.extend(TAKEN.split_ascii_whitespace().map(str::to_owned));
     Ok(rules)
+}
+
+/// Whether a word is a rule of an access list about keys, channels or commands. Passwords, and whether an account is on,
+/// are no user's to say here.
+pub fn is_rule(rule: &str) -> bool {
+    let word = || rule.chars().all(|c| c.is_ascii_lowercase());
+    let begins = rule.starts_with(['~', '%', '&', '+', '-', '(', ')']);
+    !rule.chars().any(char::is_control)
+        && (begins || word())
+        && !matches!(rule, "" | "on" | "off" | "nopass" | "reset" | "resetpass")
 }
 
 fn digest(password: &str) -> String {
@@ -123,11 +135,12 @@ impl RedisEngine {
         let users: Vec<String> = users.iter().flat_map(|a| a.items()).filter_map(|u| u.text()).collect();
         let there = admitted(&self.spec, users.iter().map(String::as_str));
         let secret = format!(">{}", self.spec.replication.password);
-        let mut batch = Batch::default();
+        let account = |name: &str, rules: &[&str]| {
+            Batch::new(&[&["ACL", "SETUSER", name, "reset", "on", &secret], rules].concat())
+        };
+        let mut batch = account(&reader_name(&self.spec), READER);
         for node in nodes.difference(&there) {
-            let name = replica_name(&self.spec, node);
-            let words = ["ACL", "SETUSER", &name, "reset", "on", &secret].into_iter();
-            batch = batch.and(&words.chain(REPLICA.iter().copied()).collect::<Vec<_>>());
+            batch = batch.followed_by(&account(&replica_name(&self.spec, node), REPLICA));
         }
         for node in there.difference(nodes) {
             // Ends its connections as well.

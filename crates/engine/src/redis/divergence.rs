@@ -8,10 +8,10 @@
 //! Does not know: whether the loss is acceptable.
 
 use super::observe::Look;
-use super::session::{Batch, Conn};
+use super::session::{Batch, Conn, Door};
 use super::settings::{NOWHERE, SHUT};
 use super::tail::Tail;
-use super::{RedisEngine, blocking, io};
+use super::{RedisEngine, accounts, blocking, compare, io};
 use crate::{Error, Saved, files};
 use holdfast_core::position::{HistoryId, RedisPosition};
 use std::fs::File;
@@ -25,6 +25,8 @@ use tokio::time::{Instant, sleep, timeout};
 const SILENCE: Duration = Duration::from_secs(10);
 /// Writing all data to a file may take this long.
 const DUMP: Duration = Duration::from_secs(600);
+/// What is counted where not all could be compared.
+const AT_MOST: &str = "keys at most";
 const DUMP_POLL: Duration = Duration::from_millis(20);
 
 /// The part of the own log that nobody else has.
@@ -75,7 +77,7 @@ impl RedisEngine {
         }
         let kept_from: u64 = i.number("repl_backlog_first_byte_offset")?;
         // A stream begins with database 0, and says so only when it changes.
-        let only_first = !i.has_databases_after_first();
+        let only_first = i.databases().iter().all(|(database, _)| *database == 0);
         Ok((kept_from <= common + 1).then_some(Own {
             history: i.history("master_replid")?,
             common,
@@ -173,14 +175,22 @@ impl RedisEngine {
         .await?;
         let history = look.info.history("master_replid")?.to_string();
         let path = self.place(part, &format!("{}-{}", &history[..8], ours.offset()), "rdb").await?;
-        let keys = look.info.keys();
-        Ok(Saved {
-            path,
-            transactions: keys,
-            unit: "keys, others' among them",
-            ids: Vec::new(),
-            complete: true,
-        })
+        let (transactions, unit) = self.count_differing(look).await;
+        Ok(Saved { path, transactions, unit, ids: Vec::new(), complete: true })
+    }
+
+    /// Keys that are not the same on the primary; where that cannot be known, all.
+    async fn count_differing(&self, look: &Look) -> (u64, &'static str) {
+        let Some(addr) = self.state().primary else { return (look.info.keys(), AT_MOST) };
+        let reader = Door { user: accounts::reader_name(&self.spec), ..self.door_at(addr) };
+        match compare::differing(&self.door(), &reader, &look.info.databases()).await {
+            Ok(found) if found.looked_at_all => (found.keys, "keys"),
+            Ok(found) => (found.keys, AT_MOST),
+            Err(error) => {
+                tracing::warn!(%error, primary = %addr, "what differs from the primary could not be counted; all keys are said to");
+                (look.info.keys(), AT_MOST)
+            }
+        }
     }
 
     /// Puts a file under a free name, durably.

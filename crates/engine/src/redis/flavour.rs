@@ -64,20 +64,16 @@ impl Flavour {
                 self.name
             )));
         }
-        Ok(version)
+        Ok(self.named(&version))
     }
-    /// Why a server of version `mine` cannot follow a primary: an older one does not read a newer one's data.
-    pub(super) fn must_not_follow(&self, mine: &str, primary: &Info) -> Option<String> {
-        match self.version(primary) {
-            Err(_) => Some(format!(
-                "the primary is not {} of a version that is known: flavours never mix",
-                self.name
-            )),
-            Ok(theirs) if number(&theirs) > number(mine) => {
-                Some(format!("the primary's version {theirs} is later than {mine}: upgrade replicas first"))
-            }
-            Ok(_) => None,
-        }
+    /// A version as it is told: with the name of what it is a version of.
+    fn named(&self, version: &str) -> String {
+        format!("{} {version}", self.name)
+    }
+    /// From what the program says of itself: `Redis server v=7.0.15 sha=…`, `Valkey server v=8.1.1 …`.
+    pub(super) fn program_version(&self, says: &str) -> Option<String> {
+        let number = says.split_ascii_whitespace().find_map(|word| word.strip_prefix("v="))?;
+        says.starts_with(self.name).then(|| self.named(number))
     }
 }
 
@@ -100,17 +96,12 @@ mod tests {
     fn flavours_are_told_apart() {
         let redis = info("redis_version:7.0.15\r\n");
         let valkey = info("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.1\r\n");
-        assert_eq!(REDIS.version(&redis).unwrap(), "7.0.15");
-        assert_eq!(VALKEY.version(&valkey).unwrap(), "8.1.1");
+        assert_eq!(REDIS.version(&redis).unwrap(), "Redis 7.0.15");
+        assert_eq!(VALKEY.version(&valkey).unwrap(), "Valkey 8.1.1");
         assert!(REDIS.version(&valkey).is_err() && VALKEY.version(&redis).is_err());
         assert!(REDIS.version(&info("redis_version:6.2.14\r\n")).is_err());
-    }
-
-    #[test]
-    fn nobody_follows_a_later_version() {
-        let later = info("redis_version:7.2.1\r\n");
-        assert!(REDIS.must_not_follow("7.0.15", &later).is_some());
-        assert!(REDIS.must_not_follow("7.4.0", &later).is_none());
-        assert!(VALKEY.must_not_follow("8.0.0", &later).is_some());
+        let says = "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=ae4d7c971a948f0";
+        assert_eq!(REDIS.program_version(says).unwrap(), "Redis 7.0.15");
+        assert_eq!(VALKEY.program_version(says), None);
     }
 }

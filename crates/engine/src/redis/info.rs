@@ -54,14 +54,15 @@ impl Info {
     pub(super) fn history(&self, name: &'static str) -> Result<HistoryId, Error> {
         self.text(name)?.parse().map_err(|_| unreadable(name))
     }
+    /// Databases that have keys, and how many.
+    pub(super) fn databases(&self) -> Vec<(u32, u64)> {
+        let count = |v: &String| v.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok();
+        let all = self.0.iter().filter_map(|(k, v)| Some((k.strip_prefix("db")?.parse().ok()?, count(v)?)));
+        all.collect()
+    }
     /// Keys in all databases.
     pub(super) fn keys(&self) -> u64 {
-        let count = |v: &String| v.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok();
-        self.0.iter().filter(|(k, _)| k.starts_with("db")).filter_map(|(_, v)| count(v)).sum()
-    }
-    /// Some database other than number 0 has keys.
-    pub(super) fn has_databases_after_first(&self) -> bool {
-        self.0.keys().any(|k| k != "db0" && k.strip_prefix("db").is_some_and(|n| n.parse::<u32>().is_ok()))
+        self.databases().iter().map(|(_, keys)| keys).sum()
     }
     pub(super) fn replicas(&self) -> Vec<Replica> {
         let numbered = |k: &str| k.strip_prefix("slave").is_some_and(|n| n.parse::<u32>().is_ok());

@@ -9,6 +9,7 @@
 //! Does not know: epochs, leases, why a verb is called.
 
 mod accounts;
+mod compare;
 mod divergence;
 mod fence;
 mod flavour;
@@ -22,7 +23,11 @@ mod settings;
 mod start;
 mod tail;
 
+pub use accounts::is_rule;
+pub use settings::is_own_setting;
+
 use crate::files::{blocking, io, write_whole};
+use crate::installed::Installed;
 use crate::{CopyByStream, Engine, Error, Observation, ProcessState, Saved, Spec, process};
 use async_trait::async_trait;
 use holdfast_core::position::RedisPosition;
@@ -109,12 +114,6 @@ struct Heard {
     at: tokio::time::Instant,
 }
 
-/// A primary that this instance is to follow, as its agent told.
-#[derive(Debug, Clone)]
-struct Known {
-    addr: SocketAddr,
-}
-
 #[derive(Debug, Default)]
 struct State {
     /// The running process has passed everything that [`Engine::start`] promises.
@@ -126,7 +125,8 @@ struct State {
     heard: Option<Heard>,
     /// Where, in the error log, the words of the present process begin.
     words_from: u64,
-    primary: Option<Known>,
+    /// The primary that this instance is to be compared with.
+    primary: Option<SocketAddr>,
 }
 
 /// The driver of one instance.
@@ -144,6 +144,7 @@ pub struct RedisEngine {
     /// Held by whatever starts, stops or empties.
     lifecycle: Mutex<()>,
     state: SyncMutex<State>,
+    installed: Installed,
     /// Open for as long as we own the directory.
     owned: SyncMutex<Option<std::fs::File>>,
 }
@@ -169,6 +170,7 @@ impl RedisEngine {
             lineage: Arc::default(),
             lifecycle: Mutex::default(),
             state: SyncMutex::default(),
+            installed: Installed::default(),
             owned: SyncMutex::default(),
             flavour,
             spec,
@@ -235,6 +237,11 @@ impl Engine for RedisEngine {
     fn socket(&self) -> &Path {
         &self.at.socket
     }
+    async fn installed(&self) -> Result<String, Error> {
+        let flavour = self.flavour;
+        let read = move |says: &str| flavour.program_version(says);
+        self.installed.version(self.spec.programs(), flavour.server, &["--version"], read).await
+    }
     async fn observe(&self) -> Result<Observation, Error> {
         self.look().await
     }
@@ -280,7 +287,7 @@ impl Engine for RedisEngine {
         Ok(()) // each server's own, made at each start
     }
     async fn learn(&self, theirs: &Position, at: SocketAddr) -> Result<(), Error> {
-        self.state().primary = Some(Known { addr: at });
+        self.state().primary = Some(at);
         self.remember(position(theirs)?).await
     }
     async fn save_divergence(&self, theirs: &Position) -> Result<Option<Saved>, Error> {

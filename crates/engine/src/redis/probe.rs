@@ -4,7 +4,6 @@
 //! between both hosts carries, as a byte of its stream would.
 //! Does not know: whether the stream itself flows.
 
-use super::info::Info;
 use super::session::{Batch, Door, Session};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -54,13 +53,6 @@ impl Probe {
             }
         }));
         asked.answered
-    }
-
-    /// What a primary says of its version. `None` if it cannot be asked.
-    pub(super) async fn server(&self, door: &Door) -> Option<Info> {
-        let session = Session::default();
-        let asked = session.run("asking the primary", door, Batch::new(&["INFO", "server"]), ANSWER).await;
-        asked.ok().and_then(|answers| Info::read(&answers[0]).ok())
     }
 
     pub(super) async fn reset(&self) {

@@ -41,12 +41,6 @@ impl RedisEngine {
         if look.is_writable()? {
             return Err(Error::Precondition("it is writable: close it first (S3)".into()));
         }
-        let mine = self.state().version.clone();
-        if let Some(theirs) = self.probe.server(&self.door_at(primary)).await
-            && let Some(why) = self.flavour.must_not_follow(&mine, &theirs)
-        {
-            return Err(Error::Precondition(why));
-        }
         let before = match self.position_of(&look)? {
             Some(position) if position.histories().next().is_none() => Before::Nothing,
             _ => Before::Something,

@@ -104,7 +104,7 @@ fn option(given: &str, value: &str) -> Result<String, Error> {
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
         return Err(Error::BadSpec(format!("{given:?} is not the name of an engine option")));
     }
-    if owned(&name) {
+    if is_own_setting(&name) {
         return Err(Error::BadSpec(format!(
             "engine option {given} is set by Holdfast itself, because its promises rest on it; remove it"
         )));
@@ -120,7 +120,8 @@ fn normal(name: &str) -> String {
     name.to_ascii_lowercase().replace('_', "-")
 }
 
-fn owned(name: &str) -> bool {
+/// Whether a setting, in lower case and with hyphens, is one that only Holdfast gives a value.
+pub fn is_own_setting(name: &str) -> bool {
     OWNED.iter().any(|own| match own.strip_suffix('*') {
         Some(start) => name.starts_with(start),
         None => name == *own,

@@ -35,7 +35,7 @@ impl Drop for Rig {
 
 /// In memory where there is room: what is tested is processes that die, not hosts, and syncing to disk is most of
 /// what these tests would wait for.
-fn fast_dir() -> tempfile::TempDir {
+pub fn fast_dir() -> tempfile::TempDir {
     const ROOM: u64 = 4 << 30;
     let shm = Path::new("/dev/shm");
     let free = rustix::fs::statvfs(shm).map_or(0, |s| s.f_bavail * s.f_frsize);
@@ -48,10 +48,17 @@ pub fn programs(flavour: Engine) -> Option<PathBuf> {
         Engine::MariaDb | Engine::Redis | Engine::Valkey => None,
         Engine::MySql => {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
-            assert!(folder.join("mysqld").exists(), "there is no MySQL here yet: make mysql");
+            assert!(folder.join("mysqld").exists(), "there is no MySQL here yet: make engines");
             Some(folder.canonicalize().unwrap())
         }
     }
+}
+
+/// Programs of a later release of MariaDB than this machine's.
+pub fn later() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mariadb/programs");
+    assert!(folder.join("mariadbd").exists(), "there is no later MariaDB here yet: make engines");
+    folder.canonicalize().unwrap()
 }
 
 pub fn rig(flavour: Engine, durability: Durability) -> Rig {
@@ -62,6 +69,11 @@ pub fn rig(flavour: Engine, durability: Durability) -> Rig {
         ports: held.iter().map(|l| l.local_addr().unwrap().port()).collect(),
         durability,
     }
+}
+
+pub fn readable_by_all(dir: &Path) {
+    let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir, all).unwrap();
 }
 
 pub fn node(id: u32) -> NodeName {
@@ -117,8 +129,7 @@ impl Rig {
     }
     /// A server that is not root can get to its directory.
     pub fn readable_by_all(&self) {
-        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(self.dir.path(), all).unwrap();
+        readable_by_all(self.dir.path());
     }
     /// Started.
     pub async fn up(&self, id: u32) -> MySqlEngine {

@@ -8,11 +8,14 @@ mod client;
 mod drill;
 mod exit;
 mod output;
+mod staging;
+mod upgrade;
 mod wishes;
 
 pub use args::{Cli, Command, DevArgs};
 pub use exit::{Exit, Failure};
 
+use crate::api::people::UpgradeRequest;
 use crate::config::{self, Config};
 use crate::{say, sayln};
 use client::Api;
@@ -57,6 +60,14 @@ pub async fn execute(cli: Cli) -> Result<Exit, Failure> {
             let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
             wishes::reinit(&api, service.as_deref(), node).await
         }
+        Command::Upgrade { service, dry_run, replicas_only, accept_no_standby, stop } => {
+            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
+            if stop {
+                return wishes::simple(&api, service.as_deref(), "upgrade/stop", &()).await;
+            }
+            let wish = UpgradeRequest { replicas_only, accept_no_standby };
+            upgrade::upgrade(&api, service.as_deref(), &wish, dry_run).await
+        }
         Command::Backup(command) => {
             backup::backup(cli.config.as_deref(), cli.token_file.as_deref(), command).await
         }
@@ -81,7 +92,11 @@ pub async fn execute(cli: Cli) -> Result<Exit, Failure> {
             let (config, _) = load(cli.config.as_deref())?;
             output::init(&config, dir, renew)
         }
-        Command::Drill(args) => drill::drill(args).await,
+        Command::Drill(args) => drill::drill(args, cli.config, cli.token_file).await,
+        Command::Breaker => match crate::faults::breaker::run().await {
+            Ok(()) => Ok(Exit::Ok),
+            Err(why) => Err(Failure::failed(miette::miette!("the breaker: {why}"))),
+        },
         Command::Completions { shell } => {
             args::completions(shell);
             Ok(Exit::Ok)

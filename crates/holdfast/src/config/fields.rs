@@ -123,6 +123,13 @@ pub static FILE: Section = Section {
              leave this off outside a sandbox.",
         ),
         field(
+            "drills",
+            Kind::Flag,
+            Need::Default(Default::Flag(false)),
+            "This is a staging deployment: every host lets an operator break it with `holdfast drill`, for a while. \
+             Without it every host refuses. Never set it where the data matters.",
+        ),
+        field(
             "tls",
             Kind::One(&TLS),
             Need::Optional("the API listens on loopback addresses only"),
@@ -293,6 +300,8 @@ static SERVICE: Section = Section {
             Kind::Choice(&[
                 Choice { value: "mariadb", doc: "MariaDB 10.6.19, 10.11.9 or later" },
                 Choice { value: "mysql", doc: "MySQL 8.4 or later" },
+                Choice { value: "redis", doc: "Redis 7.0 or later" },
+                Choice { value: "valkey", doc: "Valkey 8.0 or later" },
             ]),
             Need::Required,
             "The database.",
@@ -327,7 +336,8 @@ static SERVICE: Section = Section {
             Need::Optional("1 under `sync`"),
             "Under `sync`: how many replicas are kept able to acknowledge, 1 to members − 1. One acknowledgement is \
              enough for a commit, so a larger number keeps writes going when a replica fails, but a failover must \
-             then reach more of them before it may start early.",
+             then reach more of them before it may start early. Not for Redis and Valkey, where every replica that \
+             follows acknowledges.",
         ),
         field(
             "when_no_sync_replica",
@@ -353,13 +363,40 @@ static SERVICE: Section = Section {
             "port",
             PORT,
             Need::Required,
-            "The proxy's read/write port, on every node: always leads to the primary.",
+            "The proxy's read/write port, on every node: leads to the primary, and with `read_consistency` also to replicas.",
         ),
         field(
             "read_port",
             PORT,
             Need::Required,
             "The proxy's read port, on every node: leads to a replica, or to the primary if there is none.",
+        ),
+        field(
+            "read_consistency",
+            Kind::Choice(&[
+                Choice { value: "strong", doc: "reads see every acknowledged write: all go to the primary" },
+                Choice {
+                    value: "session",
+                    doc: "reads see what the same session wrote; of others' writes, what a replica has",
+                },
+                Choice { value: "eventual", doc: "reads see what a replica has" },
+            ]),
+            Need::Default(Default::Text("strong")),
+            "What reads on `port` may see. Unless it is `strong`, plain reads outside transactions go to replicas, those of \
+             the client's own zone first; what is not surely a plain read goes to the primary.",
+        ),
+        field(
+            "read_lag_ms",
+            Kind::Number { min: limits::READ_LAG_MIN_MS, max: limits::READ_LAG_MAX_MS },
+            Need::Default(Default::Number(limits::READ_LAG_MS)),
+            "A replica further behind serves no reads, on either port. The engine tells its lag in whole seconds.",
+        ),
+        field(
+            "read_wait_ms",
+            Kind::Number { min: 1, max: limits::READ_WAIT_MAX_MS },
+            Need::Default(Default::Number(limits::READ_WAIT_MS)),
+            "Under `read_consistency = \"session\"`: how long a read waits on a replica for what its session wrote, \
+             before it goes to the primary.",
         ),
         field(
             "cross_region_failover",
@@ -396,8 +433,10 @@ static SERVICE: Section = Section {
             "engine_options",
             Kind::Options { max: ENGINE_OPTIONS },
             Need::Optional("the engine's defaults"),
-            "Options for the engine's command line, such as `innodb_buffer_pool_size = \"64M\"`. Only for managed \
-             engines; those that Holdfast sets itself are refused.",
+            "Options of the engine, such as `innodb_buffer_pool_size = \"64M\"` or `maxmemory = \"1gb\"`. Only for managed \
+             engines; those that Holdfast sets itself are refused. For Redis and Valkey, `repl-backlog-size` says how \
+             much a replica may miss and still go on from where it was: by default 64 MiB, a minute's absence at 1 MiB \
+             of writes a second.",
         ),
         field(
             "replication",
@@ -471,7 +510,8 @@ static REPLICATION: Section = Section {
             "user",
             Kind::User,
             Need::Default(Default::Text("holdfast_repl")),
-            "Its name. Holdfast creates it.",
+            "Its name. Holdfast creates it. An attached Redis or Valkey must have it, with `+@all ~* &*`: the agent \
+             administers by it.",
         ),
         PASSWORD_FILE,
         PASSWORD_ENV,
@@ -492,7 +532,9 @@ static USER: Section = Section {
             "grants",
             Kind::List { of: &Kind::Text { chars_max: 1_024 }, min: 0, max: GRANTS_PER_USER },
             Need::Optional("none: the user can log in and do nothing"),
-            "Privileges as in SQL, without the user: `\"ALL PRIVILEGES ON shop.*\"`.",
+            "Privileges as in SQL, without the user: `\"ALL PRIVILEGES ON shop.*\"`. For Redis and Valkey, rules as in an \
+             ACL: `\"~shop:* &* +@all -@dangerous\"`; what would let a user open or reconfigure an instance is taken away \
+             again. There, a user named `default` is who clients are that only give a password.",
         ),
     ],
 };

@@ -216,6 +216,7 @@ fn described(w: &World) -> ServiceStatus {
         }
         .into(),
         epoch: w.record.epoch.0,
+        cooling_down: w.record.last_takeover.is_some(),
         primary: w.record.primary().map(|p| p.node.to_string()),
         sync_set: w.record.sync_set().iter().map(NodeName::to_string).collect(),
         state: diagnosis
@@ -270,6 +271,7 @@ fn member(w: &World, node: &NodeName) -> MemberStatus {
             epoch: l.epoch.0,
         }),
         version: report.map(|r| r.seen.version.clone()).unwrap_or_default(),
+        installed: report.and_then(|r| r.installed.clone()),
     }
 }
 

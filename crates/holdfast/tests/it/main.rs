@@ -4,4 +4,5 @@
 mod backup;
 mod config;
 mod net;
+mod staging;
 mod system;

@@ -11,15 +11,15 @@ use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
 
-const BOUND: Duration = Duration::from_secs(120);
+pub const BOUND: Duration = Duration::from_secs(120);
 
 /// A sandbox whose directory goes with it.
-struct Stage {
-    sandbox: Sandbox,
+pub struct Stage {
+    pub sandbox: Sandbox,
     dir: tempfile::TempDir,
 }
 
-async fn stage(nodes: u8, change: impl FnOnce(&mut Options)) -> Stage {
+pub async fn stage(nodes: u8, change: impl FnOnce(&mut Options)) -> Stage {
     let dir = tempfile::tempdir().unwrap();
     let mut options = Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), nodes);
     change(&mut options);
@@ -29,11 +29,11 @@ async fn stage(nodes: u8, change: impl FnOnce(&mut Options)) -> Stage {
 }
 
 impl Stage {
-    async fn healthy(&mut self) -> Value {
+    pub async fn healthy(&mut self) -> Value {
         let dir = self.dir.path().to_path_buf();
         self.sandbox.wait_healthy(BOUND).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(&dir)))
     }
-    async fn end(self) {
+    pub async fn end(self) {
         self.sandbox.stop().await.unwrap();
     }
 }
@@ -63,7 +63,7 @@ fn no_loss(round: &Round) {
     assert!(round.acked > 0, "{round:?}");
 }
 
-async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + BOUND;
     while !holds().await {
         assert!(Instant::now() < end, "{what} did not come true");

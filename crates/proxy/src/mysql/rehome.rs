@@ -9,12 +9,12 @@ use crate::mysql::errors::{self, ClientError};
 use crate::mysql::login::{Proof, prove};
 use crate::mysql::outgoing::Command;
 use crate::mysql::session::{Backend, End, Session};
-use crate::mysql::state::State;
+use crate::mysql::state::{Replay, State};
 use crate::shared::count;
 use holdfast_core::Epoch;
 use holdfast_wire::login::ChangeUser;
 use holdfast_wire::packet::HEADER_BYTES;
-use holdfast_wire::{Capabilities, command};
+use holdfast_wire::{Capabilities, Status, command};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -32,7 +32,7 @@ enum Woken {
 }
 
 /// A connection could not be set up.
-enum Attach {
+pub enum Attach {
     Backend(backend::Error),
     /// The engine refused part of the session's state.
     Replay(ClientError),
@@ -67,7 +67,7 @@ impl Session {
                 },
                 Admit::ToReader => {
                     let readers = self.routing.as_ref().map(|r| r.readers.clone()).unwrap_or_default();
-                    match self.shared.choose_reader(&readers, &hold.avoid) {
+                    match self.shared.readers.choose(&readers, &hold.avoid, Instant::now()) {
                         Some(reader) => {
                             // A reader that lags may not know the user or schema yet: the next one, or the
                             // writer, has the last word.
@@ -125,14 +125,16 @@ impl Session {
     async fn attach(&mut self, addr: SocketAddr, writer: bool) -> Result<(), Attach> {
         let epoch = self.routing.as_ref().map_or(Epoch(0), |r| r.epoch);
         let link = Link { epoch, addr, writer };
-        let connection = {
+        let gtids = self.reads.is_some();
+        let on = Replay::Session { writes: !(writer && self.role == gate::Role::Read), gtids };
+        let (connection, status) = {
             let (slot, shared, seen) = (&self.slot, &self.shared, self.seen);
             let changed = std::future::poll_fn(|cx| {
                 slot.waker.register(cx.waker());
                 if shared.version() != seen { Poll::Ready(()) } else { Poll::Pending }
             });
             tokio::select! {
-                connection = self.set_up(addr, writer) => connection?,
+                connection = self.set_up(addr, on) => connection?,
                 () = changed => return Ok(()),
             }
         };
@@ -143,31 +145,36 @@ impl Session {
             self.slot.disconnect(true);
             return Ok(());
         }
-        let _at_reader = (!writer).then(|| self.shared.at_reader(addr));
-        self.backend = Some(Backend { read, link, capabilities, _at_reader });
+        let _at_reader = (!writer).then(|| self.shared.readers.enter(addr));
         self.generation += 1;
-        if self.generation > 1 {
+        let generation = self.generation;
+        self.backend = Some(Backend { read, link, capabilities, generation, _at_reader });
+        self.autocommit = status.has(Status::AUTOCOMMIT);
+        if let Some(reads) = &mut self.reads {
+            reads.note_new_primary();
+        }
+        if generation > 1 {
             count(&self.shared.counters.rehomed);
         }
         Ok(())
     }
 
-    async fn set_up(&self, addr: SocketAddr, writer: bool) -> Result<Connection, Attach> {
+    /// Logs in and brings the connection to the session's state, as far as it is for `on`.
+    pub async fn set_up(&self, addr: SocketAddr, on: Replay) -> Result<(Connection, Status), Attach> {
         let login = self.login().ok_or(Attach::NoUser)?;
         let mut connection = Connection::open(addr, self.shared.socket_of(addr), login).await?;
         if self.state.was_reset {
             connection.command(&[command::RESET_CONNECTION]).await?;
         }
-        let read_only = writer && self.role == gate::Role::Read;
-        match connection.query(&self.state.replay(self.shared.engine, read_only)).await {
-            Ok(()) => {}
+        let status = match connection.query(&self.state.replay(self.shared.engine, on)).await {
+            Ok(status) => status,
             Err(backend::Error::Refused(error)) => return Err(Attach::Replay(error)),
             Err(error) => return Err(error.into()),
-        }
+        };
         if let Some([a, b]) = self.state.option {
             connection.command(&[command::SET_OPTION, a, b]).await?;
         }
-        Ok(connection)
+        Ok((connection, status))
     }
 
     /// Holds the command until something changes. `refused` is what the engine last said; at the deadline it is
@@ -258,6 +265,7 @@ impl Session {
         self.who.nonce = proof.nonce;
         let seq = proof.seq;
         self.leave();
+        self.drop_reader();
         self.loss = None;
         crate::shared::lock(&self.slot.user).clone_from(&change.user);
         self.who.user = change.user;
@@ -281,6 +289,6 @@ impl Session {
         };
         login.schema = None;
         login.capabilities = login.capabilities.without(Capabilities::SESSION_TRACK);
-        Connection::open(addr, self.shared.socket_of(addr), login).await?.query(sql).await
+        Connection::open(addr, self.shared.socket_of(addr), login).await?.query(sql).await.map(|_| ())
     }
 }

@@ -11,6 +11,8 @@ pub enum Verb {
     Write,
     /// Reads.
     Select,
+    With,
+    Show,
     /// Runs statements that are not in this text.
     Opaque,
     /// `ROLLBACK` of the whole transaction, alone.
@@ -207,6 +209,10 @@ impl Scan {
             Verb::Write
         } else if is(w, "SELECT") {
             Verb::Select
+        } else if is(w, "WITH") {
+            Verb::With
+        } else if is(w, "SHOW") {
+            Verb::Show
         } else if any(w, &["CALL", "EXECUTE", "BEGIN", "IF", "FOR", "WHILE", "LOOP", "REPEAT", "CASE"]) {
             if is(w, "BEGIN") && !is(s.word(1), "NOT") { Verb::Other } else { Verb::Opaque }
         } else if is(w, "ROLLBACK") && (s.count == 1 || (s.count == 2 && is(s.word(1), "WORK"))) {

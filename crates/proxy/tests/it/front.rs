@@ -28,6 +28,7 @@ pub fn options() -> (Options, watch::Sender<Option<Arc<Route>>>) {
         engine: holdfast_core::topology::Engine::MariaDb,
         group: GroupName::new("shop").unwrap(),
         zone: ZoneName::new("a").unwrap(),
+        read_consistency: holdfast_core::topology::ReadConsistency::Strong,
         local: None,
         rw_listen: "127.0.0.1:0".parse().unwrap(),
         ro_listen: Some("127.0.0.1:0".parse().unwrap()),

@@ -159,13 +159,15 @@ impl Scanner {
 /// has gone through.
 #[derive(Debug, Clone)]
 pub struct Args<'a> {
+    left: u64,
     rest: &'a [u8],
 }
 
 impl<'a> Args<'a> {
     /// `command` begins with the command's first byte.
     pub fn of(command: &'a [u8]) -> Args<'a> {
-        Args { rest: line(command).map_or(&[], |(_, rest)| rest) }
+        let (left, rest) = line(command).unwrap_or((0, &[]));
+        Args { left, rest }
     }
 }
 
@@ -185,6 +187,7 @@ fn line(bytes: &[u8]) -> Option<(u64, &[u8])> {
 impl<'a> Iterator for Args<'a> {
     type Item = &'a [u8];
     fn next(&mut self) -> Option<&'a [u8]> {
+        self.left = self.left.checked_sub(1)?;
         let (len, rest) = line(self.rest)?;
         let len = usize::try_from(len).ok()?;
         let arg = rest.get(..len)?;

@@ -48,6 +48,12 @@ impl Value {
             Value::Error(_) | Value::Nil | Value::Array(_) => None,
         }
     }
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Value::Bulk(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
     pub fn int(&self) -> Option<i64> {
         match self {
             Value::Int(n) => Some(*n),

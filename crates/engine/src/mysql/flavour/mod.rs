@@ -145,6 +145,15 @@ pub(super) trait Flavour: Send + Sync {
         run_as: &str,
         me: &str,
     ) -> Result<Command, Error>;
+    /// With the server running: brings data of an earlier release up to date, without a word in the log. `None`: the
+    /// server has done that itself.
+    fn upgrade(&self, _programs: &Programs, _at: &Layout, _me: &str) -> Option<Command> {
+        None
+    }
+    /// What the data itself says it was last brought up to date for.
+    fn up_to_date_for(&self, _at: &Layout) -> Option<String> {
+        None
+    }
     /// Its crash recovery can be told to roll back what was never acknowledged.
     fn rolls_back_tail(&self) -> bool;
     /// Before a start that does: copies aside what it may cut off. Blocks.
@@ -227,6 +236,9 @@ pub(super) trait Flavour: Send + Sync {
 
 /// What a copy is made of, without the engine's locks.
 pub(super) struct CopyFrom {
+    /// The version that runs, and the one of the programs that are there by now.
+    pub(super) runs: String,
+    pub(super) installed: String,
     pub(super) programs: Programs,
     pub(super) at: Layout,
     pub(super) me: String,
