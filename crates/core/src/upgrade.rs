@@ -168,13 +168,15 @@ pub(crate) fn restarted(w: &World) -> Option<Verdict> {
     })
 }
 
-/// A member that is too old to follow its primary is restarted with what is installed: nothing else would help it.
+/// A member that is too old to follow its primary is restarted with what is installed: nothing else would help it. Also
+/// one that follows: its engine may have connected again by itself while its agent was out of reach and its primary,
+/// restarted, took over anew.
 pub(crate) fn older_than_primary(w: &World) -> Option<Verdict> {
     let p = in_office(w)?;
     let leader = w.fresh(&p.node).filter(|r| r.leads == Some(p.epoch))?;
     let theirs = &leader.seen.version;
     let mut blockers = Vec::new();
-    for (node, r) in w.fresh_members().filter(|(n, r)| **n != p.node && r.running() && !r.follows(&p.node)) {
+    for (node, r) in w.fresh_members().filter(|(n, r)| **n != p.node && r.running()) {
         let Some(why) = must_not_follow(&r.seen.version, theirs) else { continue };
         if w.record.restart.contains_key(node) {
             continue;

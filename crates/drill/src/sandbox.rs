@@ -166,8 +166,12 @@ impl Sandbox {
     pub async fn start(options: Options) -> Result<Sandbox, Error> {
         std::fs::create_dir_all(&options.dir).map_err(|e| file("create", &options.dir, e))?;
         let dir = options.dir.canonicalize().map_err(|e| file("find", &options.dir, e))?;
-        let programs =
-            options.programs.map(|p| p.canonicalize().map_err(|e| file("find", &p, e))).transpose()?;
+        // Not where a link leads: others may be put in its place.
+        let there = |p: PathBuf| {
+            let found = p.metadata().and_then(|_| std::path::absolute(&p));
+            found.map_err(|e| file("find", &p, e))
+        };
+        let programs = options.programs.map(there).transpose()?;
         let mut options = Options { dir, programs, ..options };
         // The agents' API listens beyond loopback only with certificates.
         options.tls |= options.network == Network::Namespaces;

@@ -28,7 +28,7 @@ pub enum Error {
         addr: SocketAddr,
         user: String,
         #[source]
-        source: mysql_async::Error,
+        source: Box<mysql_async::Error>,
     },
     /// Nothing was broken.
     #[error("{0}")]
@@ -152,7 +152,10 @@ impl Staging {
     /// Makes the drills' tables anew and looks whether clients can do all that they will have to.
     pub async fn prepare(&self) -> Result<(), Error> {
         let account = &self.site.account;
-        let unfit = |what, addr, source| Error::Client { what, addr, user: account.user.clone(), source };
+        let unfit = |what, addr, source| {
+            let source = Box::new(source);
+            Error::Client { what, addr, user: account.user.clone(), source }
+        };
         let proxies = self.site.proxies_without(None);
         for (at, proxy) in proxies.iter().enumerate() {
             let tried = match at {
@@ -175,6 +178,7 @@ impl Staging {
             match ledger::clear(addr, account).await {
                 Ok(()) => return Ok(()),
                 Err(source) => {
+                    let source = Box::new(source);
                     last = Error::Client { what: "the proxy", addr, user: account.user.clone(), source };
                 }
             }

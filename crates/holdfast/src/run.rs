@@ -79,22 +79,15 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     let agent = make_agent(topology, &node, clock, &link, &proxies, engines)?;
     tasks.spawn(agent.clone().run());
 
-    let topology = Arc::new(topology.clone());
-    let faults = Arc::new(Faults::new(faults::Options {
-        allowed: config.drills,
-        node: node.clone(),
-        topology: topology.clone(),
-        agent: agent.clone(),
-    }));
     let host = Host {
         node: node.name.clone(),
-        topology: topology.clone(),
+        topology: Arc::new(topology.clone()),
         voter: voter.as_ref().map(|v| (v.store(), v.office())),
         agent: agent.clone(),
         proxies: Arc::new(proxies),
         certificate_ends_unix_s: tls.as_ref().map(|t| t.ends_unix_s),
-        access: Access::new(&topology, tls.as_ref().map(|t| t.tokens.clone())),
-        faults,
+        access: Access::new(topology, tls.as_ref().map(|t| t.tokens.clone())),
+        faults: make_faults(config, &node, &agent),
     };
     tasks.spawn(api.run(server::router(host), std::future::pending()));
     tracing::info!(node = %node.name, api = %topology.api_addr(&node), "running");
@@ -116,6 +109,15 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
         None => Ok(Exit::Ok),
         Some(why) => Err(miette!("the store keeps this node out: {why}")),
     }
+}
+
+fn make_faults(config: &Config, node: &Node, agent: &Arc<Agent>) -> Arc<Faults> {
+    Arc::new(Faults::new(faults::Options {
+        allowed: config.drills,
+        node: node.clone(),
+        topology: Arc::new(config.topology.clone()),
+        agent: agent.clone(),
+    }))
 }
 
 /// Resolves at SIGTERM or Ctrl-C.

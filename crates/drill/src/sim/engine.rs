@@ -50,6 +50,8 @@ pub struct Waiting {
 #[derive(Debug, Clone)]
 pub struct Receiver {
     pub node: usize,
+    /// The upstream's release when the agent had this one follow it.
+    pub release: u32,
     /// The IO thread runs.
     pub on: bool,
     pub conn: Option<u64>,

@@ -117,8 +117,9 @@ impl Sim {
             mine.heard = heard;
             mine.cursor += fresh.len();
         }
+        // One that connects again by itself, while its agent is out of reach, is stopped when it is back.
         let release = me.release;
-        let foreign = fresh.iter().any(|tx| tx.release > release);
+        let foreign = r.release > release && fresh.iter().any(|tx| tx.release > release);
         fresh.into_iter().for_each(|tx| me.receive(tx));
         if foreign {
             invariants::older_follows(self, node);

@@ -269,6 +269,7 @@ impl Sim {
     fn follow(&mut self, node: usize, primary: &NodeName, acknowledges: bool) {
         let upstream = self.host_of(primary);
         let now = self.now;
+        let release = self.hosts[upstream].engine.release;
         let engine = &mut self.hosts[node].engine;
         engine.purge_relay();
         engine.apply_error = None;
@@ -280,6 +281,7 @@ impl Sim {
         }
         engine.receiver = Some(engine::Receiver {
             node: upstream,
+            release,
             on: true,
             conn: None,
             conn_life: 0,

@@ -71,8 +71,8 @@ async fn watch(api: &Api, service: &str, after: u64) -> Result<Exit, Failure> {
         }
         said = plans.last().map_or(said, |p| p.id.max(said));
         if !now.under_way {
-            let ours = plans.iter().filter(|p| p.id > after);
-            let last = ours.filter(|p| p.because.starts_with("upgrade")).next_back();
+            let mut ours = plans.iter().filter(|p| p.id > after);
+            let last = ours.rfind(|p| p.because.starts_with("upgrade"));
             let done = last.is_some_and(|p| p.because.starts_with("upgraded"));
             output::members("after", &api.service(Some(service)).await?);
             return match done {

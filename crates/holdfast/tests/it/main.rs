@@ -4,5 +4,7 @@
 mod backup;
 mod config;
 mod net;
+mod stage;
 mod staging;
 mod system;
+mod upgrade;

@@ -1,7 +1,7 @@
 //! Somebody's own deployment, played by a sandbox: `holdfast drill` breaks it as it would break any, from a host that the
 //! topology does not know.
 
-use crate::system::{BOUND, Stage, stage, wait_for};
+use crate::stage::{BOUND, Stage, stage, wait_for};
 use holdfast_drill::operator::Error;
 use holdfast_drill::sandbox::{Network, Options, SERVICE, signal};
 use rustix::process::Signal;

@@ -364,11 +364,9 @@ impl Session {
         let here = self.backend.as_ref().map_or(0, |b| b.generation);
         let statement = command.statement.and_then(|id| self.state.statements.get(id));
         let scan = statement.as_ref().map_or(command.scan, |s| s.scan);
-        if let Some(statement) = statement {
-            if let Some(place) = statement.on(here) {
-                place.cursor |= outcome.cursor;
-                place.long_data &= !matches!(command.code, command::STMT_EXECUTE | command::STMT_RESET);
-            }
+        if let Some(place) = statement.and_then(|s| s.on(here)) {
+            place.cursor |= outcome.cursor;
+            place.long_data &= !matches!(command.code, command::STMT_EXECUTE | command::STMT_RESET);
         }
         match (outcome.error, outcome.status) {
             (None, Some(status)) => {

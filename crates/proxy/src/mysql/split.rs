@@ -268,12 +268,13 @@ impl Session {
         let now = Instant::now();
         let session = self.shared.read_consistency == ReadConsistency::Session;
         let Some(reads) = &mut self.reads else { return Ok(()) };
-        if kind == Kind::OfLast || !self.shared.is_fresh() || reads.none_until.is_some_and(|t| t > now) {
+        if kind == Kind::OfLast || !self.shared.is_fresh() {
             return Ok(());
         }
         let unsure = session && reads.written.unsure;
         if reads.checked != self.seen {
             reads.checked = self.seen;
+            reads.none_until = None;
             let listed = self.routing.as_ref().map_or(&[][..], |r| &r.readers);
             if reads
                 .parked
@@ -282,6 +283,8 @@ impl Session {
             {
                 self.drop_reader();
             }
+        } else if reads.none_until.is_some_and(|t| t > now) {
+            return Ok(());
         }
         if unsure && !self.ask_position().await {
             return Ok(());

@@ -307,15 +307,13 @@ impl Session {
         let Some(kind) = self.batch.current() else {
             return if self.is_message(&frame) { Ok(()) } else { Err(Unasked) };
         };
-        if kind == Kind::Subscribe && frame.kind != b'-' {
-            if self.is_confirmation(&frame) {
-                self.batch.confirmations -= 1;
-                if self.batch.confirmations == 0 {
-                    self.note_subscribed();
-                    self.batch.answered += 1;
-                }
-                return Ok(());
+        if kind == Kind::Subscribe && frame.kind != b'-' && self.is_confirmation(&frame) {
+            self.batch.confirmations -= 1;
+            if self.batch.confirmations == 0 {
+                self.note_subscribed();
+                self.batch.answered += 1;
             }
+            return Ok(());
         }
         if self.is_message(&frame) {
             if self.way == Way::Withhold {

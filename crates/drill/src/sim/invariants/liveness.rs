@@ -29,6 +29,9 @@ fn missing(sim: &Sim) -> Option<String> {
         {
             return Some(format!("{} does not follow", sim.names[node]));
         }
+        if engine.release < sim.hosts[leader].engine.release {
+            return Some(format!("{} is of an earlier release than its primary", sim.names[node]));
+        }
         if engine.writable {
             return Some(format!("{} is open too", sim.names[node]));
         }

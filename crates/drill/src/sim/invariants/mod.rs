@@ -79,7 +79,7 @@ pub fn replaced(sim: &mut Sim, node: usize, place: usize) {
     store::replaced(sim, node, place);
 }
 
-/// An engine received what a later release wrote: it may not be able to apply it.
+/// An engine was made to follow a later release, and received what that wrote: it may not be able to apply it.
 pub fn older_follows(sim: &mut Sim, node: usize) {
     let says = format!("{} received what a later release wrote", sim.names[node]);
     sim.violate(Violation::new("releases", says));
