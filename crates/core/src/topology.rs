@@ -99,7 +99,7 @@ pub enum Family {
 
 impl Family {
     /// Every replica that is connected acknowledges, recorded or not, and it is the proxies that wait for it. So a
-    /// primary admits only those it is told to (ADR 0014).
+    /// primary admits only those it is told to (ADR 0017).
     pub fn admits_replicas(self) -> bool {
         self == Family::Redis
     }

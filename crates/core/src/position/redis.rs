@@ -1,4 +1,4 @@
-//! The position of Redis and Valkey: how far which replication histories are contained (ADR 0013).
+//! The position of Redis and Valkey: how far which replication histories are contained (ADR 0016).
 //!
 //! Guarantees: offsets of different histories are never compared; what is said to be contained is contained, however
 //! little each side knows of the past; reading and writing round-trip.

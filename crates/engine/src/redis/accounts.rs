@@ -1,4 +1,4 @@
-//! Who may log in: the driver, the topology's users, and on a primary each replica that is admitted (ADR 0014).
+//! Who may log in: the driver, the topology's users, and on a primary each replica that is admitted (ADR 0017).
 //!
 //! Accounts are each server's own here; they do not replicate, so every start makes them.
 //!

@@ -3,7 +3,7 @@
 //! A server is closed by making it the replica of nobody ([`settings::NOWHERE`]): from then on it takes no write of any
 //! client, its place in its history stands still, and it can still go on from there under any primary. It is opened by
 //! making it a primary, which begins a new history. Who is connected as a replica acknowledges; so a primary admits only
-//! those it is told to (ADR 0014). Waiting for an acknowledgement is the proxies' part.
+//! those it is told to (ADR 0017). Waiting for an acknowledgement is the proxies' part.
 //!
 //! Guarantees: those of [`Engine`]. Dropping the driver kills a process that it started.
 //! Does not know: epochs, leases, why a verb is called.

@@ -1,7 +1,7 @@
 //! Real servers in temporary directories, and clients of theirs. Everything ends with its test.
 
 use holdfast_core::topology::{Durability, Engine, Management};
-use holdfast_core::{GroupName, NodeName, UserName};
+use holdfast_core::{GroupName, NodeName, Position, UserName};
 use holdfast_engine::mysql::MySqlEngine;
 use holdfast_engine::{Account, Engine as _, Observation, Spec, UserAccount};
 use mysql_async::prelude::Queryable as _;
@@ -222,4 +222,12 @@ pub const BOUNDED: Duration = Duration::from_secs(10);
 pub async fn level(primary: &MySqlEngine, replica: &MySqlEngine) -> Observation {
     let at = seen(primary, "an answer", |_| true).await.applied;
     seen(replica, "level with the primary", |o| o.drained && o.applied == at).await
+}
+
+pub fn applied(o: &Observation) -> Position {
+    o.applied.clone().unwrap()
+}
+
+pub fn received(o: &Observation) -> Position {
+    o.received.clone().unwrap()
 }

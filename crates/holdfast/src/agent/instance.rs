@@ -226,7 +226,8 @@ impl Instance {
             return None;
         }
         let state = self.lock();
-        let position = state.seen.applied.clone().filter(|_| state.seen.running())?;
+        let begun = state.seen.admits.is_none() || state.seen.writable;
+        let position = state.seen.applied.clone().filter(|_| state.seen.running() && begun)?;
         Some((position, state.seen.version.clone()))
     }
 

@@ -67,7 +67,10 @@ pub(super) fn check(service: &ServiceDraft, out: &mut Findings) {
         out.push(
             Finding::error("unused-field", "engine options of an attached engine would have no effect")
                 .at(&name.span, "Holdfast does not start this engine")
-                .hint(format!("set them where the engine is configured, such as a file below /etc/{}", where_else(service))),
+                .hint(format!(
+                    "set them where the engine is configured, such as a file below /etc/{}",
+                    where_else(service)
+                )),
         );
     }
 }

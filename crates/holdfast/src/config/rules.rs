@@ -278,9 +278,12 @@ fn durability(service: &ServiceDraft, out: &mut Findings) {
         Durability::Sync if service.engine.is_some_and(|e| e.family().admits_replicas()) => {
             if let Some(wanted) = &service.sync_replicas {
                 out.push(
-                    Finding::error("unused-field", "every replica of this engine acknowledges, as long as it follows")
-                        .at(&wanted.span, "has no effect")
-                        .hint("remove it; one acknowledgement is enough for a write"),
+                    Finding::error(
+                        "unused-field",
+                        "every replica of this engine acknowledges, as long as it follows",
+                    )
+                    .at(&wanted.span, "has no effect")
+                    .hint("remove it; one acknowledgement is enough for a write"),
                 );
             }
         }
