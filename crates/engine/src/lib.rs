@@ -52,6 +52,8 @@ pub enum Error {
     Stream(String),
     #[error("the engine's log cannot be read: {0}")]
     Log(String),
+    #[error("the engine's log does not have what comes next; it says: {0}")]
+    LogLacks(String),
 }
 
 impl Error {
@@ -198,6 +200,34 @@ pub struct CloneSource {
     pub data_bytes: u64,
 }
 
+/// The log of an instance, from [`Engine::log_after`].
+pub struct LogFrom {
+    /// Everything that came before the first event.
+    pub from: Position,
+    pub version: String,
+    /// The id that the instance writes under.
+    pub server_id: u32,
+    pub stream: Box<dyn LogStream>,
+}
+
+/// A log as it grows: events as they are in its files, in order, and signs of life between them. Dropped, it ends.
+#[async_trait]
+pub trait LogStream: Send {
+    /// The next part of an event; of most it is the only one. Returns within [`mysql::LOG_SILENT_MS`].
+    /// [`Error::LogLacks`] if the log does not have what was asked for.
+    async fn next(&mut self) -> Result<LogPart, Error>;
+}
+
+/// See [`LogStream::next`]. At most 16 MiB.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogPart {
+    pub bytes: Vec<u8>,
+    /// It is the first of its event.
+    pub begins: bool,
+    /// It is the last.
+    pub ends: bool,
+}
+
 /// What a running clone does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClonePhase {
@@ -271,6 +301,9 @@ pub trait Engine: Send + Sync {
     /// S10: writes everything that only this instance has, compared with `theirs`, to a file. `None` if there is
     /// nothing. Also judges what the last start rolled back.
     async fn save_divergence(&self, theirs: &Position) -> Result<Option<Saved>, Error>;
+    /// The log after as much of `have` as this instance has; without it, from now on. It is sent before it is
+    /// acknowledged, and nobody waits for its reader.
+    async fn log_after(&self, have: Option<&Position>) -> Result<LogFrom, Error>;
     /// Donor: streams a consistent copy.
     async fn clone_source(&self) -> Result<CloneSource, Error>;
     /// Receiver: replaces all data by the stream's; saves first what the donor does not have (S10). Ends running,

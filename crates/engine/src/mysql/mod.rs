@@ -11,8 +11,10 @@ mod datadir;
 mod fence;
 mod flavour;
 mod late_ack;
+mod log;
 mod observe;
 mod process;
+mod raw;
 mod replication;
 mod rewind;
 pub mod scratch;
@@ -22,7 +24,7 @@ mod start;
 mod version;
 mod wake;
 
-use crate::{CloneProgress, CloneSource, Engine, Error, Observation, ProcessState, Saved};
+use crate::{CloneProgress, CloneSource, Engine, Error, LogFrom, Observation, ProcessState, Saved};
 use async_trait::async_trait;
 use holdfast_core::topology::{self, Durability, Management};
 use holdfast_core::{GroupName, NodeName, Position, UserName};
@@ -46,6 +48,8 @@ pub const START_MS: u64 = 600_000;
 pub const FOLLOW_DRAIN_MS: u64 = 1_000;
 /// Ids listed in a [`Saved`]; the count is always exact.
 pub const SAVED_GTIDS_MAX: usize = 1_000;
+
+pub use log::LOG_SILENT_MS;
 
 const STATEMENT: Duration = Duration::from_millis(STATEMENT_MS);
 
@@ -353,6 +357,9 @@ impl Engine for MySqlEngine {
     }
     async fn save_divergence(&self, theirs: &Position) -> Result<Option<Saved>, Error> {
         self.save_what_only_we_have(theirs).await
+    }
+    async fn log_after(&self, have: Option<&Position>) -> Result<LogFrom, Error> {
+        self.stream_log(have).await
     }
     async fn clone_source(&self) -> Result<CloneSource, Error> {
         self.donate().await

@@ -3,7 +3,7 @@
 //! Guarantees: the rule of both vendors: a replica is of its primary's release or a later one, and of its kind.
 //! Does not know: what a version brings. An unreadable one is refused (S11).
 
-use super::late_ack;
+use super::raw;
 use holdfast_wire::greeting::Greeting;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub(super) fn must_not_follow(mine: &str, theirs: &str) -> Option<String> {
 pub(super) async fn of(addr: SocketAddr) -> Option<String> {
     let greeting = async {
         let mut stream = TcpStream::connect(addr).await.ok()?;
-        let (_, payload) = late_ack::read(&mut stream).await.ok()?;
+        let (_, payload) = raw::read(&mut stream).await.ok()?;
         Greeting::parse(&payload).ok()
     };
     let greeting = timeout(GREETING, greeting).await.ok()??;

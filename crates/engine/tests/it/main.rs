@@ -18,5 +18,6 @@ mod attached;
 mod bring_up;
 mod clone;
 mod crash;
+mod log;
 mod rig;
 mod roles;
