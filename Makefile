@@ -6,26 +6,26 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 # Real servers for real tests. gcc links Rust programs.
-PACKAGES := gcc haproxy iproute2 mariadb-backup mariadb-server mmdebstrap nftables python3-cryptography python3-pymysql python3-venv python3-zstandard restic \
-  sysbench zstd
+PACKAGES := gcc haproxy iproute2 mariadb-backup mariadb-server mmdebstrap nftables nutcracker python3-cryptography python3-pymysql python3-redis python3-venv \
+  python3-zstandard redis-server restic sysbench zstd
 # Services that Debian would start with these packages; ours run on ports and in directories of their own.
-SERVICES := mariadb haproxy nftables
+SERVICES := mariadb haproxy nftables nutcracker redis-server
 
 POLICY := /usr/sbin/policy-rc.d
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-# Real MySQL servers, which Debian 12 does not have. Tests look for them here, wherever Cargo builds.
-MYSQL := $(CURDIR)/target/mysql
+# Servers that Debian 12 does not have: MySQL, and a later MariaDB. Tests look for them here, wherever Cargo builds.
+ENGINES := $(CURDIR)/target
 
-.PHONY: help setup mysql build lint test demo bench
+.PHONY: help setup engines build lint test demo bench
 
 help:
 	@echo 'make demo    a three-node MariaDB service on this machine: kill its primary, switch it over'
 	@echo 'make test    everything that is checked: lints, then every test on real servers'
-	@echo 'make bench   the proxy beside HAProxy, writes beside a pair set up by hand, backups beside restic; as ratios'
+	@echo 'make bench   the proxies beside HAProxy and twemproxy, writes beside a pair set up by hand, backups beside restic; as ratios'
 	@echo 'make lint    formatting, clippy, crate edges, generated files'
 	@echo 'make setup   install the Debian packages that tests and demo need (the others call it)'
-	@echo 'make mysql   MySQL 9.7 from Debian unstable in target/mysql, if it is not there (make test calls it)'
+	@echo 'make engines MySQL 9.7 and MariaDB 11.8 in target/, if they are not there (make test calls it)'
 
 # Installs what is missing and leaves no service of it running: a policy-rc.d that says no, unless there is one.
 setup:
@@ -52,8 +52,9 @@ setup:
 	  esac; \
 	done
 
-mysql: setup
-	@scripts/mysql-folder.sh $(MYSQL)
+engines: setup
+	@scripts/engine-folder.sh mysql $(ENGINES)/mysql
+	@scripts/engine-folder.sh mariadb $(ENGINES)/mariadb
 
 # All targets at once: features are then resolved as for the tests, and nothing is built twice. Fetched is also what only
 # other platforms need: `xtask tidy` reads every licence.
@@ -67,7 +68,7 @@ lint: build
 	$(TARGET)/debug/xtask tidy
 	$(TARGET)/debug/xtask schemas --check
 
-test: setup mysql lint
+test: setup engines lint
 	cargo test --workspace --locked --no-fail-fast
 
 # An optimised build: it prints milliseconds that people will compare.
@@ -79,3 +80,5 @@ bench: setup
 	cargo build --release --locked --package holdfast
 	bench/bench.py $(TARGET)/release/holdfast
 	bench/backup.py $(TARGET)/release/holdfast
+	cargo build --release --locked --package holdfast-proxy --example front
+	bench/redis.py $(TARGET)/release/examples/front

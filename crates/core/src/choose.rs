@@ -7,7 +7,7 @@
 use crate::record::{Assurance, Claim, ClaimKind, Incumbent};
 use crate::report::{InstanceReport, Process};
 use crate::world::World;
-use crate::{NodeName, Position, Seen, limits};
+use crate::{NodeName, Position, Seen, limits, upgrade};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
@@ -96,13 +96,14 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     // A data directory that was lost is not a history to go on with, under any durability.
     let emptied = |p: &Position| p.is_empty() && w.record.floor.as_ref().is_some_and(|f| !f.is_empty());
     pool.retain(|(_, p)| claim.accept_loss || !emptied(p));
-    pool.sort_by_key(|(n, _)| w.record.reinit.contains_key(*n));
+    pool.sort_by_key(|(n, _)| (w.record.reinit.contains_key(*n), upgrade::left_behind(w, n)));
     if let ClaimKind::Takeover { to: Some(to) } = &claim.kind
         && (claim.accept_loss
             || pool.iter().any(|(n, p)| *n == to && pool.iter().all(|(_, q)| p.contains(q))))
     {
         pool.retain(|(n, _)| *n == to);
     }
+    leave_full_disks(w, claim, &mut pool);
     if pool.is_empty() {
         return Err(nobody(w, claim));
     }
@@ -123,6 +124,18 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     }
     let because = format!("{node} has everything the others have (at {})", position.brief());
     Ok(Choice { node: node.clone(), because, known_loss })
+}
+
+/// Who has no room hangs in its first commit: another is promoted if there is one, though a full primary that could close in
+/// order has most. Under `sync` each of the pool has all that was acknowledged, so that nothing is lost by it.
+fn leave_full_disks(w: &World, claim: &Claim, pool: &mut Vec<(&NodeName, &Position)>) {
+    let full = |n: &NodeName| {
+        let free = w.fresh(n).and_then(|r| r.seen.free_disk_bytes);
+        free.is_some_and(|bytes| bytes < limits::DISK_FULL_BYTES)
+    };
+    if w.sync() && !claim.accept_loss && pool.iter().any(|(n, _)| !full(n)) {
+        pool.retain(|(n, _)| !full(n));
+    }
 }
 
 /// Under `async`, the shortest outage is not worth what is known to be lost by it: for a while, an incumbent that can be

@@ -127,7 +127,7 @@ impl Controller {
         }
     }
 
-    pub fn groups(&self) -> impl Iterator<Item = (&GroupRecord, u64)> {
+    pub fn groups(&self) -> impl Iterator<Item = (&GroupRecord, u64)> + Clone {
         self.groups.values().map(|g| (&g.record, g.revision))
     }
     pub fn group(&self, name: &GroupName) -> Option<(&GroupRecord, u64)> {
@@ -227,9 +227,10 @@ impl Controller {
         let mut readers: Vec<(u64, Endpoint)> = world
             .fresh_members()
             .filter(|(n, r)| Some(*n) != writer_node.as_ref() && r.running() && r.seen.upstream.is_some())
+            .filter(|(n, _)| !world.record.restart.contains_key(*n))
             .filter_map(|(n, r)| {
                 let lag = r.seen.upstream.as_ref().and_then(|u| u.lag_ms).unwrap_or(u64::MAX);
-                (lag <= limits::READ_LAG_MS).then_some(())?;
+                (lag <= world.service.read_lag_ms).then_some(())?;
                 Some((lag, endpoint(n)?))
             })
             .collect();
@@ -240,6 +241,7 @@ impl Controller {
             gate,
             writer,
             readers: readers.into_iter().map(|(_, e)| e).collect(),
+            acks: 0,
             valid_for_ms: limits::ROUTE_VALID_MS,
         })
     }

@@ -7,8 +7,11 @@ use crate::choose::{Blocker, choose};
 use crate::plan::{Plan, PlanKind};
 use crate::record::{Acker, Assurance, Claim, ClaimKind, GroupRecord, Incumbent, Mode, Stage, Wish};
 use crate::report::{InstanceReport, Process, Stream};
+use crate::switchover;
 use crate::sync_set;
 use crate::topology::WhenNoSyncReplica;
+use crate::upgrade;
+use crate::version::must_not_follow;
 use crate::world::World;
 use crate::{NodeName, Position, limits};
 
@@ -84,7 +87,14 @@ pub static TABLE: &[Diagnosis] = &[
         "the primary's agent is silent; that alone proves nothing"
     ),
     row!(Notice, "primary-opening", primary_opening, "the primary is named and not open yet"),
-    row!(Notice, "switchover-wanted", switchover_wanted, "an operator asked for a switchover"),
+    row!(Notice, "switchover-wanted", switchover::wanted, "an operator asked for a switchover"),
+    row!(Notice, "restarted", upgrade::restarted, "a process that was to be restarted is another one"),
+    row!(
+        Warning,
+        "older-than-primary",
+        upgrade::older_than_primary,
+        "a member is of an older release than its primary and cannot follow it"
+    ),
     row!(
         Warning,
         "acker-gone",
@@ -112,6 +122,7 @@ pub static TABLE: &[Diagnosis] = &[
         "fewer replicas acknowledge than wanted, and none is at hand"
     ),
     row!(Warning, "member-away", member_away, "a member does not follow the primary"),
+    row!(Notice, "upgrading", upgrade::upgrading, "an operator asked for an upgrade"),
 ];
 
 /// The first row that matches, and its verdict.
@@ -211,6 +222,7 @@ fn claimed(w: &World) -> Option<Verdict> {
         let mut record = w.record.clone();
         record.epoch = record.epoch.next();
         record.stage = Stage::Claimed(Claim { kind: ClaimKind::Takeover { to: None }, ..claim.clone() });
+        end_upgrade(&mut record);
         return act(w, record, PlanKind::Claim, why);
     }
     match choose(w, claim) {
@@ -253,6 +265,7 @@ fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
     record.floor = report.seen.received.clone();
     record.left_behind = None;
     record.reinit.remove(node);
+    record.restart.remove(node);
     if matches!(claim.kind, ClaimKind::Takeover { .. }) {
         record.last_takeover = Some(record.epoch);
     }
@@ -262,7 +275,8 @@ fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
     // A handover's incumbent is alive and well: it is as good an acker as any once it follows. Who has what the new
     // primary lacks must be rebuilt first: as an acker, its unacknowledged tail would stand for an acknowledged one.
     let fits = |r: &InstanceReport| matches!((&r.seen.received, &report.seen.received), (Some(has), Some(floor)) if floor.contains(has));
-    let able = replicas_by_fitness(w, node).filter(|(_, r)| r.running() && fits(r));
+    let can_follow = |r: &InstanceReport| must_not_follow(&r.seen.version, &report.seen.version).is_none();
+    let able = replicas_by_fitness(w, node).filter(|(_, r)| r.running() && fits(r) && can_follow(r));
     record.ackers = able.take(w.service.sync_replicas).map(|(n, _)| (n.clone(), Acker::Joining)).collect();
     record.assurance = match (record.ackers.is_empty(), w.service.when_no_sync_replica) {
         (true, WhenNoSyncReplica::Degrade) => Assurance::Degraded,
@@ -293,8 +307,8 @@ pub(crate) fn replicas_by_fitness<'w>(
 ) -> impl Iterator<Item = (&'w NodeName, &'w InstanceReport)> {
     let zone = |n: &NodeName| w.topology.node(n).map(|n| (n.region.clone(), n.zone.clone()));
     let home = zone(primary);
-    let mut all: Vec<_> =
-        w.fresh_members().filter(|(n, _)| *n != primary && !w.record.reinit.contains_key(*n)).collect();
+    let away = |n: &NodeName| w.record.reinit.contains_key(n) || w.record.restart.contains_key(n);
+    let mut all: Vec<_> = w.fresh_members().filter(|(n, _)| *n != primary && !away(n)).collect();
     // Stable: equals stay in the topology's order. A remote region acknowledges last, for its latency.
     all.sort_by_key(|(n, _)| {
         let z = zone(n);
@@ -306,13 +320,22 @@ pub(crate) fn replicas_by_fitness<'w>(
 
 // ---- a primary that fails ----
 
-fn claim_record(w: &World, kind: ClaimKind, accept_loss: bool) -> GroupRecord {
+pub(crate) fn claim_record(w: &World, kind: ClaimKind, accept_loss: bool) -> GroupRecord {
     let mut record = w.record.clone();
     record.epoch = record.epoch.next();
+    if matches!(kind, ClaimKind::Takeover { .. }) {
+        end_upgrade(&mut record);
+    }
     let from = in_office(w).cloned();
     let known = from.as_ref().and_then(|f| w.last(&f.node)).and_then(|r| r.seen.applied.clone());
     record.stage = Stage::Claimed(Claim { kind, from, known, accept_loss });
     record
+}
+
+/// Whoever upgrades looks first at what failed; what has begun goes on by itself.
+fn end_upgrade(record: &mut GroupRecord) {
+    record.upgrade = None;
+    record.restart.clear();
 }
 
 /// A takeover that nobody asked for: not while paused, not in a cool-down, not when everything fails at once (S12).
@@ -447,64 +470,7 @@ fn primary_opening(w: &World) -> Option<Verdict> {
     wait(Blocker::new("opening", format!("{} is not open for writes yet: {doing}", p.node)))
 }
 
-// ---- wishes ----
-
-fn switchover_wanted(w: &World) -> Option<Verdict> {
-    let Some(Wish::Switchover { to }) = &w.record.wish else { return None };
-    let p = in_office(w)?;
-    let mut record = w.record.clone();
-    record.wish = None;
-    match switchover_target(w, p, to.as_ref()) {
-        Err(why) => act(w, record, PlanKind::Wish, format!("switchover refused: {why}")),
-        Ok(to) => {
-            let because = format!("an operator asked for a switchover from {} to {to}", p.node);
-            let claimed = claim_record(w, ClaimKind::Handover { to }, false);
-            act(w, GroupRecord { wish: None, ..claimed }, PlanKind::Switchover, because)
-        }
-    }
-}
-
-/// Checks a planned switchover before anything is touched. Public so that the API can say no at once.
-pub fn switchover_target(w: &World, p: &Incumbent, to: Option<&NodeName>) -> Result<NodeName, String> {
-    let ready = |n: &NodeName| -> Result<(), String> {
-        if *n == p.node {
-            return Err(format!("{n} is the primary already"));
-        }
-        if !w.service.members.contains(n) {
-            return Err(format!("{n} is not a member of {}", w.group()));
-        }
-        let r = w.fresh(n).ok_or(format!("{n} is not reporting"))?;
-        if !r.follows(&p.node) {
-            return Err(format!("{n} does not follow {}", p.node));
-        }
-        let lag = r.seen.upstream.as_ref().and_then(|u| u.lag_ms).unwrap_or(0);
-        if lag > limits::SWITCHOVER_LAG_MS {
-            return Err(format!(
-                "{n} is {lag} ms behind, more than the {} ms allowed",
-                limits::SWITCHOVER_LAG_MS
-            ));
-        }
-        if w.sync() && w.record.assurance == Assurance::Held && !w.record.sync_set().contains(n) {
-            return Err(format!("{n} is not in the sync set"));
-        }
-        Ok(())
-    };
-    if let Some(n) = to {
-        // Whoever names a node outside the sync set gets it: a handover loses nothing, it waits for the last write.
-        return match ready(n) {
-            Err(why) if !why.ends_with("not in the sync set") => Err(why),
-            _ => Ok(n.clone()),
-        };
-    }
-    let mut reasons = Vec::new();
-    for n in w.service.members.iter().filter(|n| **n != p.node) {
-        match ready(n) {
-            Ok(()) => return Ok(n.clone()),
-            Err(why) => reasons.push(why),
-        }
-    }
-    Err(reasons.join("; "))
-}
+// ---- what is over, and what is missing ----
 
 /// From here on no promotion creates the accounts again; until here each one does.
 fn founded(w: &World) -> Option<Verdict> {

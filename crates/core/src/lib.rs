@@ -15,10 +15,14 @@ pub mod position;
 pub mod record;
 pub mod report;
 pub mod route;
+pub mod seat;
 pub mod secret;
 pub mod seen;
+pub mod switchover;
 mod sync_set;
 pub mod topology;
+pub mod upgrade;
+pub mod version;
 pub mod world;
 
 pub use name::{GroupName, NodeName, RegionName, UserName, ZoneName};

@@ -13,6 +13,10 @@ pub const STREAM_SILENT_AFTER_MS: u64 = 700;
 pub const HEARTBEAT_MS: u64 = 250;
 /// A new controller waits this long for first reports: the agents ask all voters while there is none.
 pub const SETTLE_MS: u64 = 500;
+/// When all groups have been healthy for this long, the controller may move to a better place.
+pub const SEAT_CALM_MS: u64 = 500;
+/// After a move that failed, the next attempt.
+pub const SEAT_RETRY_MS: u64 = 30_000;
 /// How long a committed renewal lets the primary take writes (S2).
 pub const LEASE_MS: u64 = 3_000;
 /// How often the primary's agent renews.
@@ -35,6 +39,10 @@ pub const REPLICA_RETRIES: u64 = 5;
 
 /// Closing a primary in order (cut, then read-only) may take this long before it is killed (S3).
 pub const FENCE_MS: u64 = 400;
+/// A process that is to be restarted may take this long to end before it counts as trouble. It is not killed.
+pub const RESTART_STOP_MS: u64 = 120_000;
+/// How often an agent looks whether other programs are installed.
+pub const PROGRAMS_EVERY_MS: u64 = 1_000;
 /// In a planned switchover, transactions in flight may take this long before they are cut.
 pub const SWITCHOVER_DRAIN_MS: u64 = 1_000;
 /// A planned switchover refuses to start if the candidate is further behind than this.
@@ -61,8 +69,23 @@ pub const MASS_FAILURE_PERCENT: u64 = 50;
 /// ... but only from this many groups on; below, one failing group is already half.
 pub const MASS_FAILURE_MIN_GROUPS: usize = 4;
 
-/// A replica further behind serves no reads.
+/// A replica further behind serves no reads. Default of a service's `read_lag_ms`.
 pub const READ_LAG_MS: u64 = 5_000;
+/// Smallest `read_lag_ms`: engines tell their lag in whole seconds.
+pub const READ_LAG_MIN_MS: u64 = 1_000;
+/// Largest `read_lag_ms`.
+pub const READ_LAG_MAX_MS: u64 = 3_600_000;
+/// A read that must see its session's own writes waits this long for a replica to have them. Default of a service's
+/// `read_wait_ms`.
+pub const READ_WAIT_MS: u64 = 100;
+/// Largest `read_wait_ms`.
+pub const READ_WAIT_MAX_MS: u64 = 10_000;
+/// A replica that did not have them by then is not waited for again for this long, lest every read pay the wait.
+pub const READER_LATE_MS: u64 = 1_000;
+/// For a connection to a reader and the login there; the read goes to the primary at its end.
+pub const READER_CONNECT_MS: u64 = 500;
+/// A reader that could not be connected to is left alone for this long.
+pub const READER_AVOID_MS: u64 = 1_000;
 
 /// A proxy holds a command this long before it answers with an error.
 pub const HOLD_MS: u64 = 10_000;
@@ -86,6 +109,11 @@ pub const NODES: usize = 64;
 pub const NODE_ID_MAX: u32 = 127;
 /// Services in a topology.
 pub const SERVICES: usize = 256;
+/// Seconds for which a drill may break a host; then it heals by itself.
+pub const FAULT_S_MAX: u64 = 300;
+/// From an agent's word that a fault will begin to its beginning, so that the word still gets through.
+pub const FAULT_BEGINS_AFTER_MS: u64 = 200;
+
 /// Bytes of a topology file.
 pub const TOPOLOGY_BYTES: usize = 1 << 20;
 /// Bytes of a JSON request or answer of the API (streams excepted).
@@ -98,6 +126,9 @@ const _: () = assert!(REPORT_EVERY_MS * 2 <= SETTLE_MS, "a first report may be l
 const _: () =
     assert!(LEASE_RENEW_EVERY_MS * 3 < LEASE_MS - LEASE_MARGIN_MS, "a lease survives two lost renewals");
 const _: () = assert!(FENCE_MS < LEASE_MARGIN_MS, "the holder is closed before its lease ends");
+const _: () = assert!(READ_LAG_MIN_MS <= READ_LAG_MS && READ_LAG_MS <= READ_LAG_MAX_MS);
+const _: () = assert!(READ_WAIT_MS * 5 < READER_LATE_MS, "most reads of a late reader do not wait");
+const _: () = assert!(READER_CONNECT_MS <= READER_AVOID_MS, "few of a dead reader's sessions try it");
 const _: () = assert!(ROUTE_VALID_MS <= LEASE_MS - LEASE_MARGIN_MS, "proxies stop no later than the holder");
 const _: () = assert!(CLOCK_DRIFT_MS < LEASE_MS / 10, "drift is small against the lease");
 const _: () = assert!(ACKER_GIVES_UP_AFTER_MS > (REPLICA_RETRIES + 2) * 1_000, "replicas give up first");

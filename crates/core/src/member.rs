@@ -4,7 +4,7 @@
 //! The host (or the simulator) observes the engine, asks [`Member::next`], carries the verb out with the engine's
 //! driver, and comes again. Every verb is idempotent, and any of them may be the last before a crash.
 
-use crate::record::{Assignment, Role, Session};
+use crate::record::{Assignment, Life, Role, Session};
 use crate::report::{InstanceReport, Lost, Observed, Process, Stream};
 use crate::{Epoch, GroupName, Millis, NodeName, Position, limits};
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,8 @@ pub enum Verb {
     SaveDivergence { theirs: Position },
     /// Rebuild from the primary's data.
     Reclone { primary: NodeName },
+    /// End the process in order, then [`Verb::Start`].
+    Restart,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +82,8 @@ enum History {
 pub struct Member {
     node: NodeName,
     group: GroupName,
+    /// Of the process: another one counts on.
+    life: Life,
     session: Session,
     promised: Epoch,
     assignment: Option<Assignment>,
@@ -123,6 +127,7 @@ impl Member {
         Member {
             node,
             group,
+            life: Life { session, number: 0 },
             session,
             promised: Epoch(0),
             assignment: None,
@@ -226,6 +231,7 @@ impl Member {
 
     /// The process ended: whatever epoch was open is over for this agent life.
     pub fn exited(&mut self) {
+        self.life.number += 1;
         self.give_up();
         self.history = History::Unknown;
         self.owes = Owes::Unknown;
@@ -355,6 +361,7 @@ impl Member {
                 self.next_as_primary(seen, now, *wait_for_ack, *found)
             }
             Role::Lead { .. } => seen.receives().then_some(Verb::StopReceiving),
+            Role::Follow { restart: Some(life), .. } if *life == self.life => next_to_restart(seen),
             Role::Follow { primary, acknowledges, reclone, .. } => {
                 self.next_as_replica(seen, now, primary, *acknowledges, *reclone)
             }
@@ -462,7 +469,7 @@ impl Member {
         role && seen.running() && self.next(seen, now).is_none()
     }
 
-    /// What to tell the controller.
+    /// What to tell the controller. The host adds which programs it has.
     pub fn report(
         &self,
         seen: &Observed,
@@ -485,9 +492,19 @@ impl Member {
             trouble,
             lost: self.lost.clone(),
             intact: self.intact(seen),
+            life: self.life,
+            installed: None,
             rebuilt_for: self.rebuilt_for,
         }
     }
+}
+
+/// Only with all applied that was received: other programs need not understand what these have left.
+fn next_to_restart(seen: &Observed) -> Option<Verb> {
+    if seen.receives() {
+        return Some(Verb::StopReceiving);
+    }
+    (seen.drained || applying_failed(seen)).then_some(Verb::Restart)
 }
 
 fn applying_failed(seen: &Observed) -> bool {

@@ -21,6 +21,8 @@ pub enum PlanKind {
     SyncSet,
     Degrade,
     Restore,
+    /// End a process in order and start it again.
+    Restart,
     /// Changes nothing but the operator's wishes.
     Wish,
 }
@@ -35,6 +37,7 @@ impl fmt::Display for PlanKind {
             PlanKind::SyncSet => "sync-set",
             PlanKind::Degrade => "degrade",
             PlanKind::Restore => "restore",
+            PlanKind::Restart => "restart",
             PlanKind::Wish => "wish",
         })
     }
@@ -112,6 +115,7 @@ fn step(service: &Service, before: &GroupRecord, after: &GroupRecord, node: &Nod
         Role::Follow { primary, reclone: true, .. } => {
             format!("is rebuilt from a donor and follows {primary}")
         }
+        Role::Follow { primary, restart: Some(_), .. } => format!("is restarted and follows {primary}"),
         Role::Follow { primary, .. } => format!("follows {primary}{acker_note}"),
     };
     Some(Step { node: node.clone(), does })

@@ -23,6 +23,31 @@ pub struct Incumbent {
     pub epoch: Epoch,
 }
 
+/// One life of an engine's process, as its agent counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Life {
+    pub session: Session,
+    pub number: u64,
+}
+
+/// A process that is to be ended in order and started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// Any later life will do, whatever began it.
+    pub life: Life,
+    /// Even while it is a recorded acker: nobody can stand in for it, and commits wait until it is back.
+    pub in_set: bool,
+}
+
+/// A group that is being upgraded, one instance at a time ([`crate::upgrade`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// Stop before another release would lead: until then there is a way back.
+    pub replicas_only: bool,
+    /// An operator accepts that nobody can take over while the only replica restarts.
+    pub accept_no_standby: bool,
+}
+
 /// Why an epoch was claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -118,6 +143,11 @@ pub struct GroupRecord {
     pub wish: Option<Wish>,
     /// Members whose data an operator wants rebuilt from a donor, each with the session that shall do it.
     pub reinit: BTreeMap<NodeName, Session>,
+    /// Members whose process is to be restarted.
+    #[serde(default)]
+    pub restart: BTreeMap<NodeName, Restart>,
+    #[serde(default)]
+    pub upgrade: Option<Upgrade>,
     /// A primary has been open once: the accounts of the topology exist.
     #[serde(default)]
     pub founded: bool,
@@ -153,6 +183,9 @@ pub enum Role {
         hurry: bool,
         /// Rebuild from a donor even if the histories fit.
         reclone: bool,
+        /// End this life of the process, and begin the next.
+        #[serde(default)]
+        restart: Option<Life>,
     },
 }
 
@@ -185,6 +218,8 @@ impl GroupRecord {
             mode: Mode::Automatic,
             wish: None,
             reinit: BTreeMap::new(),
+            restart: BTreeMap::new(),
+            upgrade: None,
             founded: false,
             last_takeover: None,
             plan: 0,
@@ -252,7 +287,15 @@ impl GroupRecord {
         let acknowledges = matches!(self.ackers.get(node), Some(Acker::Joining | Acker::Member));
         // What a recorded acker received may be all there is of an acknowledged write: it leaves the set first.
         let reclone = self.reinit.contains_key(node) && !self.ackers.contains_key(node);
-        Role::Follow { primary: primary.node.clone(), acknowledges, hurry, reclone }
+        // Not in the middle of a handover.
+        let due = |r: &&Restart| self.primary().is_some() && (r.in_set || !self.ackers.contains_key(node));
+        let restart = self.restart.get(node).filter(due).map(|r| r.life);
+        Role::Follow { primary: primary.node.clone(), acknowledges, hurry, reclone, restart }
+    }
+
+    /// Leaves the sync set, if another can stand in, because its process or its data is about to be replaced.
+    pub(crate) fn is_to_leave(&self, node: &NodeName) -> bool {
+        self.reinit.contains_key(node) || self.restart.get(node).is_some_and(|r| !r.in_set)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an agent says about an instance. Facts only; what they mean is decided elsewhere.
 
-use crate::record::Session;
+use crate::record::{Life, Session};
 use crate::{Epoch, GroupName, Millis, NodeName, Position, limits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -173,6 +173,12 @@ pub struct InstanceReport {
     /// its disk says so, until it has caught up with its primary.
     #[serde(default)]
     pub intact: bool,
+    /// The present life of the process, or the last one.
+    #[serde(default)]
+    pub life: Life,
+    /// The version of the programs that this host would start the engine with now. `None`: not known yet.
+    #[serde(default)]
+    pub installed: Option<String>,
     /// The session for whose `reinit` wish this instance was rebuilt, if it was.
     pub rebuilt_for: Option<Session>,
 }

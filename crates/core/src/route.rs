@@ -36,6 +36,10 @@ pub struct RouteSnapshot {
     pub writer: Option<Endpoint>,
     /// Replicas fit for reads, best first. May be empty: reads then go to the writer.
     pub readers: Vec<Endpoint>,
+    /// How many replicas must have a write before a client hears of it, where waiting for them is the proxy's part
+    /// (Redis, Valkey: `WAIT`). MariaDB and MySQL wait by themselves.
+    #[serde(default)]
+    pub acks: u32,
     /// How long after its receipt this snapshot may route writes, in ms. The control plane renews it; a proxy
     /// that hears nothing for longer holds writes as if the gate were closed (S1).
     pub valid_for_ms: u64,

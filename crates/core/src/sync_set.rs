@@ -57,13 +57,13 @@ pub(crate) fn acker_unrecorded(w: &World) -> Option<Verdict> {
 }
 
 fn acker_well(w: &World, p: &Incumbent, node: &NodeName) -> bool {
-    w.fresh(node).is_some_and(|r| r.follows(&p.node)) && !w.record.reinit.contains_key(node)
+    w.fresh(node).is_some_and(|r| r.follows(&p.node)) && !w.record.is_to_leave(node)
 }
 
 /// Not only while it connects anew.
 fn acker_lost_for_good(w: &World, p: &Incumbent, node: &NodeName) -> bool {
     let unwell = || w.unwell_since.get(node).is_some_and(|t| w.now.since(*t) >= limits::SILENT_AFTER_MS);
-    !acker_well(w, p, node) && (w.fresh(node).is_none() || w.record.reinit.contains_key(node) || unwell())
+    !acker_well(w, p, node) && (w.fresh(node).is_none() || w.record.is_to_leave(node) || unwell())
 }
 
 /// Takes an acker out that does not follow, once another can stand in; with none, degrades if the policy says so.
@@ -103,7 +103,11 @@ pub(crate) fn acker_lost(w: &World) -> Option<Verdict> {
 }
 
 fn ails(w: &World, node: &NodeName) -> &'static str {
-    if w.record.reinit.contains_key(node) { "is to be rebuilt" } else { "does not follow" }
+    match (w.record.reinit.contains_key(node), w.record.is_to_leave(node)) {
+        (true, _) => "is to be rebuilt",
+        (false, true) => "is to be restarted",
+        (false, false) => "does not follow",
+    }
 }
 
 /// A lost acker that nobody stands in for leaves if nothing is promised, or if it is to be rebuilt.

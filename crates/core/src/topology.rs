@@ -70,6 +70,12 @@ pub struct Service {
     pub cross_region_failover: bool,
     /// After a takeover, another automatic one waits this long unless the new primary certainly ended (S12).
     pub cool_down_ms: u64,
+    /// What a read on the read/write port may see; anything but `strong` lets reads go to replicas.
+    pub read_consistency: ReadConsistency,
+    /// A replica further behind serves no reads, on either port.
+    pub read_lag_ms: u64,
+    /// Under `session`: how long a read waits on a replica for what its session wrote, before it goes to the primary.
+    pub read_wait_ms: u64,
     /// Engine options of the user's own, added to the server's command line (`innodb_buffer_pool_size` …).
     pub engine_options: BTreeMap<String, String>,
 }
@@ -80,6 +86,33 @@ pub struct Service {
 pub enum Engine {
     MariaDb,
     MySql,
+    Redis,
+    Valkey,
+}
+
+/// Engines that speak one protocol and replicate in one way: one driver and one proxy each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    MySql,
+    Redis,
+}
+
+impl Engine {
+    pub fn family(self) -> Family {
+        match self {
+            Engine::MariaDb | Engine::MySql => Family::MySql,
+            Engine::Redis | Engine::Valkey => Family::Redis,
+        }
+    }
+    /// The word of the topology file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Engine::MariaDb => "mariadb",
+            Engine::MySql => "mysql",
+            Engine::Redis => "redis",
+            Engine::Valkey => "valkey",
+        }
+    }
 }
 
 /// How a service is made available.
@@ -107,6 +140,19 @@ pub enum WhenNoSyncReplica {
     Block,
     /// Writes go on without; recorded first, and automatic failover is off meanwhile (S5).
     Degrade,
+}
+
+/// See [`Service::read_consistency`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadConsistency {
+    /// Everything acknowledged before: all reads are the primary's.
+    #[default]
+    Strong,
+    /// What the same session wrote before, and others' writes up to `read_lag_ms` late.
+    Session,
+    /// Anything up to `read_lag_ms` late.
+    Eventual,
 }
 
 /// Who starts the engine's process.

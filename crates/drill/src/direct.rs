@@ -132,7 +132,7 @@ async fn probe(addr: SocketAddr, account: Account, first: u64, stop: Arc<AtomicB
 /// Writes; when that was acknowledged, and under which server id it was logged, if the engine lived to tell. (`RETURNING`
 /// would tell in one, but only MariaDB has it.) The connection lives no longer than the role in which the server gave it its id.
 async fn write(c: &mut Conn, id: u64) -> Result<(Instant, Option<u64>), mysql_async::Error> {
-    c.query_drop(format!("INSERT INTO ledger VALUES ({id}, NOW(6))")).await?;
+    c.query_drop(format!("INSERT INTO holdfast_drill_ledger VALUES ({id}, NOW(6))")).await?;
     let acked = Instant::now();
     // An error here means that the connection broke: the write was acknowledged all the same.
     Ok((acked, c.query_first("SELECT @@server_id").await.unwrap_or_default()))

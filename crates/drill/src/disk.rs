@@ -1,7 +1,9 @@
-//! A small file system of its own for a host's files, that can be filled to the last byte.
+//! File systems that are filled to the last byte: any, by a file, and a small one of its own for a sandbox's host.
 
 use crate::sandbox::{Error, file};
-use std::io::Write;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,6 +13,8 @@ pub struct SmallDisk {
 }
 
 const FILLER: &str = "filler";
+/// Less is written, not reserved.
+const BLOCK: u64 = 4_096;
 
 impl SmallDisk {
     /// Needs root.
@@ -36,20 +40,41 @@ impl SmallDisk {
     /// Writes a file until nothing fits any more.
     pub fn fill(&self) -> Result<(), Error> {
         let path = self.path.join(FILLER);
-        let mut filler = std::fs::File::create(&path).map_err(|e| file("create", &path, e))?;
-        for block in [1 << 16, 1 << 9, 1] {
-            while filler.write_all(&vec![0; block]).is_ok() {}
-        }
-        Ok(())
+        fill(&path, || true).map_err(|e| file("fill", &path, e))
     }
 
     /// Makes room again.
     pub fn empty(&self) -> Result<(), Error> {
         let path = self.path.join(FILLER);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(file("remove", &path, e)),
-            Ok(()) | Err(_) => Ok(()),
+        empty(&path).map_err(|e| file("remove", &path, e))
+    }
+}
+
+/// Creates a file that leaves no room on its file system, unless `go_on` says no before. What can be reserved is
+/// reserved, the rest written.
+pub fn fill(path: &Path, go_on: impl Fn() -> bool) -> std::io::Result<()> {
+    let mut filler = std::fs::File::create(path)?;
+    let (mut length, mut step) = (0, rustix::fs::fstatvfs(&filler).map(|s| s.f_bfree * s.f_frsize)?);
+    while step >= BLOCK && go_on() {
+        match rustix::fs::fallocate(&filler, FallocateFlags::empty(), length, step) {
+            Ok(()) => length += step,
+            Err(Errno::NOSPC | Errno::FBIG | Errno::INTR) => step /= 2,
+            // Not on every file system.
+            Err(_) => break,
         }
+    }
+    filler.seek(SeekFrom::End(0))?;
+    for block in [1 << 16, 1 << 9, 1] {
+        while go_on() && filler.write_all(&vec![0; block]).is_ok() {}
+    }
+    Ok(())
+}
+
+/// Makes room again.
+pub fn empty(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -1,14 +1,15 @@
 //! Drills: break something real under load, and count what clients saw.
 
+use crate::deployment::{Deployment, Site};
 use crate::direct::Probers;
-use crate::fault::{Fault, Harm};
+use crate::fault::Fault;
 use crate::ground::Vantage;
 use crate::judge::{Promise, Round, Seen, judge};
 use crate::ledger::{self, Account, Ledger, Writers};
-use crate::sandbox::{self, DATABASE, PASSWORD, SERVICE, Sandbox, USER};
+use crate::operator::{self, Operator};
+use crate::sandbox;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -31,6 +32,8 @@ pub enum Drill {
 pub enum Error {
     #[error("the sandbox")]
     Sandbox(#[from] sandbox::Error),
+    #[error(transparent)]
+    Operator(#[from] operator::Error),
     #[error("a client")]
     Client(#[from] mysql_async::Error),
     #[error("no write was acknowledged within {0} s")]
@@ -41,11 +44,14 @@ pub enum Error {
 
 const LOAD_BEFORE: Duration = Duration::from_millis(700);
 const LOAD_AFTER: Duration = Duration::from_millis(700);
+/// How long the controller may take to find its place after a failover, before the next round begins.
+const SEATED: Duration = Duration::from_secs(5);
 /// How long a healed host stays under load before the round ends: whoever wakes up must not take a write.
 const LOAD_HEALED: Duration = Duration::from_millis(1_500);
 /// How long writes may take to come back before the drill gives up.
 const RECOVERY: Duration = Duration::from_secs(45);
-pub(crate) const REJOIN: Duration = Duration::from_secs(120);
+/// A cool-down is over a moment after its time.
+pub(crate) const COOLED: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const COUNT_AGAIN: Duration = Duration::from_millis(5);
 
@@ -81,7 +87,8 @@ impl Drill {
         }
     }
 
-    fn fault(self) -> Option<Fault> {
+    /// What it does to a host; `None`: nothing is broken.
+    pub fn fault(self) -> Option<Fault> {
         match self {
             Drill::KillEngine | Drill::DoubleFailure => Some(Fault::KillEngine),
             Drill::KillHost | Drill::KillStoreLeader => Some(Fault::KillHost),
@@ -91,6 +98,12 @@ impl Drill {
             Drill::DiskFull => Some(Fault::FillDisk),
             Drill::Switchover => None,
         }
+    }
+
+    /// Whether the failover would be put off if the last one was too recent (S12). A process that is seen to end is
+    /// replaced at once.
+    pub fn waits_for_cool_down(self) -> bool {
+        !matches!(self, Drill::KillEngine | Drill::DoubleFailure | Drill::Switchover)
     }
 
     /// Bounds that every round must keep.
@@ -104,7 +117,8 @@ impl Drill {
             Drill::PauseEngine | Drill::PauseAgent | Drill::DiskFull => (5_000, false),
             Drill::Switchover => (200, true),
         };
-        Promise { outage_ms, may_lose: !sync && self != Drill::Switchover, no_errors: quiet }
+        let may_lose = !sync && self != Drill::Switchover;
+        Promise { outage_ms, may_lose, no_errors: quiet, alone: true }
     }
 
     /// What it does, in one line.
@@ -142,37 +156,40 @@ impl Drill {
 
 /// The account of a sandbox.
 pub fn account() -> Account {
-    Account { user: USER.into(), password: PASSWORD.into(), database: DATABASE.into() }
+    sandbox::account()
 }
 
-/// Runs one round on a healthy sandbox, and leaves it healthy.
-pub async fn round(sandbox: &mut Sandbox, drill: Drill, number: u64, writers: u8) -> Result<Round, Error> {
-    let client = sandbox.vantage(sandbox.client())?;
-    let before = sandbox.service().await?;
+/// Runs one round on a healthy deployment, and leaves it healthy.
+pub async fn round<D: Deployment>(
+    deployment: &mut D,
+    drill: Drill,
+    number: u64,
+    writers: u8,
+) -> Result<Round, Error> {
+    if let Some(needs) = drill.fault().and_then(|f| deployment.lacks(f)) {
+        return Err(Error::NotHere(drill.name(), needs));
+    }
+    if drill.waits_for_cool_down() {
+        deployment.operator().wait_cool(deployment.site().cool_down + COOLED).await?;
+    }
+    let before = seated(deployment.operator()).await?;
     let from = text(&before["primary"]);
     let victim = match drill {
-        Drill::KillStoreLeader => sandbox.controller().await?,
+        Drill::KillStoreLeader => deployment.operator().controller().await?,
         _ => from.clone(),
     };
-    if let Some(fault) = drill.fault().filter(|f| !f.possible(sandbox)) {
-        return Err(match fault {
-            Fault::FillDisk => Error::NotHere(drill.name(), "members with file systems of their own"),
-            _ => Error::NotHere(drill.name(), "network namespaces, so: root"),
-        });
-    }
-    let load = Load::start(sandbox, &client, drill, &victim, number, writers).await?;
+    let load = Load::start(deployment, drill, &victim, number, writers).await?;
     load.writes(0).await?;
     tokio::time::sleep(LOAD_BEFORE).await;
 
     let struck = Instant::now();
-    let (to, harms) = strike(sandbox, drill, &victim, &before, &load).await?;
+    let (to, harms) = strike(deployment, drill, &victim, &before, &load).await?;
     load.writes(load.main.acked()).await?;
     tokio::time::sleep(LOAD_AFTER).await;
     let ended = Instant::now();
-    for harm in harms {
-        let wakes = matches!(harm.fault, Fault::Partition | Fault::PauseAgent | Fault::PauseEngine);
-        harm.heal(sandbox).await?;
-        if wakes {
+    for (fault, harm) in harms {
+        deployment.heal(harm).await?;
+        if matches!(fault, Fault::Partition | Fault::PauseAgent | Fault::PauseEngine) {
             tokio::time::sleep(LOAD_HEALED).await;
         }
     }
@@ -182,11 +199,28 @@ pub async fn round(sandbox: &mut Sandbox, drill: Drill, number: u64, writers: u8
     ledger.add(others);
     ledger.add(direct.ledger.clone());
 
-    sandbox.wait_healthy(REJOIN).await?;
-    let present = present(sandbox, &client, number).await?;
-    let reported_lost = reported_lost(sandbox, before["epoch"].as_u64().unwrap_or(0)).await?;
+    deployment.wait_healthy(deployment.site().rejoin).await?;
+    let present = present(deployment, number).await?;
+    let reported_lost = reported_lost(deployment.operator(), before["epoch"].as_u64().unwrap_or(0)).await?;
+    let site = deployment.site();
+    let promise = drill.promise(&site.durability);
+    let outage_ms = site.rto_ms.unwrap_or(promise.outage_ms);
+    let promise = Promise { outage_ms, alone: site.alone, ..promise };
     let seen = Seen { outage, ledger, client_errors: main.errors, direct, present, reported_lost };
-    Ok(judge(drill.name(), drill.promise(sandbox.durability()), (from, to), seen))
+    Ok(judge(drill.name(), promise, (from, to), seen))
+}
+
+/// Waits until the controller is not where the primary is: failures that follow each other faster than it moves are for
+/// random incidents. With one voter it stays where it is.
+async fn seated(operator: &Operator) -> Result<Value, Error> {
+    let end = Instant::now() + SEATED;
+    loop {
+        let service = operator.service().await?;
+        if operator.controller().await.is_ok_and(|at| service["primary"] != *at) || Instant::now() > end {
+            return Ok(service);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// All clients of a round.
@@ -194,37 +228,38 @@ struct Load {
     main: Writers,
     local: Option<Writers>,
     probers: Vec<Probers>,
-    _vantage: Option<Vantage>,
+    _vantages: Vec<Vantage>,
 }
 
 impl Load {
-    async fn start(
-        sandbox: &Sandbox,
-        client: &Vantage,
+    async fn start<D: Deployment>(
+        deployment: &D,
         drill: Drill,
         victim: &str,
         run: u64,
         writers: u8,
     ) -> Result<Load, Error> {
+        let site = deployment.site();
         let takes_proxy = drill.fault().is_some_and(Fault::takes_proxy);
-        let proxies = proxies_without(sandbox, Some(victim).filter(|_| takes_proxy))?;
-        let (first, account) = (proxies[0], account());
-        client.run(async move { ledger::prepare(first, &account).await }).await?;
-        let account = self::account();
-        let engines = sandbox.members().map(|n| sandbox.engine(n)).collect::<Result<Vec<_>, _>>()?;
+        let proxies = site.proxies_without(Some(victim).filter(|_| takes_proxy));
+        let clients = deployment.clients()?;
+        prepare(site, &clients).await?;
+        let account = &site.account;
         let mut load = Load {
-            main: Writers::start(client, &proxies, &account, run, 0..writers),
+            main: Writers::start(&clients, &proxies, account, run, 0..writers),
             local: None,
-            probers: vec![Probers::start(client, &engines, &account, run, PROBERS)],
-            _vantage: None,
+            probers: vec![Probers::start(&clients, &site.engines(), account, run, PROBERS)],
+            _vantages: Vec::new(),
         };
-        if matches!(drill, Drill::PartitionPrimary) {
-            let there = sandbox.vantage(victim)?;
-            let (proxy, engine) = (sandbox.proxy(victim)?, sandbox.engine(victim)?);
-            load.local = Some(Writers::start(&there, &[proxy], &account, run, LOCAL_WRITERS));
-            load.probers.push(Probers::start(&there, &[engine], &account, run, LOCAL_PROBER));
-            load._vantage = Some(there);
+        if matches!(drill, Drill::PartitionPrimary)
+            && let Some(there) = deployment.clients_of(victim)?
+        {
+            let (proxy, engine) = (site.host(victim)?.proxy, site.engine(victim)?);
+            load.local = Some(Writers::start(&there, &[proxy], account, run, LOCAL_WRITERS));
+            load.probers.push(Probers::start(&there, &[engine], account, run, LOCAL_PROBER));
+            load._vantages.push(there);
         }
+        load._vantages.push(clients);
         Ok(load)
     }
 
@@ -258,51 +293,50 @@ pub async fn wait_for_acks(load: &Writers, than: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where clients go that a host's end must not take along: the application's proxy first.
-pub(crate) fn proxies_without(
-    sandbox: &Sandbox,
-    victim: Option<&str>,
-) -> Result<Vec<SocketAddr>, sandbox::Error> {
-    let hosts = Some(sandbox.client()).into_iter().chain(sandbox.members());
-    let hosts: Vec<&str> = hosts.filter(|n| Some(*n) != victim).collect();
-    hosts.into_iter().map(|n| sandbox.proxy(n)).collect()
+/// Creates what drills write to.
+pub(crate) async fn prepare(site: &Site, clients: &Vantage) -> Result<(), Error> {
+    let proxies = site.proxies_without(None);
+    let first = *proxies.first().ok_or_else(|| operator::Error::Missing("proxy".into()))?;
+    let account = site.account.clone();
+    Ok(clients.run(async move { ledger::prepare(first, &account).await }).await?)
 }
 
 /// Breaks it; returns who leads then and what is still broken.
-async fn strike(
-    sandbox: &mut Sandbox,
+async fn strike<D: Deployment>(
+    deployment: &mut D,
     drill: Drill,
     victim: &str,
     before: &Value,
     load: &Load,
-) -> Result<(String, Vec<Harm>), Error> {
+) -> Result<(String, Vec<(Fault, D::Harm)>), Error> {
     let epoch = before["epoch"].as_u64().unwrap_or(0);
     let Some(fault) = drill.fault() else {
-        sandbox.holdfast(&["switchover", SERVICE]).await?;
-        return Ok((next_primary(sandbox, epoch).await?.0, Vec::new()));
+        let operator = deployment.operator();
+        operator.holdfast(&["switchover", &operator.service]).await?;
+        return Ok((next_primary(operator, epoch).await?.0, Vec::new()));
     };
-    let mut harms = vec![fault.strike(sandbox, victim).await?];
+    let mut harms = vec![(fault, deployment.strike(fault, victim, None).await?)];
     if drill == Drill::KillStoreLeader && before["primary"] != victim {
         // Nobody has to take over; a writer whose acker is gone may have to wait.
         load.writes(load.main.acked()).await?;
         return Ok((text(&before["primary"]), harms));
     }
-    let (mut to, later) = next_primary(sandbox, epoch).await?;
+    let (mut to, later) = next_primary(deployment.operator(), epoch).await?;
     if drill == Drill::DoubleFailure {
         load.writes(load.main.acked()).await?;
-        harms.push(fault.strike(sandbox, &to).await?);
-        to = next_primary(sandbox, later).await?.0;
+        harms.push((fault, deployment.strike(fault, &to, None).await?));
+        to = next_primary(deployment.operator(), later).await?.0;
     }
     Ok((to, harms))
 }
 
 /// The open primary of an epoch after `before`, and that epoch. After a crash that may be the same node, if it was back
 /// first and had most.
-async fn next_primary(sandbox: &Sandbox, before: u64) -> Result<(String, u64), Error> {
+async fn next_primary(operator: &Operator, before: u64) -> Result<(String, u64), Error> {
     let end = Instant::now() + RECOVERY;
     let mut last = String::new();
     while Instant::now() < end {
-        match sandbox.service().await {
+        match operator.service().await {
             Ok(service) => {
                 let mut members = service["members"].as_array().into_iter().flatten();
                 let open = members.find(|m| m["role"] == "primary");
@@ -316,19 +350,22 @@ async fn next_primary(sandbox: &Sandbox, before: u64) -> Result<(String, u64), E
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    Err(sandbox::Error::Deadline { what: "a new primary".into(), waited_s: RECOVERY.as_secs(), last }.into())
+    let what = "a new primary".into();
+    Err(operator::Error::Deadline { what, waited_s: RECOVERY.as_secs(), last }.into())
 }
 
 /// The rows of a run on the primary.
-pub(crate) async fn present(sandbox: &Sandbox, client: &Vantage, run: u64) -> Result<BTreeSet<u64>, Error> {
-    let survivor = sandbox.engine(&sandbox.primary().await?)?;
-    let account = account();
-    Ok(client.run(async move { ledger::present(survivor, &account, run).await }).await?)
+pub(crate) async fn present<D: Deployment>(deployment: &D, run: u64) -> Result<BTreeSet<u64>, Error> {
+    let site = deployment.site();
+    let survivor = site.engine(&deployment.operator().primary().await?)?;
+    let account = site.account.clone();
+    let clients = deployment.clients()?;
+    Ok(clients.run(async move { ledger::present(survivor, &account, run).await }).await?)
 }
 
 /// What members that came back after `epoch` said that only they had; `None` if nobody said anything.
-async fn reported_lost(sandbox: &Sandbox, epoch: u64) -> Result<Option<u64>, Error> {
-    let service = sandbox.service().await?;
+async fn reported_lost(operator: &Operator, epoch: u64) -> Result<Option<u64>, Error> {
+    let service = operator.service().await?;
     let members = service["members"].as_array().into_iter().flatten();
     let lost = members.map(|m| &m["lost"]).filter(|l| l["epoch"].as_u64().is_some_and(|e| e > epoch));
     let lost: Vec<u64> = lost.filter_map(|l| l["transactions"].as_u64()).collect();

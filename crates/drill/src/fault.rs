@@ -1,4 +1,4 @@
-//! What can be broken on a host of a sandbox, and how it is mended.
+//! What can be broken on a host, and how that is done to and mended on a sandbox's.
 
 use crate::ground::{Cut, Ways};
 use crate::sandbox::{Error, Sandbox, signal};
@@ -30,13 +30,54 @@ pub enum Fault {
 #[must_use = "a host stays broken until it is healed"]
 #[derive(Debug)]
 pub struct Harm {
-    pub fault: Fault,
-    pub node: String,
+    fault: Fault,
+    node: String,
     cut: Option<Cut>,
     paused: Option<u32>,
 }
 
 impl Fault {
+    pub const ALL: [Fault; 8] = [
+        Fault::KillEngine,
+        Fault::KillHost,
+        Fault::Partition,
+        Fault::Deaf,
+        Fault::Mute,
+        Fault::PauseEngine,
+        Fault::PauseAgent,
+        Fault::FillDisk,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::KillEngine => "kill-engine",
+            Fault::KillHost => "kill-host",
+            Fault::Partition => "partition",
+            Fault::Deaf => "deaf",
+            Fault::Mute => "mute",
+            Fault::PauseEngine => "pause-engine",
+            Fault::PauseAgent => "pause-agent",
+            Fault::FillDisk => "disk-full",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Fault> {
+        Fault::ALL.into_iter().find(|f| f.name() == name)
+    }
+
+    /// True if it happens to one engine and not to the whole host.
+    pub fn hits_engine(self) -> bool {
+        match self {
+            Fault::KillEngine | Fault::PauseEngine | Fault::FillDisk => true,
+            Fault::KillHost | Fault::Partition | Fault::Deaf | Fault::Mute | Fault::PauseAgent => false,
+        }
+    }
+
+    /// True if it ends by itself; a killed process does not come back by itself.
+    pub fn passes(self) -> bool {
+        self != Fault::KillEngine
+    }
+
     /// True if the sandbox can do this to a host.
     pub fn possible(self, sandbox: &Sandbox) -> bool {
         match self {

@@ -8,8 +8,8 @@
 use crate::sandbox::{API_PORT, Error};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::time::Duration;
@@ -75,6 +75,16 @@ pub async fn available() -> bool {
     Ground::namespaces(1).await.is_ok()
 }
 
+/// Whether an address is this machine's, and no loopback address: those are every machine's. Asks the kernel how it would
+/// get there, and sends nothing.
+pub fn is_here(address: IpAddr) -> bool {
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let from =
+        UdpSocket::bind((any, 0)).and_then(|s| s.connect((address, API_PORT)).and_then(|()| s.local_addr()));
+    !address.is_loopback() && from.is_ok_and(|from| from.ip() == address)
+}
+
 impl Ground {
     /// A loopback network that nobody has reserved; `ports` must be free on every host.
     pub fn loopback(net: Option<u8>, hosts: usize, ports: &[u16]) -> Result<Ground, Error> {
@@ -133,10 +143,18 @@ impl Ground {
         }
     }
 
+    /// The words that start a program on a host; none where it starts by itself.
+    pub fn entry(&self, place: Place) -> Vec<OsString> {
+        match self {
+            Ground::Loopback { .. } => Vec::new(),
+            Ground::Namespaces(n) => n.places[place].entry().map(OsString::from).to_vec(),
+        }
+    }
+
     /// A thread on a host; ends with the last task when it is dropped.
     pub fn vantage(&self, place: Place) -> Result<Vantage, Error> {
         match self {
-            Ground::Loopback { .. } => Ok(Vantage { handle: Handle::current(), _end: None }),
+            Ground::Loopback { .. } => Ok(Vantage::here()),
             Ground::Namespaces(n) => n.places[place].vantage(),
         }
     }
@@ -210,9 +228,14 @@ impl Namespace {
         std::fs::read_link(format!("/proc/{}/ns/net", self.pid)).ok()
     }
 
+    fn entry(&self) -> [String; 3] {
+        ["nsenter".into(), format!("--net=/proc/{}/ns/net", self.pid), "--".into()]
+    }
+
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.pid)).arg("--").arg(program);
+        let [enter, words @ ..] = self.entry();
+        let mut command = Command::new(enter);
+        command.args(words).arg(program);
         command
     }
 
@@ -265,6 +288,10 @@ impl Namespace {
 }
 
 impl Vantage {
+    /// Where this process stands.
+    pub fn here() -> Vantage {
+        Vantage { handle: Handle::current(), _end: None }
+    }
     pub fn handle(&self) -> &Handle {
         &self.handle
     }

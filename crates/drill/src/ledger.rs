@@ -64,6 +64,8 @@ pub struct Writers {
     acked: Arc<AtomicU64>,
 }
 
+/// What drills write to, in the database of their account.
+pub const TABLES: [&str; 2] = ["holdfast_drill_ledger", "holdfast_drill_register"];
 /// Ids of one run start at a multiple of this, ids of one of its writers at a multiple of the smaller.
 pub const IDS_PER_RUN: u64 = 1 << 40;
 const IDS_PER_WRITER: u64 = 1 << 32;
@@ -101,9 +103,35 @@ pub async fn connect(addr: SocketAddr, account: &Account) -> Result<Conn, mysql_
 pub async fn prepare(addr: SocketAddr, account: &Account) -> Result<(), mysql_async::Error> {
     let mut conn = connect(addr, account).await?;
     conn.query_drop(
-        "CREATE TABLE IF NOT EXISTS ledger (id BIGINT UNSIGNED PRIMARY KEY, at TIMESTAMP(6)) ENGINE=InnoDB",
+        "CREATE TABLE IF NOT EXISTS holdfast_drill_ledger (id BIGINT UNSIGNED PRIMARY KEY, at TIMESTAMP(6)) ENGINE=InnoDB",
     )
     .await?;
+    conn.disconnect().await
+}
+
+/// Begins anew: drops what an earlier run left, and writes.
+pub async fn begin(addr: SocketAddr, account: &Account) -> Result<(), mysql_async::Error> {
+    clear(addr, account).await?;
+    prepare(addr, account).await?;
+    let mut conn = connect(addr, account).await?;
+    // An id of no run.
+    conn.query_drop("INSERT INTO holdfast_drill_ledger VALUES (0, NOW(6))").await?;
+    conn.disconnect().await
+}
+
+/// Logs in and asks for something.
+pub async fn answers(addr: SocketAddr, account: &Account) -> Result<(), mysql_async::Error> {
+    let mut conn = connect(addr, account).await?;
+    conn.query_drop("SELECT 1").await?;
+    conn.disconnect().await
+}
+
+/// Drops the tables of all drills.
+pub async fn clear(addr: SocketAddr, account: &Account) -> Result<(), mysql_async::Error> {
+    let mut conn = connect(addr, account).await?;
+    for table in TABLES {
+        conn.query_drop(format!("DROP TABLE IF EXISTS {table}")).await?;
+    }
     conn.disconnect().await
 }
 
@@ -115,8 +143,9 @@ pub async fn present(
 ) -> Result<BTreeSet<u64>, mysql_async::Error> {
     let mut conn = connect(addr, account).await?;
     let (first, last) = (run * IDS_PER_RUN, (run + 1) * IDS_PER_RUN);
-    let ids: Vec<u64> =
-        conn.query(format!("SELECT id FROM ledger WHERE id >= {first} AND id < {last}")).await?;
+    let ids: Vec<u64> = conn
+        .query(format!("SELECT id FROM holdfast_drill_ledger WHERE id >= {first} AND id < {last}"))
+        .await?;
     conn.disconnect().await?;
     Ok(ids.into_iter().collect())
 }
@@ -185,7 +214,7 @@ async fn write(
             },
         };
         id += 1;
-        let statement = format!("INSERT INTO ledger VALUES ({id}, NOW(6))");
+        let statement = format!("INSERT INTO holdfast_drill_ledger VALUES ({id}, NOW(6))");
         match tokio::time::timeout(STATEMENT, c.query_drop(statement)).await {
             Ok(Ok(())) => {
                 ledger.acked.push((id, Instant::now()));

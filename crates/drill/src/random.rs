@@ -3,13 +3,13 @@
 //! An incident is one fault, or two that overlap, on hosts chosen by the part they play when they are struck. All are
 //! healed after a while, under load, and the cluster has to be healthy again before the next incident.
 
+use crate::deployment::Deployment;
 use crate::direct::Probers;
-use crate::drills::{Error, REJOIN, account, present, proxies_without};
-use crate::fault::{Fault, Harm};
+use crate::drills::{COOLED, Error, prepare, present};
+use crate::fault::Fault;
 use crate::judge::{Promise, Round, Seen, judge};
-use crate::ledger::{self, Ledger, Writers};
+use crate::ledger::{Ledger, Writers};
 use crate::registers::Registers;
-use crate::sandbox::{SERVICE, Sandbox};
 use crate::sim::rng::Rng;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -43,16 +43,6 @@ pub struct Incident {
     pub switchover: bool,
 }
 
-const FAULTS: [Fault; 8] = [
-    Fault::KillEngine,
-    Fault::KillHost,
-    Fault::Partition,
-    Fault::Deaf,
-    Fault::Mute,
-    Fault::PauseEngine,
-    Fault::PauseAgent,
-    Fault::FillDisk,
-];
 const WRITERS: u8 = 4;
 const PROBERS: u8 = 100;
 const NAME: &str = "random";
@@ -64,7 +54,7 @@ pub fn schedule(seed: u64, members: usize) -> impl Iterator<Item = Incident> {
         let count = if rng.range(0, 2) == 0 { 2 } else { 1 };
         let strikes = (0..count)
             .map(|_| Strike {
-                fault: FAULTS[rng.below(FAULTS.len())],
+                fault: Fault::ALL[rng.below(Fault::ALL.len())],
                 target: match rng.range(0, 5) {
                     0..=2 => Target::Primary,
                     3 => Target::Controller,
@@ -78,29 +68,44 @@ pub fn schedule(seed: u64, members: usize) -> impl Iterator<Item = Incident> {
     })
 }
 
-/// Runs one incident on a healthy sandbox, and leaves it healthy.
-pub async fn incident(sandbox: &mut Sandbox, incident: &Incident, number: u64) -> Result<Round, Error> {
-    let client = sandbox.vantage(sandbox.client())?;
-    let proxies = proxies_without(sandbox, None)?;
-    // The application's own proxy: nothing that is struck takes it along.
-    let proxies = &proxies[..1];
-    let (first, who) = (proxies[0], account());
-    client.run(async move { ledger::prepare(first, &who).await }).await?;
-    let engines = sandbox.members().map(|n| sandbox.engine(n)).collect::<Result<Vec<_>, _>>()?;
-    let before = sandbox.primary().await?;
-    let writers = Writers::start(&client, proxies, &account(), number, 0..WRITERS);
-    let probers = Probers::start(&client, &engines, &account(), number, PROBERS);
-    let registers = Registers::start(&client, proxies, &account(), number).await?;
+impl Incident {
+    /// From the strike at `place` to the healing.
+    fn lasts_from(&self, place: usize) -> Duration {
+        self.strikes.iter().skip(place + 1).map(|s| s.after).sum::<Duration>() + self.lasts
+    }
+}
+
+/// Runs one incident on a healthy deployment, and leaves it healthy.
+pub async fn incident<D: Deployment>(
+    deployment: &mut D,
+    incident: &Incident,
+    number: u64,
+) -> Result<Round, Error> {
+    let site = deployment.site().clone();
+    // A proxy that nothing which is struck takes along.
+    let proxies: Vec<_> = site.apart().take(1).collect();
+    if proxies.is_empty() {
+        return Err(Error::NotHere(NAME, "a host with a proxy and without data, for the clients"));
+    }
+    deployment.operator().wait_cool(site.cool_down + COOLED).await?;
+    let clients = deployment.clients()?;
+    prepare(&site, &clients).await?;
+    let before = deployment.operator().primary().await?;
+    let writers = Writers::start(&clients, &proxies, &site.account, number, 0..WRITERS);
+    let probers = Probers::start(&clients, &site.engines(), &site.account, number, PROBERS);
+    let registers = Registers::start(&clients, &proxies, &site.account, number).await?;
     let began = Instant::now();
 
-    let (harms, says) = strike(sandbox, incident).await?;
+    let (harms, says) = strike(deployment, incident).await?;
+    let healing = Instant::now() + incident.lasts;
     if incident.switchover {
         // It may well be refused.
-        let _ = sandbox.holdfast(&["switchover", SERVICE]).await;
+        let operator = deployment.operator();
+        let _ = operator.holdfast(&["switchover", &operator.service]).await;
     }
-    tokio::time::sleep(incident.lasts).await;
+    tokio::time::sleep_until(healing).await;
     for harm in harms {
-        harm.heal(sandbox).await?;
+        deployment.heal(harm).await?;
     }
     let acked = writers.acked();
     crate::drills::wait_for_acks(&writers, acked).await?;
@@ -108,16 +113,16 @@ pub async fn incident(sandbox: &mut Sandbox, incident: &Incident, number: u64) -
     let main = writers.finish().await;
     let direct = probers.finish().await;
     let ordered = registers.finish().await;
-    sandbox.wait_healthy(REJOIN).await?;
+    deployment.wait_healthy(site.rejoin).await?;
 
     let outage = main.outage(began, ended);
     let mut all: Ledger = main.clone();
     all.add(direct.ledger.clone());
-    let present = present(sandbox, &client, number).await?;
+    let present = present(deployment, number).await?;
     let seen = Seen { outage, ledger: all, client_errors: main.errors, direct, present, reported_lost: None };
     // How long it takes is not promised here: two hosts may be gone for as long as the incident lasts.
-    let promise = Promise { outage_ms: u64::MAX, may_lose: false, no_errors: false };
-    let mut round = judge(NAME, promise, (before, sandbox.primary().await?), seen);
+    let promise = Promise { outage_ms: u64::MAX, may_lose: false, no_errors: false, alone: site.alone };
+    let mut round = judge(NAME, promise, (before, deployment.operator().primary().await?), seen);
     if let Err(rows) = ordered {
         round.broken.push(format!("{} registers were read as if in no order (linearizability)", rows.len()));
     }
@@ -125,24 +130,29 @@ pub async fn incident(sandbox: &mut Sandbox, incident: &Incident, number: u64) -
     Ok(round)
 }
 
-async fn strike(sandbox: &mut Sandbox, incident: &Incident) -> Result<(Vec<Harm>, Vec<String>), Error> {
-    let mut harms: Vec<Harm> = Vec::new();
+async fn strike<D: Deployment>(
+    deployment: &mut D,
+    incident: &Incident,
+) -> Result<(Vec<D::Harm>, Vec<String>), Error> {
+    let mut harms = Vec::new();
     let mut says = Vec::new();
-    for Strike { fault, target, after } in &incident.strikes {
+    let mut struck: Vec<String> = Vec::new();
+    for (place, Strike { fault, target, after }) in incident.strikes.iter().enumerate() {
         tokio::time::sleep(*after).await;
         // Without a controller nobody knows who plays which part.
         let named = match target {
-            Target::Primary => sandbox.primary().await.ok(),
-            Target::Controller => sandbox.controller().await.ok(),
-            Target::Member(at) => sandbox.members().nth(*at).map(str::to_string),
+            Target::Primary => deployment.operator().primary().await.ok(),
+            Target::Controller => deployment.operator().controller().await.ok(),
+            Target::Member(at) => deployment.site().members().nth(*at).map(|h| h.node.clone()),
         };
-        let Some(node) = named.filter(|n| harms.iter().all(|h| h.node != *n)) else { continue };
-        if !fault.possible(sandbox) || !sandbox.members().any(|n| n == node) {
+        let Some(node) = named.filter(|n| !struck.contains(n)) else { continue };
+        if deployment.lacks(*fault).is_some() || !deployment.site().is_member(&node) {
             continue;
         }
-        if let Ok(harm) = fault.strike(sandbox, &node).await {
+        if let Ok(harm) = deployment.strike(*fault, &node, Some(incident.lasts_from(place))).await {
             says.push(format!("{fault:?} {node}"));
             harms.push(harm);
+            struck.push(node);
         }
     }
     Ok((harms, says))
@@ -157,7 +167,7 @@ mod tests {
         let first: Vec<Incident> = schedule(7, 3).take(50).collect();
         assert_eq!(first, schedule(7, 3).take(50).collect::<Vec<_>>());
         assert_ne!(first, schedule(8, 3).take(50).collect::<Vec<_>>());
-        for fault in FAULTS {
+        for fault in Fault::ALL {
             assert!(first.iter().flat_map(|i| &i.strikes).any(|s| s.fault == fault), "{fault:?} never comes");
         }
     }

@@ -78,11 +78,12 @@ impl Registers {
 async fn prepare(addr: SocketAddr, account: &Account, run: u64) -> Result<(), mysql_async::Error> {
     let mut conn = ledger::connect(addr, account).await?;
     conn.query_drop(
-        "CREATE TABLE IF NOT EXISTS register (id BIGINT UNSIGNED PRIMARY KEY, v BIGINT UNSIGNED)",
+        "CREATE TABLE IF NOT EXISTS holdfast_drill_register (id BIGINT UNSIGNED PRIMARY KEY, v BIGINT UNSIGNED)",
     )
     .await?;
     for row in 0..ROWS {
-        conn.query_drop(format!("REPLACE INTO register VALUES ({}, 0)", run * ROWS + row)).await?;
+        conn.query_drop(format!("REPLACE INTO holdfast_drill_register VALUES ({}, 0)", run * ROWS + row))
+            .await?;
     }
     conn.disconnect().await
 }
@@ -125,7 +126,7 @@ impl Client {
 
     async fn write(&self, conn: &mut Conn, row: u64, value: u64) -> (Option<Call>, bool) {
         let sent = Instant::now();
-        let statement = format!("UPDATE register SET v = {value} WHERE id = {row}");
+        let statement = format!("UPDATE holdfast_drill_register SET v = {value} WHERE id = {row}");
         let call = |answered| Some(Call { row, operation: RegisterOperation::Write(value), sent, answered });
         match tokio::time::timeout(STATEMENT, conn.query_drop(statement)).await {
             Ok(Ok(())) => (call(Some(Instant::now())), true),
@@ -137,7 +138,7 @@ impl Client {
 
 async fn read(conn: &mut Conn, row: u64) -> (Option<Call>, bool) {
     let sent = Instant::now();
-    let statement = format!("SELECT v FROM register WHERE id = {row}");
+    let statement = format!("SELECT v FROM holdfast_drill_register WHERE id = {row}");
     match tokio::time::timeout(STATEMENT, conn.query_first::<u64, _>(statement)).await {
         Ok(Ok(value)) => {
             // A row that is gone has no value that was ever written.

@@ -4,8 +4,14 @@
 //! It starts the binary, never links it, and asks it only through its own command line, as a user would. When it is
 //! dropped, everything it started is gone; if it is killed, the kernel takes its children along.
 
+use crate::deployment::{Deployment, Host, Site};
 use crate::disk::SmallDisk;
+use crate::drills;
+use crate::fault::{Fault, Harm};
 use crate::ground::{Cut, Ground, Place, Vantage, Ways};
+use crate::ledger::Account;
+use crate::operator::{self, Operator};
+use holdfast_core::limits;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -42,10 +48,8 @@ pub enum Error {
     Network { tool: String, says: String },
     #[error("could not mount a small file system on {path}: {says}; drills of full disks need root")]
     Mount { path: PathBuf, says: String },
-    #[error("`holdfast {command}` failed: {says}")]
-    Command { command: String, says: String },
-    #[error("{what} did not come true within {waited_s} s; last seen: {last}")]
-    Deadline { what: String, waited_s: u64, last: String },
+    #[error(transparent)]
+    Operator(#[from] operator::Error),
     #[error("node {node} ended: {how}; its log is {log}")]
     Ended { node: String, how: String, log: PathBuf },
     #[error("the sandbox has no {0}")]
@@ -65,6 +69,8 @@ pub struct Options {
     pub witnesses: u8,
     /// An application's host, [`APP`]: a proxy and nothing else.
     pub app: bool,
+    /// A host that the topology file does not know. Operators stand there, if there is one.
+    pub desk: bool,
     /// Each member's files are on a file system of this size.
     pub disk_mib: Option<u32>,
     /// Certificates between the hosts, tokens for people.
@@ -77,6 +83,8 @@ pub struct Options {
     pub durability: String,
     /// The proxies' read/write port; read port, engine port and API port follow.
     pub port: u16,
+    /// More lines for the top of the topology file.
+    pub top_lines: String,
     /// More lines for the service's table in the topology file.
     pub service_lines: String,
     /// More lines for its engine options.
@@ -93,12 +101,14 @@ impl Options {
             nodes,
             witnesses: 0,
             app: false,
+            desk: false,
             disk_mib: None,
             tls: false,
             engine: "mariadb".into(),
             programs: None,
             durability: "sync".into(),
             port: 3306,
+            top_lines: String::new(),
             service_lines: String::new(),
             engine_lines: String::new(),
         }
@@ -126,6 +136,8 @@ pub struct Sandbox {
     ground: Ground,
     nodes: Vec<Node>,
     disks: Vec<SmallDisk>,
+    operator: Operator,
+    site: Site,
 }
 
 struct Node {
@@ -145,24 +157,40 @@ pub const APP: &str = "app";
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const STOP: Duration = Duration::from_secs(15);
+/// Sandboxes have no longer one than the default of `cool_down_s`.
+const COOL_DOWN: Duration = Duration::from_millis(limits::COOL_DOWN_MS);
+const REJOIN: Duration = Duration::from_secs(120);
 
 impl Sandbox {
     /// Writes the topology and starts every node. Use [`Sandbox::wait_healthy`] before you use it.
     pub async fn start(options: Options) -> Result<Sandbox, Error> {
         std::fs::create_dir_all(&options.dir).map_err(|e| file("create", &options.dir, e))?;
         let dir = options.dir.canonicalize().map_err(|e| file("find", &options.dir, e))?;
-        let programs =
-            options.programs.map(|p| p.canonicalize().map_err(|e| file("find", &p, e))).transpose()?;
+        // Not where it leads if it is a link: others may be put in its place.
+        let there = |p: PathBuf| {
+            let (parent, name) = (p.parent().filter(|up| *up != Path::new("")), p.file_name());
+            let parent = parent.unwrap_or(Path::new(".")).canonicalize();
+            let found = parent.map(|up| name.map_or(up.clone(), |name| up.join(name)));
+            found.and_then(|at| at.metadata().map(|_| at)).map_err(|e| file("find", &p, e))
+        };
+        let programs = options.programs.map(there).transpose()?;
         let mut options = Options { dir, programs, ..options };
         // The agents' API listens beyond loopback only with certificates.
         options.tls |= options.network == Network::Namespaces;
-        let hosts = options.names().count();
+        let hosts = options.names().count() + usize::from(options.desk);
         let ground = match options.network {
             Network::Loopback(net) => Ground::loopback(net, hosts, &options.ports())?,
             Network::Namespaces => Ground::namespaces(hosts).await?,
         };
-        let nodes = options.names().map(|n| Node { name: n.to_string(), process: None }).collect();
-        let mut sandbox = Sandbox { ground, nodes, disks: Vec::new(), options };
+        let nodes: Vec<Node> = options.names().map(|n| Node { name: n.to_string(), process: None }).collect();
+        let operator = Operator {
+            entry: ground.entry(hosts - 1),
+            exe: options.exe.clone(),
+            globals: vec!["--config".into(), options.dir.join("holdfast.toml").into()],
+            service: SERVICE.into(),
+        };
+        let site = site(&options, &ground, &nodes);
+        let mut sandbox = Sandbox { ground, nodes, disks: Vec::new(), operator, site, options };
         if let Some(mib) = sandbox.options.disk_mib {
             let dirs = sandbox.members().map(|n| sandbox.options.dir.join(n)).collect::<Vec<_>>();
             for dir in dirs {
@@ -189,12 +217,13 @@ impl Sandbox {
     }
 
     fn topology(&self) -> String {
-        let Options { dir, engine, durability, port, service_lines, engine_lines, .. } = &self.options;
+        let Options { dir, engine, durability, port, top_lines, service_lines, engine_lines, .. } =
+            &self.options;
         let programs = self.options.programs.as_ref();
         let programs = programs.map(|p| format!("programs = \"{}\"\n", p.display())).unwrap_or_default();
         let dir = dir.display();
         let mut text = format!(
-            "# Written by the sandbox; every host of it reads this file.\nname = \"sandbox\"\napi_port = {API_PORT}\n"
+            "# Written by the sandbox; every host of it reads this file.\nname = \"sandbox\"\napi_port = {API_PORT}\n{top_lines}\n"
         );
         if self.options.tls {
             text += &format!("\n[tls]\ndir = \"{dir}/tls\"\n");
@@ -280,7 +309,7 @@ impl Sandbox {
         &self.options.durability
     }
 
-    /// The host where clients and operators stand: the application's, else the last.
+    /// The host where clients stand, and operators unless they have a desk: the application's, else the last.
     pub fn client(&self) -> &str {
         &self.nodes.last().expect("a sandbox has nodes").name
     }
@@ -349,72 +378,44 @@ impl Sandbox {
         self.start_node(at)
     }
 
-    /// Runs `holdfast ARGS` against this deployment and returns its standard output. Exit code 6 (attention) is no
-    /// failure here.
-    pub async fn holdfast(&self, args: &[&str]) -> Result<String, Error> {
-        let mut command = self.ground.command(self.at(self.client())?, &self.options.exe);
-        command.arg("--config").arg(self.config()).args(args).stdin(Stdio::null()).kill_on_drop(true);
-        let output = command
-            .output()
-            .await
-            .map_err(|source| Error::Spawn { exe: self.options.exe.clone(), source })?;
-        if matches!(output.status.code(), Some(0 | 6)) {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let says = String::from_utf8_lossy(&output.stderr).trim().to_string();
-        Err(Error::Command { command: args.join(" "), says })
+    /// Who asks this deployment.
+    pub fn operator(&self) -> &Operator {
+        &self.operator
     }
-
-    async fn json(&self, command: &str) -> Result<Value, Error> {
-        let text = self.holdfast(&[command, "-o", "json"]).await?;
-        serde_json::from_str(&text)
-            .map_err(|e| Error::Command { command: format!("{command} -o json"), says: e.to_string() })
+    /// See [`Operator::holdfast`].
+    pub async fn holdfast(&self, args: &[&str]) -> Result<String, operator::Error> {
+        self.operator.holdfast(args).await
     }
-    /// The sandbox's service in `holdfast status -o json`.
-    pub async fn service(&self) -> Result<Value, Error> {
-        Ok(self.json("status").await?["services"][0].clone())
+    /// See [`Operator::service`].
+    pub async fn service(&self) -> Result<Value, operator::Error> {
+        self.operator.service().await
     }
-    /// The node whose controller is in office; it is the store's leader.
-    pub async fn controller(&self) -> Result<String, Error> {
-        let status = self.json("status").await?;
-        let named = status["controller"].as_str().ok_or_else(|| Error::Missing("controller".into()))?;
-        Ok(named.to_string())
+    /// See [`Operator::history`].
+    pub async fn history(&self) -> Result<Vec<Value>, operator::Error> {
+        self.operator.history().await
     }
-    /// The plans of `holdfast history -o json`.
-    pub async fn history(&self) -> Result<Vec<Value>, Error> {
-        Ok(self.json("history").await?["plans"].as_array().cloned().unwrap_or_default())
-    }
-
     /// The node that leads right now.
-    pub async fn primary(&self) -> Result<String, Error> {
-        let service = self.service().await?;
-        let named = service["primary"].as_str().ok_or_else(|| Error::Missing("primary".into()))?;
-        Ok(named.to_string())
+    pub async fn primary(&self) -> Result<String, operator::Error> {
+        self.operator.primary().await
     }
 
-    /// Waits until the service is healthy: one open primary, everyone else replicating, the sync set full.
+    /// Waits until the service is healthy, or a node that should run does not.
     pub async fn wait_healthy(&mut self, bound: Duration) -> Result<Value, Error> {
-        let end = Instant::now() + bound;
-        let mut last = String::from("nothing");
-        while Instant::now() < end {
-            self.check_running()?;
-            match self.service().await {
-                Ok(service) if healthy(&service) => return Ok(service),
-                Ok(service) => last = summary(&service),
-                Err(e) => last = e.to_string(),
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Err(Error::Deadline { what: "a healthy service".into(), waited_s: bound.as_secs(), last })
+        let Sandbox { operator, nodes, options, .. } = self;
+        operator.wait_healthy(bound, || check_running(nodes, &options.dir)).await
     }
 
     /// An error if a node that should run does not.
     pub fn check_running(&mut self) -> Result<(), Error> {
-        for node in &mut self.nodes {
-            let Some(process) = &mut node.process else { continue };
-            if let Ok(Some(status)) = process.try_wait() {
-                let log = self.options.dir.join(format!("{}.log", node.name));
-                return Err(Error::Ended { node: node.name.clone(), how: status.to_string(), log });
+        check_running(&mut self.nodes, &self.options.dir)
+    }
+
+    /// Starts every node whose process has ended by itself, as a supervisor would.
+    pub fn supervise(&mut self) -> Result<(), Error> {
+        for at in 0..self.nodes.len() {
+            let process = self.nodes[at].process.as_mut();
+            if process.is_some_and(|p| matches!(p.try_wait(), Ok(Some(_)))) {
+                self.start_node(at)?;
             }
         }
         Ok(())
@@ -445,27 +446,73 @@ pub fn signal(pid: u32, signal: rustix::process::Signal) {
     }
 }
 
-fn healthy(service: &Value) -> bool {
-    let members = service["members"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let role = |m: &Value, roles: &[&str]| roles.contains(&m["role"].as_str().unwrap_or_default());
-    let sync = service["durability"] == "sync" && members.len() > 1;
-    service["state"] == "healthy"
-        && members.iter().filter(|m| role(m, &["primary"])).count() == 1
-        && members.iter().all(|m| role(m, &["primary", "replica", "sync replica"]) && m["state"] == "running")
-        && (!sync
-            || service["assurance"] == "held"
-                && service["sync_set"].as_array().is_some_and(|s| !s.is_empty()))
+fn check_running(nodes: &mut [Node], dir: &Path) -> Result<(), Error> {
+    for node in nodes {
+        let Some(process) = &mut node.process else { continue };
+        if let Ok(Some(status)) = process.try_wait() {
+            let log = dir.join(format!("{}.log", node.name));
+            return Err(Error::Ended { node: node.name.clone(), how: status.to_string(), log });
+        }
+    }
+    Ok(())
 }
 
-fn summary(service: &Value) -> String {
-    let members = service["members"].as_array().cloned().unwrap_or_default();
-    let each: Vec<String> = members
-        .iter()
-        .map(|m| {
-            format!("{} {} {} {}", m["node"], m["role"], m["state"], m["trouble"].as_str().unwrap_or(""))
-        })
-        .collect();
-    format!("{} {} [{}] {}", service["state"], service["assurance"], each.join("; "), service["findings"])
+fn site(options: &Options, ground: &Ground, nodes: &[Node]) -> Site {
+    let at = |place: Place, port: u16| SocketAddr::new(ground.address(place), port);
+    let member = |place: Place| place < usize::from(options.nodes);
+    let host = |(place, node): (Place, &Node)| Host {
+        node: node.name.clone(),
+        proxy: at(place, options.port),
+        engine: member(place).then(|| at(place, options.port + 2)),
+    };
+    Site {
+        hosts: nodes.iter().enumerate().map(host).collect(),
+        account: account(),
+        durability: options.durability.clone(),
+        alone: true,
+        cool_down: COOL_DOWN,
+        rejoin: REJOIN,
+        rto_ms: None,
+    }
+}
+
+/// The account of every sandbox.
+pub fn account() -> Account {
+    Account { user: USER.into(), password: PASSWORD.into(), database: DATABASE.into() }
+}
+
+impl Deployment for Sandbox {
+    type Harm = Harm;
+
+    fn site(&self) -> &Site {
+        &self.site
+    }
+    fn operator(&self) -> &Operator {
+        &self.operator
+    }
+    fn clients(&self) -> Result<Vantage, drills::Error> {
+        Ok(self.vantage(self.client())?)
+    }
+    fn clients_of(&self, node: &str) -> Result<Option<Vantage>, drills::Error> {
+        Ok(Some(self.vantage(node)?))
+    }
+    fn lacks(&self, fault: Fault) -> Option<&'static str> {
+        match fault {
+            _ if fault.possible(self) => None,
+            Fault::FillDisk => Some("members with file systems of their own"),
+            _ => Some("network namespaces, so: root"),
+        }
+    }
+    /// It heals when it is told to: if this process dies, so does the sandbox.
+    async fn strike(&mut self, fault: Fault, node: &str, _: Option<Duration>) -> Result<Harm, drills::Error> {
+        Ok(fault.strike(self, node).await?)
+    }
+    async fn heal(&mut self, harm: Harm) -> Result<(), drills::Error> {
+        Ok(harm.heal(self).await?)
+    }
+    async fn wait_healthy(&mut self, bound: Duration) -> Result<Value, drills::Error> {
+        Ok(Sandbox::wait_healthy(self, bound).await?)
+    }
 }
 
 pub(crate) const API_PORT: u16 = 7400;

@@ -3,7 +3,8 @@
 //! Guarantees: every period is judged like a drill's round; what grows is compared between the time after the start and
 //! the end. Does not know: what an engine uses; that is the engine's.
 
-use crate::drills::{self, Error, REJOIN, account};
+use crate::deployment::Deployment;
+use crate::drills::{self, Error, account};
 use crate::fault::Fault;
 use crate::judge::{Promise, Round, Seen, judge};
 use crate::ledger::{self, Writers};
@@ -64,8 +65,8 @@ pub async fn period(sandbox: &mut Sandbox, number: u64, lasts: Duration) -> Resu
     tokio::time::sleep_until(began + lasts).await;
     let ended = Instant::now();
     let ledger = writers.finish().await;
-    sandbox.wait_healthy(REJOIN).await?;
-    let present = drills::present(sandbox, &client, number).await?;
+    sandbox.wait_healthy(sandbox.site().rejoin).await?;
+    let present = drills::present(sandbox, number).await?;
     let seen = Seen {
         outage: ledger.outage(began, ended),
         client_errors: ledger.errors.clone(),
@@ -75,7 +76,7 @@ pub async fn period(sandbox: &mut Sandbox, number: u64, lasts: Duration) -> Resu
         reported_lost: None,
     };
     // How long it takes is the drills' to judge, on a machine that does nothing else.
-    let promise = Promise { outage_ms: u64::MAX, may_lose: false, no_errors: planned };
+    let promise = Promise { outage_ms: u64::MAX, may_lose: false, no_errors: planned, alone: true };
     Ok(judge(NAME, promise, (before, sandbox.primary().await?), seen))
 }
 

@@ -222,7 +222,8 @@ pub struct CloneProgress {
 #[async_trait]
 pub trait Engine: Send + Sync {
     /// S9: ends with a running engine that is read-only and, if this driver started it, with replication stopped. A
-    /// managed instance's empty directory is initialised; an attached one is fenced as it is found (its replication
+    /// managed instance's empty directory is initialised, and data
+    /// of an earlier release is upgraded (data of a later one is refused); an attached one is fenced as it is found (its replication
     /// is left alone: stopping it would discard what was received). No-op if it already runs.
     async fn start(&self) -> Result<(), Error>;
     /// Asks the engine to end in order. `Unresponsive` if it has not by then; it is not killed.
@@ -234,6 +235,8 @@ pub trait Engine: Send + Sync {
     /// What [`Engine::start`] promises holds for the process that runs now. If one runs and it does not, nothing else
     /// may be asked of it: start again.
     fn started(&self) -> bool;
+    /// The version of the programs that a start would use now.
+    async fn installed(&self) -> Result<String, Error>;
     /// One look, one round trip, at most [`mysql::OBSERVE_MS`]. `Unresponsive` if the engine hangs.
     async fn observe(&self) -> Result<Observation, Error>;
 

@@ -1,7 +1,7 @@
 //! `holdfast dev`: a sandbox on loopback until Ctrl-C.
 
 use crate::cli::DevArgs;
-use crate::cli::args::{Durability, EngineArgs, Flavour};
+use crate::cli::args::{Consistency, Durability, EngineArgs, Flavour};
 use crate::sayln;
 use holdfast_drill::drills::account;
 use holdfast_drill::sandbox::{Network, Options, Sandbox};
@@ -16,6 +16,14 @@ pub fn durability(d: Durability) -> &'static str {
     }
 }
 
+fn consistency(c: Consistency) -> &'static str {
+    match c {
+        Consistency::Strong => "strong",
+        Consistency::Session => "session",
+        Consistency::Eventual => "eventual",
+    }
+}
+
 /// Runs until Ctrl-C or SIGTERM.
 pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
     let exe = std::env::current_exe().into_diagnostic().wrap_err("could not find this program's own file")?;
@@ -26,6 +34,7 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
         port: args.port,
         engine: args.engine.word().into(),
         programs: args.engine.programs.clone(),
+        service_lines: format!("read_consistency = \"{}\"", consistency(args.read_consistency)),
         ..Options::new(exe, args.dir, args.nodes)
     };
     let mut sandbox =

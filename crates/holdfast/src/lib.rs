@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod dev;
+pub mod faults;
 pub mod http;
 pub mod logging;
 pub mod pki;

@@ -7,6 +7,7 @@ use crate::api::server::{self, Host};
 use crate::cli::Exit;
 use crate::clock::{Clock, unix_ms, unix_s};
 use crate::config::{Config, secrets};
+use crate::faults::{self, Faults};
 use crate::http::{Access, Client, ClientOptions, Server, ServerOptions};
 use crate::pki;
 use crate::proxies::Proxies;
@@ -85,6 +86,7 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
         proxies: Arc::new(proxies),
         certificate_ends_unix_s: tls.as_ref().map(|t| t.ends_unix_s),
         access: Access::new(topology, tls.as_ref().map(|t| t.tokens.clone())),
+        faults: make_faults(config, &node, &agent),
     };
     tasks.spawn(api.run(server::router(host), std::future::pending()));
     tracing::info!(node = %node.name, api = %topology.api_addr(&node), "running");
@@ -106,6 +108,15 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
         None => Ok(Exit::Ok),
         Some(why) => Err(miette!("the store keeps this node out: {why}")),
     }
+}
+
+fn make_faults(config: &Config, node: &Node, agent: &Arc<Agent>) -> Arc<Faults> {
+    Arc::new(Faults::new(faults::Options {
+        allowed: config.drills,
+        node: node.clone(),
+        topology: Arc::new(config.topology.clone()),
+        agent: agent.clone(),
+    }))
 }
 
 /// Resolves at SIGTERM or Ctrl-C.
@@ -176,6 +187,7 @@ async fn start_proxies(
             group: service.name.clone(),
             engine: service.engine,
             zone: node.zone.clone(),
+            read_consistency: service.read_consistency,
             local: engines.get(&service.name).map(|engine| holdfast_proxy::LocalEngine {
                 addr: SocketAddr::new(node.address, service.engine_port),
                 socket: engine.socket().to_owned(),
@@ -185,7 +197,10 @@ async fn start_proxies(
             users,
             tls: tls.map(|t| t.proxy.clone()),
             routes: receiver.clone(),
-            limits: holdfast_proxy::Limits::default(),
+            limits: holdfast_proxy::Limits {
+                read_wait_ms: service.read_wait_ms,
+                ..holdfast_proxy::Limits::default()
+            },
             server_version: None,
         };
         proxies.push(on.serve(options).await?);

@@ -47,6 +47,7 @@ fn word(kind: RpcKind) -> &'static str {
         RpcKind::Vote => "vote",
         RpcKind::Snapshot => "snapshot",
         RpcKind::Probe => "probe",
+        RpcKind::Stand => "stand",
     }
 }
 
@@ -57,6 +58,7 @@ pub fn kind(word: &str) -> Option<RpcKind> {
         "vote" => Some(RpcKind::Vote),
         "snapshot" => Some(RpcKind::Snapshot),
         "probe" => Some(RpcKind::Probe),
+        "stand" => Some(RpcKind::Stand),
         _ => None,
     }
 }

@@ -134,33 +134,81 @@ impl Voter {
     /// Opens an office while the store leads, closes it when it no longer does. Never resolves.
     async fn keep_office(&self, store: Arc<Embedded>) -> Over {
         let mut leadership = store.leadership();
-        let mut term: Option<(u64, JoinSet<()>)> = None;
+        let mut term: Option<Term> = None;
+        let mut stays_until = Instant::now();
         loop {
             let now = leadership.borrow_and_update().clone();
-            let in_office = term.as_ref().map(|(t, _)| *t);
+            let in_office = term.as_ref().map(|t| t.number);
             if now.is_me && in_office != Some(now.term) {
-                term = None;
-                match Office::open(self.node.clone(), self.topology.clone(), store.clone(), self.clock) {
-                    Ok(opened) => {
-                        tracing::info!(term = now.term, "this node's controller takes office");
-                        let mut tasks = JoinSet::new();
-                        tasks.spawn(opened.clone().run());
-                        self.office.send_replace(Some(opened));
-                        term = Some((now.term, tasks));
-                    }
-                    Err(e) => {
-                        let error = &e as &dyn std::error::Error;
-                        tracing::error!(error, "the controller cannot take office")
-                    }
-                }
+                term = self.take_office(store.clone(), now.term);
             } else if !now.is_me && in_office.is_some() {
                 tracing::info!("this node's controller leaves office");
                 self.office.send_replace(None);
                 term = None;
             }
-            if leadership.changed().await.is_err() {
-                return std::future::pending().await;
+            let moves = async {
+                tokio::time::sleep_until(stays_until).await;
+                match &mut term {
+                    Some(term) => term.better_seat().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = leadership.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                },
+                to = moves => {
+                    if !self.hand_over(&store, &to).await {
+                        stays_until = Instant::now() + Duration::from_millis(limits::SEAT_RETRY_MS);
+                    }
+                }
             }
+        }
+    }
+
+    fn take_office(&self, store: Arc<Embedded>, number: u64) -> Option<Term> {
+        match Office::open(self.node.clone(), self.topology.clone(), store, self.clock) {
+            Ok(opened) => {
+                tracing::info!(term = number, "this node's controller takes office");
+                let better_seat = opened.better_seat();
+                let mut tasks = JoinSet::new();
+                tasks.spawn(opened.clone().run());
+                self.office.send_replace(Some(opened));
+                Some(Term { number, better_seat, _tasks: tasks })
+            }
+            Err(e) => {
+                let error = &e as &dyn std::error::Error;
+                tracing::error!(error, "the controller cannot take office");
+                None
+            }
+        }
+    }
+
+    /// Lets the controller of `to` take office. If it does not (`false`), this one goes on.
+    async fn hand_over(&self, store: &Embedded, to: &NodeName) -> bool {
+        let Some(node) = self.topology.node(to) else { return false };
+        tracing::info!(%to, "the controller moves to a host on which less depends");
+        let moved = store.hand_over(u64::from(node.id)).await;
+        if let Err(e) = &moved {
+            tracing::info!(error = e as &dyn std::error::Error, "the controller did not move");
+        }
+        moved.is_ok()
+    }
+}
+
+/// A term in office.
+struct Term {
+    number: u64,
+    better_seat: watch::Receiver<Option<NodeName>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Term {
+    /// Resolves when there is a better node for it.
+    async fn better_seat(&mut self) -> NodeName {
+        match self.better_seat.wait_for(Option::is_some).await.map(|to| to.clone()) {
+            Ok(Some(to)) => to,
+            Ok(None) | Err(_) => std::future::pending().await,
         }
     }
 }

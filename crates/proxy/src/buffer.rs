@@ -48,9 +48,13 @@ impl Buffer {
     }
     /// Puts `extra` in at `at` bytes from the front.
     pub fn insert(&mut self, at: usize, extra: &[u8]) {
-        let at = (self.start + at).min(self.end);
+        self.splice(at..at, extra);
+    }
+    /// Puts `new` in the place of what is at `at`, counted from the front.
+    pub fn splice(&mut self, at: std::ops::Range<usize>, new: &[u8]) {
+        let at = (self.start + at.start).min(self.end)..(self.start + at.end).min(self.end);
         self.data.truncate(self.end);
-        self.data.splice(at..at, extra.iter().copied());
+        self.data.splice(at, new.iter().copied());
         self.end = self.data.len();
     }
     pub fn extend(&mut self, bytes: &[u8]) {

@@ -14,6 +14,8 @@ pub struct Routing {
     pub gate: Gate,
     pub writer: Option<Endpoint>,
     pub readers: Vec<Endpoint>,
+    /// As in [`holdfast_core::RouteSnapshot`].
+    pub acks: u32,
 }
 
 /// Which port a session came in by.
@@ -166,7 +168,7 @@ mod tests {
         }
     }
     fn routing(epoch: u64, gate: Gate, writer: Option<u8>) -> Routing {
-        Routing { epoch: Epoch(epoch), gate, writer: writer.map(at), readers: vec![] }
+        Routing { epoch: Epoch(epoch), gate, writer: writer.map(at), readers: vec![], acks: 0 }
     }
     fn link(epoch: u64, n: u8) -> Link {
         Link { epoch: Epoch(epoch), addr: at(n).addr, writer: true }

@@ -1,11 +1,12 @@
 //! The proxy: listeners, routing, holding, re-homing. Knows neither store nor engine.
 //!
-//! Guarantees: one engine connection per client session; bytes stream through untouched but for statement ids and
-//! session-tracking data that a client did not ask for; no write passes a gate that is not open (S1, S3); a
+//! Guarantees: one engine connection per client session, and under a read consistency other than strong a second one, for
+//! its plain reads; bytes stream through untouched, but for statement ids and session-tracking data that a MySQL client did
+//! not ask for, and what asks a Redis primary for its replicas; no write passes a gate that is not open (S1, S3); a
 //! statement whose outcome is unknown is never sent again (S13).
 //! Deliberately absent: the store, the engine driver, the control plane. The proxy is handed immutable snapshots and
 //! lives on with the last one; when it outlives its validity, writes are held.
-//! KILL: clients are given ids from 2^31 up; a `KILL` of such an id is carried to the engine that the session is
+//! MySQL's KILL: clients are given ids from 2^31 up; a `KILL` of such an id is carried to the engine that the session is
 //! connected to, under the engine's own id. Smaller numbers (`CONNECTION_ID()`, the process list) are the engine's
 //! own, and mean on its server what they mean there.
 //! An engine connection that breaks while its session is idle (server gone, `wait_timeout`, a KILL by other ways than
@@ -15,7 +16,10 @@ mod buffer;
 mod client;
 mod engine_stream;
 mod gate;
+mod hold;
 mod mysql;
+mod readers;
+mod resp;
 mod service;
 mod shared;
 

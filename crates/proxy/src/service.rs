@@ -2,8 +2,8 @@
 
 use crate::gate::{Role, Routing};
 use crate::shared::{Gauge, Shared, Stats, User, count};
-use crate::{Password, mysql};
-use holdfast_core::topology::Engine;
+use crate::{Password, mysql, resp};
+use holdfast_core::topology::{Engine, Family, ReadConsistency};
 use holdfast_core::{Epoch, GroupName, RouteSnapshot, UserName, ZoneName, limits};
 use holdfast_wire::{caching_sha2, native_password};
 use std::io;
@@ -46,6 +46,8 @@ pub struct Limits {
     pub hold_ms: u64,
     /// How long a client may take to log in, in ms.
     pub login_ms: u64,
+    /// How long a read waits at a reader for what its session wrote, in ms, at least 1.
+    pub read_wait_ms: u64,
 }
 
 impl Default for Limits {
@@ -55,6 +57,7 @@ impl Default for Limits {
             held_bytes: limits::PROXY_HELD_BYTES,
             hold_ms: limits::HOLD_MS,
             login_ms: limits::PROXY_LOGIN_MS,
+            read_wait_ms: limits::READ_WAIT_MS,
         }
     }
 }
@@ -76,6 +79,8 @@ pub struct Options {
     pub engine: Engine,
     /// The proxy's own: its readers come first.
     pub zone: ZoneName,
+    /// What reads on the read/write port may see; anything but `Strong` lets them go to readers.
+    pub read_consistency: ReadConsistency,
     /// Reached through its Unix socket where that works, else like any other.
     pub local: Option<LocalEngine>,
     pub rw_listen: SocketAddr,
@@ -172,6 +177,7 @@ impl Service {
             options.group,
             options.engine,
             options.zone,
+            options.read_consistency,
             options.local,
             options.limits,
             users,
@@ -205,6 +211,7 @@ async fn pump(shared: Arc<Shared>, mut routes: watch::Receiver<Option<Arc<Route>
                 gate: s.gate,
                 writer: s.writer.clone(),
                 readers: s.readers.clone(),
+                acks: s.acks,
             };
             shared.set_route(routing, route.received + Duration::from_millis(s.valid_for_ms));
         }
@@ -256,14 +263,21 @@ impl Drop for Place {
 async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, role: Role, place: Option<Place>) {
     let Some(_place) = place else {
         count(&shared.counters.errors_connections);
-        mysql::refuse(stream, shared.limits.connections).await;
+        let limit = shared.limits.connections;
+        match shared.engine.family() {
+            Family::MySql => mysql::refuse(stream, limit).await,
+            Family::Redis => resp::refuse(stream, limit).await,
+        }
         return;
     };
     count(&shared.counters.connections_total);
     let _gauge = Gauge::new(&shared, |c| &c.connections);
     let slot = shared.register();
     let _registered = Registered { shared: shared.clone(), slot: slot.clone() };
-    mysql::serve(shared, slot, role, stream, peer).await;
+    match shared.engine.family() {
+        Family::MySql => mysql::serve(shared, slot, role, stream, peer).await,
+        Family::Redis => resp::serve(shared, slot, role, stream, peer).await,
+    }
 }
 
 struct Registered {

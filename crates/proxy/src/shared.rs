@@ -5,17 +5,18 @@
 
 use crate::engine_stream::WriteHalf;
 use crate::gate::{self, Link, Routing};
+use crate::readers::Readers;
 use crate::service::{Limits, LocalEngine};
 use futures_util::task::AtomicWaker;
 use holdfast_core::secret::Password;
-use holdfast_core::topology::Engine;
-use holdfast_core::{Endpoint, Epoch, GroupName, ZoneName};
+use holdfast_core::topology::{Engine, Family, ReadConsistency};
+use holdfast_core::{Epoch, GroupName, ZoneName};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::time::Instant;
@@ -23,8 +24,8 @@ use tokio::time::Instant;
 /// What clients are told before any engine was seen. MariaDB's clients know it by the prefix.
 fn version_at_first(engine: Engine) -> &'static [u8] {
     match engine {
-        Engine::MariaDb => b"5.5.5-10.11.0-MariaDB",
         Engine::MySql => b"8.4.0",
+        _ => b"5.5.5-10.11.0-MariaDB",
     }
 }
 /// Ids of sessions have this bit; an engine's ids do not get that far.
@@ -80,8 +81,16 @@ counters! {
     rehomed,
     /// Connections to engines cut because their epoch had ended.
     cut,
-    /// Commands sent again that provably had not been executed.
+    /// Commands sent again that provably had not been executed, or change nothing.
     resent,
+    /// Reads on the read/write port that a replica answered.
+    reads_at_replicas,
+    /// Of those, reads that first waited there for what their session had written.
+    reads_waited,
+    /// Reads that waited in vain and went to the primary.
+    reads_late,
+    /// Reads that the primary was asked instead of a replica that refused, broke off or was late.
+    reads_returned,
     /// Errors told: connection limit.
     errors_connections,
     /// Errors told: login refused.
@@ -94,6 +103,8 @@ counters! {
     errors_state_lost,
     /// Errors told: outcome unknown.
     errors_outcome_unknown,
+    /// Errors told: executed, but replicas did not confirm.
+    errors_unconfirmed,
     /// Errors told: protocol.
     errors_protocol,
 }
@@ -116,7 +127,20 @@ pub struct Slot {
     /// KILL QUERY while the session has no connection.
     pub query_killed: AtomicBool,
     pub user: Mutex<Vec<u8>>,
-    backend: Mutex<Option<Outlet>>,
+    outlets: Mutex<Outlets>,
+}
+
+/// A session's ways out: the one in use, and the one that is laid aside while a read is at another server.
+#[derive(Debug, Default)]
+struct Outlets {
+    used: Option<Outlet>,
+    parked: Option<Outlet>,
+}
+
+impl Outlets {
+    fn both(&mut self) -> impl Iterator<Item = &mut Outlet> {
+        self.used.iter_mut().chain(&mut self.parked)
+    }
 }
 
 /// The way out to the engine.
@@ -125,34 +149,53 @@ struct Outlet {
     half: WriteHalf,
     link: Link,
     thread_id: u32,
+    /// What ends the connection in order, if anything does.
+    goodbye: &'static [u8],
     cut: bool,
 }
+
+/// A MySQL client's last packet, without which the engine would log the connection as aborted.
+const MYSQL_GOODBYE: [u8; 5] = [1, 0, 0, 0, holdfast_wire::command::QUIT];
 
 impl Slot {
     /// Writes to the engine. Fails without writing once the connection is cut.
     pub fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match lock(&self.backend).as_mut() {
+        match lock(&self.outlets).used.as_mut() {
             Some(outlet) if !outlet.cut => outlet.half.poll_write(cx, bytes),
             _ => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
         }
     }
     /// Where the session is connected to, and the engine's id of it.
     pub fn backend(&self) -> Option<(SocketAddr, u32)> {
-        lock(&self.backend).as_ref().map(|o| (o.link.addr, o.thread_id))
+        lock(&self.outlets).used.as_ref().map(|o| (o.link.addr, o.thread_id))
+    }
+    /// Lays the way out aside and takes up the one that was.
+    pub fn swap(&self) {
+        let mut outlets = lock(&self.outlets);
+        let Outlets { used, parked } = &mut *outlets;
+        std::mem::swap(used, parked);
     }
     /// KILL CONNECTION came, or is coming.
     pub fn is_doomed(&self) -> bool {
         self.killed.load(Ordering::Acquire) || self.condemned.load(Ordering::Acquire)
     }
-    /// Drops the way out; if the connection is between two commands, with a word of goodbye so that the engine does
-    /// not log it as aborted. Behind half a packet the goodbye would become its end.
+    /// Drops the way out; if the connection is between two commands, with a word of goodbye. Behind half a packet the goodbye would become its end.
     pub fn disconnect(&self, between_commands: bool) {
-        if let Some(mut outlet) = lock(&self.backend).take()
+        let used = lock(&self.outlets).used.take();
+        Self::part(used, between_commands);
+    }
+    /// The same with the way out that is laid aside, which is between commands.
+    pub fn disconnect_parked(&self) {
+        let parked = lock(&self.outlets).parked.take();
+        Self::part(parked, true);
+    }
+    fn part(outlet: Option<Outlet>, between_commands: bool) {
+        if let Some(mut outlet) = outlet
             && between_commands
             && !outlet.cut
+            && !outlet.goodbye.is_empty()
         {
-            let quit = [1, 0, 0, 0, holdfast_wire::command::QUIT];
-            let _ = outlet.half.poll_write(&mut Context::from_waker(Waker::noop()), &quit);
+            let _ = outlet.half.poll_write(&mut Context::from_waker(Waker::noop()), outlet.goodbye);
         }
     }
 }
@@ -168,7 +211,7 @@ struct RouteCell {
 pub struct Shared {
     pub group: GroupName,
     pub engine: Engine,
-    pub zone: ZoneName,
+    pub read_consistency: ReadConsistency,
     local: Option<LocalEngine>,
     pub limits: Limits,
     pub users: HashMap<Vec<u8>, User>,
@@ -185,8 +228,7 @@ pub struct Shared {
     closed: AtomicU64,
     sessions: Mutex<HashMap<u32, Arc<Slot>>>,
     next_id: AtomicU32,
-    turn: AtomicUsize,
-    reader_sessions: Mutex<HashMap<SocketAddr, usize>>,
+    pub readers: Arc<Readers>,
 }
 
 impl Shared {
@@ -195,6 +237,7 @@ impl Shared {
         group: GroupName,
         engine: Engine,
         zone: ZoneName,
+        read_consistency: ReadConsistency,
         local: Option<LocalEngine>,
         limits: Limits,
         users: HashMap<Vec<u8>, User>,
@@ -206,7 +249,7 @@ impl Shared {
         Shared {
             group,
             engine,
-            zone,
+            read_consistency,
             local,
             limits,
             users,
@@ -223,8 +266,7 @@ impl Shared {
             closed: AtomicU64::new(0),
             sessions: Mutex::default(),
             next_id: AtomicU32::new(somewhere),
-            turn: AtomicUsize::new(0),
-            reader_sessions: Mutex::default(),
+            readers: Arc::new(Readers::new(zone)),
         }
     }
 
@@ -260,6 +302,7 @@ impl Shared {
                 return;
             }
             if !same {
+                self.readers.retain(&routing.readers);
                 cell.routing = Some(Arc::new(routing));
             }
             self.version.fetch_add(1, Ordering::Release);
@@ -291,24 +334,27 @@ impl Shared {
         self.version.fetch_add(1, Ordering::Release);
         let slots: Vec<_> = lock(&self.sessions).values().cloned().collect();
         for slot in &slots {
-            if let Some(outlet) = lock(&slot.backend).as_mut()
-                && outlet.link.writer
-                && outlet.link.epoch <= epoch
-                && !outlet.cut
-            {
+            let mut outlets = lock(&slot.outlets);
+            let is_past = |o: &&mut Outlet| o.link.writer && o.link.epoch <= epoch && !o.cut;
+            for outlet in outlets.both().filter(is_past) {
                 outlet.cut = true;
                 count(&self.counters.cut);
                 // An error means that the peer was faster.
                 let _ = outlet.half.cut();
             }
+            drop(outlets);
             slot.waker.wake();
         }
     }
 
     /// Gives a session its way out. False if that epoch was closed meanwhile: the connection must not be used.
     pub fn connect(&self, slot: &Slot, half: WriteHalf, link: Link, thread_id: u32) -> bool {
-        let mut backend = lock(&slot.backend);
-        let outlet = backend.insert(Outlet { half, link, thread_id, cut: false });
+        let goodbye: &[u8] = match self.engine.family() {
+            Family::MySql => &MYSQL_GOODBYE,
+            Family::Redis => &[],
+        };
+        let mut outlets = lock(&slot.outlets);
+        let outlet = outlets.used.insert(Outlet { half, link, thread_id, goodbye, cut: false });
         // `close` first publishes the epoch, then locks each slot: either it sees this connection, or this sees it.
         if gate::is_cut(link, None, self.closed_through()) {
             outlet.cut = true;
@@ -334,7 +380,7 @@ impl Shared {
                     killed: AtomicBool::new(false),
                     query_killed: AtomicBool::new(false),
                     user: Mutex::default(),
-                    backend: Mutex::default(),
+                    outlets: Mutex::default(),
                 };
                 return entry.insert(Arc::new(slot)).clone();
             }
@@ -343,55 +389,25 @@ impl Shared {
     pub fn unregister(&self, slot: &Slot) {
         lock(&self.sessions).remove(&slot.id);
         slot.disconnect(false);
+        slot.disconnect_parked();
     }
     pub fn session(&self, id: u32) -> Option<Arc<Slot>> {
         lock(&self.sessions).get(&id).cloned()
     }
-    /// The session whose connection has this id on this engine.
+    /// The session of which one connection has this id on this engine.
     pub fn session_at(&self, addr: SocketAddr, thread_id: u32) -> Option<Arc<Slot>> {
-        lock(&self.sessions).values().find(|slot| slot.backend() == Some((addr, thread_id))).cloned()
+        let is_it = |o: &mut Outlet| o.link.addr == addr && o.thread_id == thread_id;
+        lock(&self.sessions).values().find(|slot| lock(&slot.outlets).both().any(is_it)).cloned()
     }
     /// True for numbers that only sessions of a proxy have.
     pub fn is_session_id(id: u64) -> bool {
         u32::try_from(id).is_ok_and(|id| id & ID_BIT != 0)
     }
 
-    /// The reader to connect to next.
-    pub fn choose_reader(&self, readers: &[Endpoint], avoid: &[SocketAddr]) -> Option<Endpoint> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let used = lock(&self.reader_sessions);
-        let sessions = |addr| used.get(&addr).copied().unwrap_or(0);
-        gate::choose_reader(readers, &self.zone, turn, avoid, sessions).cloned()
-    }
-    /// Counts a session at a reader for as long as the returned value lives.
-    pub fn at_reader(self: &Arc<Self>, addr: SocketAddr) -> AtReader {
-        *lock(&self.reader_sessions).entry(addr).or_default() += 1;
-        AtReader { shared: self.clone(), addr }
-    }
-
     /// Takes `bytes` out of the budget for commands that are kept; `None` if it is used up.
     pub fn keep(self: &Arc<Self>, bytes: usize) -> Option<Kept> {
         let mut kept = Kept { shared: self.clone(), bytes: 0 };
         kept.grow_to(bytes).then_some(kept)
-    }
-}
-
-/// A session counted at a reader.
-#[derive(Debug)]
-pub struct AtReader {
-    shared: Arc<Shared>,
-    addr: SocketAddr,
-}
-
-impl Drop for AtReader {
-    fn drop(&mut self) {
-        let mut used = lock(&self.shared.reader_sessions);
-        if let Some(n) = used.get_mut(&self.addr) {
-            *n -= 1;
-            if *n == 0 {
-                used.remove(&self.addr);
-            }
-        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Sans-IO codecs for the protocols Holdfast speaks: MySQL packets, login, replies, and where a reply ends;
-//! the stream of a backup.
+//! RESP ([`resp`]); the stream of a backup.
 //!
 //! Guarantees: functions of bytes only, no allocation that a peer's length field can blow up, no panic on any input
 //! (a fuzz target stands beside each parser).
@@ -15,6 +15,7 @@ pub mod native_password;
 pub mod packet;
 pub mod prover;
 pub mod reply;
+pub mod resp;
 pub mod session_track;
 pub mod tracker;
 pub mod xbstream;

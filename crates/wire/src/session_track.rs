@@ -9,6 +9,8 @@ pub enum Change<'a> {
     Variable { name: &'a [u8], value: &'a [u8] },
     /// The default schema is now this.
     Schema(&'a [u8]),
+    /// MySQL: the ids of the transactions that the session has committed, as text.
+    Gtid(&'a [u8]),
     /// Something of the session changed: a variable, but also a temporary table, a user variable, a statement
     /// prepared in SQL, a role.
     State,
@@ -32,6 +34,13 @@ pub fn each_change<'a>(block: &'a [u8], mut each: impl FnMut(Change<'a>)) -> Res
             }
             1 => each(Change::Schema(data.lenenc_bytes("the schema")?)),
             2 => each(Change::State),
+            3 => {
+                // How the ids are written; there is one way so far.
+                match data.u8("the ids' encoding")? {
+                    0 => each(Change::Gtid(data.lenenc_bytes("transaction ids")?)),
+                    value => return Err(Error::Value { what: "the ids' encoding", value: value.into() }),
+                }
+            }
             other => each(Change::Other(other)),
         }
     }
@@ -53,6 +62,15 @@ mod tests {
             seen,
             [Change::Variable { name: b"last_gtid", value: b"0-1" }, Change::Schema(b"d"), Change::State]
         );
+    }
+
+    #[test]
+    fn mysqls_transaction_ids_read() {
+        let mut seen = Vec::new();
+        // `INSERT` on MySQL 9.7 under `session_track_gtids=OWN_GTID`, the UUID shortened.
+        let block = b"\x00\x0f\x0cstatement_id\x017\x03\x06\x00\x04ab:4";
+        each_change(block, |c| seen.push(c)).unwrap();
+        assert_eq!(seen, [Change::Variable { name: b"statement_id", value: b"7" }, Change::Gtid(b"ab:4")]);
     }
 
     proptest! {

@@ -24,6 +24,17 @@ fn with_all_ackers_halted_the_lease_need_not_run_out() {
 }
 
 #[test]
+fn a_full_primary_that_closed_in_order_is_left_all_the_same() {
+    let mut s = sync();
+    s.taken_over().halted(1, "0-1-103").halted(2, "0-1-101").halted(3, "0-1-99");
+    s.of(1).seen.free_disk_bytes = Some(1 << 20);
+    check(&s, expect![[""]]);
+    // Nobody has room: then who has most.
+    s.of(2).seen.free_disk_bytes = Some(1 << 20);
+    check(&s, expect![[""]]);
+}
+
+#[test]
 fn the_lease_is_waited_for_while_an_acker_still_receives() {
     let mut s = sync();
     s.silent(1).taken_over().halted(3, "0-1-99");

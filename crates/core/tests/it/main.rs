@@ -5,5 +5,7 @@ mod failover;
 mod member;
 mod returning;
 mod scene;
+mod seat;
 mod sync_set;
+mod upgrade;
 mod wishes;

@@ -17,7 +17,7 @@ fn follower(reclone: bool) -> Member {
 }
 
 fn follow(member: &mut Member, revision: u64, reclone: bool) {
-    let role = Role::Follow { primary: n(1), acknowledges: false, hurry: false, reclone };
+    let role = Role::Follow { primary: n(1), acknowledges: false, hurry: false, reclone, restart: None };
     let members = (1..=3).map(n).collect();
     let group = "shop".parse().unwrap();
     member.assign(Assignment { group, epoch: Epoch(4), revision, role, members }).unwrap();

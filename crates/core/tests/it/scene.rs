@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)] // clippy takes only #[test] functions for tests
 
 use holdfast_core::decide::{Verdict, diagnose};
-use holdfast_core::record::{Acker, Assurance, Claim, ClaimKind, GroupRecord, Incumbent, Session, Stage};
+use holdfast_core::record::{
+    Acker, Assurance, Claim, ClaimKind, GroupRecord, Incumbent, Life, Session, Stage,
+};
 use holdfast_core::report::{InstanceReport, Observed, Process, Stream, Upstream};
 use holdfast_core::topology::{
     Durability, Engine, Management, Node, PasswordSource, ReplicationUser, Service, Strategy, Topology,
@@ -16,6 +18,9 @@ use std::fmt::Write as _;
 /// The scene's epoch, and the moment at which it is looked at. The record has stood for a minute.
 pub const EPOCH: Epoch = Epoch(4);
 pub const NOW: Millis = Millis(100_000);
+
+/// What every member runs.
+pub const VERSION: &str = "10.11.19-MariaDB";
 
 pub fn n(number: usize) -> NodeName {
     format!("n{number}").parse().unwrap()
@@ -60,6 +65,9 @@ fn service(durability: Durability) -> Service {
         },
         cross_region_failover: false,
         cool_down_ms: holdfast_core::limits::COOL_DOWN_MS,
+        read_consistency: holdfast_core::topology::ReadConsistency::Strong,
+        read_lag_ms: holdfast_core::limits::READ_LAG_MS,
+        read_wait_ms: holdfast_core::limits::READ_WAIT_MS,
         engine_options: BTreeMap::new(),
     }
 }
@@ -79,6 +87,8 @@ fn report(seen: Observed) -> InstanceReport {
         trouble: None,
         lost: None,
         intact: true,
+        life: Life { session: Session(1), number: 1 },
+        installed: Some(VERSION.into()),
         rebuilt_for: None,
     }
 }
@@ -88,6 +98,7 @@ fn running(position: &str) -> Observed {
         received: Some(at(position)),
         applied: Some(at(position)),
         drained: true,
+        version: VERSION.into(),
         ..Observed::only(Process::Running)
     }
 }

@@ -7,7 +7,8 @@ use super::{Power, Sabotage, Sim, engine, invariants, tell};
 use holdfast_core::limits::{LEASE_RENEW_EVERY_MS, REPORT_EVERY_MS, UNRESPONSIVE_MS};
 use holdfast_core::member::{Member, Verb, VouchRequest};
 use holdfast_core::record::{Assignment, Role, Session};
-use holdfast_core::report::{Observed, Process};
+use holdfast_core::report::{InstanceReport, Observed, Process};
+use holdfast_core::version::must_not_follow;
 use holdfast_core::{Epoch, Millis, Position};
 
 /// After a verb that failed.
@@ -25,7 +26,7 @@ pub struct Agent {
     pub started: Millis,
     pub vouched_before: bool,
     /// What the engine last answered.
-    last: Observed,
+    pub last: Observed,
     settled: u64,
 }
 
@@ -128,6 +129,7 @@ impl Sim {
 
     pub(super) fn agent_report(&mut self, node: usize) {
         let now = self.local(node);
+        let installed = Some(engine::version(self.hosts[node].engine.installed));
         let Some(agent) = &mut self.hosts[node].agent else { return };
         let seen = agent.last.clone();
         let due = agent.renewal_sent.is_none_or(|t| now.since(t) >= LEASE_RENEW_EVERY_MS);
@@ -137,7 +139,8 @@ impl Sim {
             agent.renewal_sent = Some(now);
         }
         let activity = agent.busy.as_ref().map(|(_, verb)| format!("{verb:?}"));
-        let report = Box::new(agent.member.report(&seen, activity, None, now));
+        let report = InstanceReport { installed, ..agent.member.report(&seen, activity, None, now) };
+        let report = Box::new(report);
         let session = agent.session;
         let news = report.settled > agent.settled;
         agent.settled = report.settled.max(agent.settled);
@@ -314,7 +317,7 @@ impl Sim {
         let host = &mut self.hosts[node];
         let Some(agent) = &mut host.agent else { return };
         if matches!(host.engine.power, engine::Power::Off { .. })
-            && !matches!(agent.busy, Some((_, Verb::Reclone { .. } | Verb::Start)))
+            && !matches!(agent.busy, Some((_, Verb::Reclone { .. } | Verb::Start | Verb::Restart)))
         {
             agent.member.exited();
             agent.busy = None;
@@ -338,12 +341,15 @@ impl Sim {
             && !seen.receives()
             && let Some(position) = seen.applied
         {
-            self.send(node, from, Message::CompareAnswer { verb, position });
+            self.send(node, from, Message::CompareAnswer { verb, position, version: seen.version });
         }
     }
 
-    pub(super) fn compare_answered(&mut self, node: usize, verb: u64, theirs: &Position) {
+    pub(super) fn compare_answered(&mut self, node: usize, verb: u64, theirs: &Position, version: &str) {
         let seen = self.agent_sees(node);
+        if must_not_follow(&seen.version, version).is_some() && !self.sabotaged(Sabotage::OlderFollows) {
+            return;
+        }
         let uncompared = self.sabotaged(Sabotage::RejoinUncompared);
         let Some(agent) = &mut self.hosts[node].agent else { return };
         if agent.busy.as_ref().is_none_or(|(id, _)| *id != verb) {

@@ -3,7 +3,7 @@
 //!
 //! Modelled on purpose: a restart of the replication threads in GTID mode purges the relay log (MDEV-4698), and so
 //! does a crash, unless the driver starts the engine and has it apply what is left first; the tail that was never acknowledged is cut off at a restart (`--init-rpl-role=SLAVE`) or stays,
-//! by the run's choice; an endless ack wait; a process that hangs; a full disk; an event that cannot be applied; a log
+//! by the run's choice; releases, and programs of a later one that are used from the next start on; an endless ack wait; a process that hangs; a full disk; an event that cannot be applied; a log
 //! whose beginning was purged. Deliberately absent: agents and their reasons.
 
 use holdfast_core::position::MariaDbPosition;
@@ -23,6 +23,8 @@ pub const DUMP_TIMEOUT_MS: u64 = 2_000;
 pub struct Tx {
     pub server: u32,
     pub sequence: u64,
+    /// Of the server that wrote it: no earlier one may get to see it.
+    pub release: u32,
     /// Which client write this is, in the ledger.
     pub write: usize,
 }
@@ -47,6 +49,8 @@ pub struct Waiting {
 #[derive(Debug, Clone)]
 pub struct Receiver {
     pub node: usize,
+    /// The upstream's release when the agent had this one follow it.
+    pub release: u32,
     /// The IO thread runs.
     pub on: bool,
     pub conn: Option<u64>,
@@ -76,6 +80,9 @@ pub struct Dump {
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub server: u32,
+    /// What runs, and what is installed.
+    pub release: u32,
+    pub installed: u32,
     pub power: Power,
     /// Counts starts and ends, so that what belongs to another life can be told.
     pub life: u64,
@@ -108,10 +115,17 @@ pub struct Engine {
     pub retained: bool,
 }
 
+/// What a server of a release calls itself.
+pub fn version(release: u32) -> String {
+    format!("11.{release}.1-MariaDB")
+}
+
 impl Engine {
     pub fn new(server: u32) -> Engine {
         Engine {
             server,
+            release: 0,
+            installed: 0,
             power: Power::Off { how: "never started".into() },
             life: 0,
             log: Vec::new(),
@@ -177,7 +191,7 @@ impl Engine {
     /// A client's commit reaches the binlog.
     pub fn write(&mut self, write: usize) -> Tx {
         let last = self.log.last().map_or(0, |t| t.sequence);
-        let tx = Tx { server: self.server, sequence: last + 1, write };
+        let tx = Tx { server: self.server, sequence: last + 1, release: self.release, write };
         self.append(tx);
         if !self.waits {
             self.committed = self.log.len();
@@ -253,6 +267,7 @@ impl Engine {
     pub fn start(&mut self) {
         self.power = Power::On;
         self.life += 1;
+        self.release = self.installed;
     }
 
     pub fn copy_from(&mut self, log: &[Tx]) {
@@ -287,6 +302,7 @@ impl Engine {
             lag_ms: Some(self.relay.len() as u64 * 20),
         });
         Observed {
+            version: version(self.release),
             writable: self.writable,
             received: Some(Position::MariaDb(self.received.clone())),
             applied: Some(self.applied()),

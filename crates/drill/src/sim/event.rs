@@ -32,6 +32,7 @@ pub enum Message {
         epoch: Epoch,
     },
     CompareAnswer {
+        version: String,
         verb: u64,
         position: Position,
     },
@@ -201,7 +202,9 @@ impl Sim {
             Message::Store { from, msg } => self.store_message(to, from, msg),
             Message::Route { snapshot } => self.proxy_route(to, snapshot),
             Message::CompareAsk { from, verb, epoch } => self.compare_asked(to, from, verb, epoch),
-            Message::CompareAnswer { verb, position } => self.compare_answered(to, verb, &position),
+            Message::CompareAnswer { verb, position, version } => {
+                self.compare_answered(to, verb, &position, &version);
+            }
             Message::VouchAsk { from, sent, ask } => self.vouch_asked(to, from, sent, &ask),
             Message::VouchAnswer { by, epoch, sent } => self.vouch_answered(to, by, epoch, sent),
         }

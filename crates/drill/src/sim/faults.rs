@@ -325,6 +325,7 @@ impl Sim {
         self.faults.on = false;
         self.net.heal();
         self.store.down = false;
+        self.install_at_last();
         for node in 0..self.hosts.len() {
             self.hosts[node].engine.apply_rate = usize::MAX;
             self.hosts[node].engine.full = false;

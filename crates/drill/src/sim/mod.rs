@@ -75,6 +75,8 @@ pub enum Sabotage {
     CoolDownForgotten,
     /// S14: a restarted agent does not wait out what its earlier life promised to another primary.
     VouchForgotten,
+    /// A member follows a primary of a later release.
+    OlderFollows,
     /// S14: one member's word stands for all.
     VouchedByOne,
 }

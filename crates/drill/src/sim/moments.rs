@@ -5,7 +5,7 @@ use super::event::Event;
 use super::net::Plane;
 use super::{Power, Sim, tell};
 use holdfast_core::plan::PlanKind;
-use holdfast_core::record::{Assurance, GroupRecord, Mode, Session, Wish};
+use holdfast_core::record::{Assurance, GroupRecord, Mode, Session, Upgrade, Wish};
 use holdfast_core::topology::{Durability, WhenNoSyncReplica};
 use std::collections::BTreeSet;
 
@@ -111,7 +111,7 @@ impl Sim {
 
     pub(super) fn scenes(&mut self) {
         for (number, at) in
-            [5_000, 9_000, 14_000, 18_000, 24_000, 27_000, 29_000, 30_000, 32_000].iter().enumerate()
+            [5_000, 9_000, 14_000, 18_000, 24_000, 27_000, 29_000, 30_000, 32_000, 38_000].iter().enumerate()
         {
             self.at(*at, Event::Scene(number));
         }
@@ -148,6 +148,11 @@ impl Sim {
             (6, ..) => self.wish("pause", |r| r.mode = Mode::Paused),
             (7, ..) => self.wish("resume", |r| r.mode = Mode::Automatic),
             (8, Some(p), _) => self.crash_host(p),
+            (9, ..) => {
+                self.members.clone().iter().for_each(|n| self.hosts[*n].engine.installed += 1);
+                let wish = Upgrade { replicas_only: false, accept_no_standby: true };
+                self.wish("upgrade", |r| r.upgrade = Some(wish));
+            }
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 
 use super::event::Event;
 use super::{OPERATOR_PATIENCE_MS, Sim, invariants, tell};
-use holdfast_core::record::{Mode, Session, Wish};
+use holdfast_core::record::{Mode, Session, Upgrade, Wish};
 
 impl Sim {
     pub(super) fn operator_tick(&mut self) {
@@ -20,7 +20,10 @@ impl Sim {
             self.discard_at_last();
             return self.accept_loss_at_last();
         }
-        match self.rng.range(0, 9) {
+        match self.rng.range(0, 13) {
+            10 if !self.attached => self.install(&[member]),
+            11 if !self.attached => self.install(&self.members.clone()),
+            12..=13 if !self.attached => self.upgrade(),
             0..=4 => self.wish("switchover", |r| r.wish = Some(Wish::Switchover { to })),
             5..=6 => self.wish("failover", |r| r.wish = Some(Wish::Failover { to, accept_loss: false })),
             7 => self.wish("pause", |r| r.mode = Mode::Paused),
@@ -31,6 +34,28 @@ impl Sim {
                 }
             }),
         }
+    }
+
+    /// The latest release there is, and sometimes a later one.
+    fn install(&mut self, nodes: &[usize]) {
+        let latest = self.members.iter().map(|n| self.hosts[*n].engine.installed).max().unwrap_or(0);
+        let release = latest + u32::from(self.rng.percent(60));
+        for node in nodes {
+            self.hosts[*node].engine.installed = release;
+            tell!(self, "operator: installs release {release} on {}", self.names[*node]);
+        }
+    }
+
+    /// What is left half-way is finished.
+    pub(super) fn install_at_last(&mut self) {
+        let latest = self.members.iter().map(|n| self.hosts[*n].engine.installed).max().unwrap_or(0);
+        self.members.clone().iter().for_each(|n| self.hosts[*n].engine.installed = latest);
+    }
+
+    pub(super) fn upgrade(&mut self) {
+        let replicas_only = self.rng.percent(20);
+        let wish = Upgrade { replicas_only, accept_no_standby: self.rng.percent(80) };
+        self.wish("upgrade", |r| r.upgrade = Some(wish));
     }
 
     pub(super) fn wish(&mut self, what: &str, change: impl FnOnce(&mut holdfast_core::record::GroupRecord)) {

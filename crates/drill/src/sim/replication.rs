@@ -3,7 +3,7 @@
 use super::engine::{DUMP_TIMEOUT_MS, Dump, Power, RETRY_EVERY_MS, SILENCE_MS};
 use super::event::{Event, Timer};
 use super::net::Plane;
-use super::{Sabotage, Sim, tell};
+use super::{Sabotage, Sim, invariants, tell};
 use holdfast_core::limits::REPLICA_RETRIES;
 
 const TICK_MS: u64 = 15;
@@ -112,7 +112,13 @@ impl Sim {
             mine.heard = heard;
             mine.cursor += fresh.len();
         }
+        // One that connects again by itself, while its agent is out of reach, is stopped when it is back.
+        let release = me.release;
+        let foreign = r.release > release && fresh.iter().any(|tx| tx.release > release);
         fresh.into_iter().for_each(|tx| me.receive(tx));
+        if foreign {
+            invariants::older_follows(self, node);
+        }
         if silent {
             return self.lose(node, "no heartbeat");
         }

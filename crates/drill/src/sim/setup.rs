@@ -69,6 +69,9 @@ fn topology(rng: &mut Rng, (hosts, members, voters): (usize, usize, usize)) -> T
             password: PasswordSource::Env("P".into()),
         },
         cool_down_ms: holdfast_core::limits::COOL_DOWN_MS,
+        read_consistency: holdfast_core::topology::ReadConsistency::Strong,
+        read_lag_ms: holdfast_core::limits::READ_LAG_MS,
+        read_wait_ms: holdfast_core::limits::READ_WAIT_MS,
         cross_region_failover,
         engine_options: BTreeMap::new(),
     };

@@ -7,7 +7,7 @@ use super::{Sabotage, Sim, agent, engine, invariants, tell};
 use holdfast_core::limits::{CLOCK_DRIFT_MS, FENCE_MS, LEASE_MS};
 use holdfast_core::member::Verb;
 use holdfast_core::record::Role;
-use holdfast_core::report::Lost;
+use holdfast_core::report::{Lost, Observed, Process};
 use holdfast_core::{NodeName, Position};
 
 /// How long an engine may take to obey an opening.
@@ -30,6 +30,13 @@ impl Sim {
                     agent.member.opening(epoch);
                 }
                 self.arm_lease_end(node);
+            }
+            // Nobody waits any more for what it was seen to do last.
+            Verb::Restart => {
+                self.engine_down(node, "stopped to be restarted", false);
+                if let Some(agent) = &mut self.hosts[node].agent {
+                    agent.last = Observed::only(Process::Starting);
+                }
             }
             Verb::Compare { primary } => {
                 let to = self.host_of(primary);
@@ -63,7 +70,7 @@ impl Sim {
         let engine = &self.hosts[node].engine;
         let hung = !engine.on() || engine.full && engine.writable;
         match verb {
-            Verb::Start => self.rng.range(100, 800),
+            Verb::Start | Verb::Restart => self.rng.range(100, 800),
             Verb::Close if hung => FENCE_MS,
             Verb::Close => match self.rng.percent(5) {
                 true => FENCE_MS,
@@ -105,7 +112,7 @@ impl Sim {
         let Some((_, verb)) = agent.busy.clone().filter(|(busy, _)| *busy == id) else { return };
         let (on, full) = (self.hosts[node].engine.on(), self.hosts[node].engine.full);
         match verb {
-            Verb::Start => self.started(node),
+            Verb::Start | Verb::Restart => self.started(node),
             Verb::Close | Verb::Yield => self.closed(node),
             Verb::Reclone { primary } => return self.recloned(node, &primary),
             Verb::Compare { .. } => return self.verb_failed(node),
@@ -137,6 +144,9 @@ impl Sim {
             Verb::CreateAccounts => self.create_accounts(node),
             Verb::WaitForAck(true) => self.hosts[node].engine.waits = true,
             Verb::WaitForAck(false) => self.relax(node),
+            Verb::Follow { primary, .. } if self.too_old_for(node, &primary) => {
+                return self.verb_failed(node);
+            }
             Verb::Follow { primary, acknowledges } => self.follow(node, &primary, acknowledges),
             Verb::Acknowledge(yes) => {
                 let now = self.now;
@@ -231,9 +241,18 @@ impl Sim {
         }
     }
 
+    /// The driver looks at the greeting of a primary that answers.
+    fn too_old_for(&self, node: usize, primary: &NodeName) -> bool {
+        let upstream = self.host_of(primary);
+        let peer = &self.hosts[upstream].engine;
+        let answers = peer.on() && self.net.both(super::net::Plane::Data, node, upstream);
+        answers && peer.release > self.hosts[node].engine.release && !self.sabotaged(Sabotage::OlderFollows)
+    }
+
     fn follow(&mut self, node: usize, primary: &NodeName, acknowledges: bool) {
         let upstream = self.host_of(primary);
         let now = self.now;
+        let release = self.hosts[upstream].engine.release;
         let engine = &mut self.hosts[node].engine;
         engine.purge_relay();
         engine.apply_error = None;
@@ -241,6 +260,7 @@ impl Sim {
         engine.acknowledges = acknowledges;
         engine.receiver = Some(engine::Receiver {
             node: upstream,
+            release,
             on: true,
             conn: None,
             conn_life: 0,
@@ -280,6 +300,7 @@ impl Sim {
         let in_order = source.engine.on()
             && !self.hosts[node].engine.full
             && source.agent.as_ref().is_some_and(|a| a.member.leads().is_some())
+            && source.engine.release <= self.hosts[node].engine.installed
             && self.net.both(super::net::Plane::Data, node, donor);
         if !in_order {
             return self.verb_failed(node);

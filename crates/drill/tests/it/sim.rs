@@ -164,11 +164,16 @@ fn finds_a_primary_that_one_vouch_is_enough_for() {
     found(Sabotage::VouchedByOne, &["S2", "S1"]);
 }
 
+#[test]
+fn finds_a_member_that_follows_a_later_release() {
+    found(Sabotage::OlderFollows, &["releases"]);
+}
+
 /// Every prefix of every plan: a course of events that makes all kinds of plans, and at each moment of it, one run in
 /// which the controller, its host, the agent or the engine of that moment goes down.
 fn survives_at_every_moment(durability: Durability, when_no_sync_replica: WhenNoSyncReplica, members: usize) {
     let script = |crash| Script { durability, when_no_sync_replica, members, crash };
-    let options = |crash| Options { script: Some(script(crash)), faults_ms: 36_000, ..Options::seed(1) };
+    let options = |crash| Options { script: Some(script(crash)), faults_ms: 42_000, ..Options::seed(1) };
     let whole = run(&options(None)).unwrap_or_else(|f| panic!("the course itself fails:\n{f}"));
     let sync = durability == Durability::Sync;
     let degrades = sync && when_no_sync_replica == WhenNoSyncReplica::Degrade;
@@ -180,6 +185,7 @@ fn survives_at_every_moment(durability: Durability, when_no_sync_replica: WhenNo
         ("sync-set", sync),
         ("degrade", degrades),
         ("restore", sync),
+        ("restart", true),
         ("wish", true),
     ];
     for (kind, expected) in kinds {

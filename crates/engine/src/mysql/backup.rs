@@ -4,11 +4,10 @@
 //! it was done. The program ends with us. Nothing is changed on the server, and no copy is staged on disk.
 //! Does not know: where the stream goes.
 
-use super::flavour::{mariadb as flavour, of};
+use super::flavour::mariadb::{self as flavour, MariaDb};
 use super::sql::{Session, Table};
 use super::{STATEMENT, datadir, io, spawn};
 use crate::Error;
-use holdfast_core::topology::Engine;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -60,11 +59,7 @@ pub struct Counted {
 impl Source {
     pub fn new(socket: &Path) -> Result<Source, Error> {
         let user = datadir::user_name_of(rustix::process::getuid().as_raw())?;
-        Ok(Source {
-            session: Session::new(socket, &user, of(Engine::MariaDb)),
-            socket: socket.to_owned(),
-            user,
-        })
+        Ok(Source { session: Session::new(socket, &user, &MariaDb), socket: socket.to_owned(), user })
     }
 
     pub async fn describe(&self) -> Result<Described, Error> {

@@ -10,9 +10,10 @@
 //! stands for nothing: the donor is still at work.
 
 use super::flavour::{CopyFrom, Flavour};
-use super::{MySqlEngine, STATEMENT, blocking, datadir, io};
+use super::{MySqlEngine, STATEMENT, blocking, datadir, io, version};
 use crate::{ClonePhase, CloneProgress, CloneSource, Error, Saved};
 use holdfast_core::topology::Management;
+use holdfast_core::version::must_not_succeed;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -54,6 +55,8 @@ impl MySqlEngine {
         let donor = Donor {
             flavour: self.flavour,
             from: CopyFrom {
+                runs: cell("version").to_owned(),
+                installed: self.installed_version().await?,
                 programs: self.spec.programs(),
                 at: self.at.clone(),
                 me: self.me.clone(),
@@ -92,6 +95,10 @@ impl MySqlEngine {
             self.flavour.read_position(state)
         };
         let before = state_in(&head)?;
+        let server = head.get("server").cloned().unwrap_or_default();
+        if let Some(why) = must_not_succeed(&self.installed_version().await?, &server) {
+            return Err(Error::Precondition(why));
+        }
         let data_bytes = head.get("data_bytes").and_then(|n| n.parse().ok()).unwrap_or(0);
         progress.send_modify(|p| p.data_bytes = data_bytes);
         let new = self.at.beside(".new");
@@ -113,6 +120,7 @@ impl MySqlEngine {
         let made = new.clone();
         blocking(move || {
             datadir::write_whole(&made.join(datadir::CLONE_STATE), &text)?;
+            version::note_copy(&made, &server)?;
             if let Some((uid, gid)) = owner {
                 datadir::give_away(&made, uid, gid)?;
             }

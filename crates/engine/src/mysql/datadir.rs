@@ -67,7 +67,7 @@ pub(super) fn initialise(spec: &Spec, at: &Layout, me: &str) -> Result<(), Error
     remove_dir(&half)?;
     let owner = run_as(spec)?;
     let run_as = owner.as_ref().map_or(me, |o| &o.name);
-    let mut install = flavour::of(spec.engine).initialise(spec, at, &half, run_as, me)?;
+    let mut install = flavour::of(spec.engine)?.initialise(spec, at, &half, run_as, me)?;
     let program = install.get_program().to_string_lossy().into_owned();
     let output = install.stdin(Stdio::null()).output().map_err(io("running", Path::new(&program)))?;
     if !output.status.success() {

@@ -42,6 +42,8 @@ pub const OBSERVE_MS: u64 = 200;
 pub const STATEMENT_MS: u64 = 5_000;
 /// A crash recovery may take this long.
 pub const START_MS: u64 = 600_000;
+/// Bringing data up to date for another release may take this long.
+pub const UPGRADE_MS: u64 = 3_600_000;
 /// How long following waits for what was received to be applied before it repoints.
 pub const FOLLOW_DRAIN_MS: u64 = 1_000;
 /// Ids listed in a [`Saved`]; the count is always exact.
@@ -215,6 +217,7 @@ pub struct MySqlEngine {
     /// Held by whatever starts, stops or replaces.
     lifecycle: Mutex<()>,
     state: SyncMutex<State>,
+    installed: Mutex<version::Installed>,
     /// Open for as long as we own the directory.
     owned: SyncMutex<Option<std::fs::File>>,
 }
@@ -224,7 +227,7 @@ impl MySqlEngine {
     pub fn new(spec: Spec) -> Result<MySqlEngine, Error> {
         let at = Layout::new(&spec)?;
         let me = datadir::user_name_of(rustix::process::getuid().as_raw())?;
-        let flavour = flavour::of(spec.engine);
+        let flavour = flavour::of(spec.engine)?;
         flavour.arguments(&spec, &at, &me, flavour::Recovery::CommitTail)?;
         if spec.server_id == 0 || spec.server_id > flavour::NODE_MAX {
             return Err(Error::BadSpec(format!(
@@ -238,6 +241,7 @@ impl MySqlEngine {
             process: process::Process::new(matches!(spec.management, Management::Managed { .. })),
             lifecycle: Mutex::default(),
             state: SyncMutex::default(),
+            installed: Mutex::default(),
             owned: SyncMutex::default(),
             flavour,
             spec,
@@ -307,6 +311,9 @@ impl Engine for MySqlEngine {
     }
     fn started(&self) -> bool {
         self.process.running().is_some() && self.state().ready
+    }
+    async fn installed(&self) -> Result<String, Error> {
+        self.installed_version().await
     }
     async fn observe(&self) -> Result<Observation, Error> {
         self.look().await

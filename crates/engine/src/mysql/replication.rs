@@ -7,6 +7,7 @@
 use super::flavour::{self, Replication, Source};
 use super::{FOLLOW_DRAIN_MS, MySqlEngine, STATEMENT, datadir, version};
 use crate::{Error, ThreadState};
+use holdfast_core::version::must_not_follow;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -111,6 +112,10 @@ impl MySqlEngine {
             r.host == primary.ip().to_string() && r.port == primary.port() && r.user == user && r.by_id
         };
         if let Some(r) = r.as_ref().filter(there) {
+            if !r.io.runs() {
+                // At the same address it may be of another release by now.
+                self.check_release(primary).await?;
+            }
             self.acknowledge(acknowledges).await?;
             return self.start_threads(r).await;
         }
@@ -124,12 +129,7 @@ impl MySqlEngine {
                 "commits wait for an acknowledgement, and following would release them (S3): kill it".into(),
             ));
         }
-        if let Some(theirs) = version::of(primary).await {
-            let mine = self.look_before("looking before following").await?.version;
-            if let Some(why) = version::must_not_follow(&mine, &theirs) {
-                return Err(Error::Precondition(why));
-            }
-        }
+        self.check_release(primary).await?;
         self.flavour.done_with_left(self).await?;
         if r.is_some() {
             self.stop_receiving_thread("stopping the receiving thread", "").await?;
@@ -149,6 +149,13 @@ impl MySqlEngine {
         // Whatever is still missing is asked for again.
         self.state().residue = None;
         Ok(())
+    }
+
+    /// A primary that does not answer now is not asked: nothing is received from it either.
+    async fn check_release(&self, primary: SocketAddr) -> Result<(), Error> {
+        let Some(theirs) = version::of(primary).await else { return Ok(()) };
+        let mine = self.look_before("looking before following").await?.version;
+        must_not_follow(&mine, &theirs).map_or(Ok(()), |why| Err(Error::Precondition(why)))
     }
 
     /// Gives the applying thread a moment to use what was received: repointing discards the rest.

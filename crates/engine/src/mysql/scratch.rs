@@ -3,12 +3,11 @@
 //! Guarantees: it listens on a Unix socket only, replicates nothing, and ends with us. Does not know: whose copy it is.
 
 use super::backup::{self, Counted};
-use super::flavour::{mariadb as flavour, of};
+use super::flavour::mariadb::{self as flavour, MariaDb};
 use super::process::Process;
 use super::sql::Session;
 use super::{START_MS, STATEMENT, datadir, io};
 use crate::{Error, links};
-use holdfast_core::topology::Engine;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -67,7 +66,7 @@ impl Scratch {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let process = Process::new(true);
         process.start(command).await.map_err(io("starting", Path::new(flavour::SERVER)))?;
-        let scratch = Scratch { process, session: Session::new(&socket, &me, of(Engine::MariaDb)), log };
+        let scratch = Scratch { process, session: Session::new(&socket, &me, &MariaDb), log };
         scratch.until_ready().await?;
         Ok(scratch)
     }

@@ -41,9 +41,11 @@ impl MySqlEngine {
             self.sessions.reset().await;
             *self.state() = State::default();
             self.prepare_directories().await?;
+            self.take_over_data().await?;
             self.launch().await?;
         }
         self.until_ready().await?;
+        self.bring_up_to_date().await?;
         self.settle_clone().await?;
         let lost_nothing = self.flavour.settle(self).await?;
         let retained = lost_nothing && datadir::intact(&self.at);

@@ -1,11 +1,18 @@
-//! Who may follow whom.
+//! Which versions meet: of a server elsewhere, of the programs on this host, and of what last used the data.
 //!
-//! Guarantees: the rule of both vendors: a replica is of its primary's release or a later one, and of its kind.
-//! Does not know: what a version brings. An unreadable one is refused (S11).
+//! Guarantees: data that a later version has used is never handed to an earlier one; data of an earlier release is brought
+//! up to date before anything else is done with it, and what was interrupted is begun again.
+//! Does not know: when to restart, nor who may follow whom: [`holdfast_core::version`] does.
 
-use super::late_ack;
+use super::flavour::Programs;
+use super::{Layout, MySqlEngine, blocking, datadir, io, late_ack};
+use crate::Error;
+use holdfast_core::version::{Version, must_not_succeed};
 use holdfast_wire::greeting::Greeting;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -13,41 +20,9 @@ use tokio::time::timeout;
 /// A primary that does not greet within this is not asked; following it will show whether it answers at all.
 const GREETING: Duration = Duration::from_millis(300);
 
-/// What a server calls itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Version {
-    mariadb: bool,
-    /// Patch levels of one release replicate both ways.
-    release: (u32, u32),
-}
-
-impl Version {
-    fn read(text: &str) -> Option<Version> {
-        let mariadb = text.contains("MariaDB");
-        // For clients that know no version beyond MySQL's 5.
-        let number = text.strip_prefix("5.5.5-").filter(|_| mariadb).unwrap_or(text);
-        let mut parts = number.split(|c: char| !c.is_ascii_digit());
-        let mut next = || parts.next()?.parse().ok();
-        Some(Version { mariadb, release: (next()?, next()?) })
-    }
-}
-
-/// Why a server of version `mine` must not follow one of version `theirs`.
-pub(super) fn must_not_follow(mine: &str, theirs: &str) -> Option<String> {
-    let (Some(me), Some(they)) = (Version::read(mine), Version::read(theirs)) else {
-        return Some(format!("the versions {mine:?} and {theirs:?} cannot be compared"));
-    };
-    if me.mariadb != they.mariadb {
-        return Some(format!(
-            "{mine} and {theirs} are not the same kind of server; they never mix in one group"
-        ));
-    }
-    (me.release < they.release).then(|| {
-        format!(
-            "{mine} is older than its primary, {theirs}, and could not apply what that writes: upgrade it"
-        )
-    })
-}
+/// In the data directory: the last version that was started on it, and the last that it was brought up to date for.
+const USED_BY: &str = "holdfast-used-by";
+const UP_TO_DATE: &str = "holdfast-up-to-date";
 
 /// How the server at `addr` calls itself, if it answers now.
 pub(super) async fn of(addr: SocketAddr) -> Option<String> {
@@ -60,30 +35,149 @@ pub(super) async fn of(addr: SocketAddr) -> Option<String> {
     Some(String::from_utf8_lossy(&greeting.server_version).into_owned())
 }
 
+/// Programs as they were when they said their version. Others by the same name differ in one of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    file: PathBuf,
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+/// What programs say of themselves, asked once for each that are installed.
+#[derive(Debug, Default)]
+pub(super) struct Installed(Option<(Stamp, String)>);
+
+impl MySqlEngine {
+    pub(super) async fn installed_version(&self) -> Result<String, Error> {
+        let (programs, server) = (self.spec.programs(), self.flavour.server());
+        let found = {
+            let programs = programs.clone();
+            blocking(move || stamp(&programs, server)).await?
+        };
+        let mut known = self.installed.lock().await;
+        if let Some((stamp, version)) = &known.0
+            && *stamp == found
+        {
+            return Ok(version.clone());
+        }
+        let version = blocking(move || ask(&programs.path(server))).await?;
+        known.0 = Some((found, version.clone()));
+        Ok(version)
+    }
+
+    /// Before a start: nothing older than what has used the data may be started on it.
+    pub(super) async fn take_over_data(&self) -> Result<(), Error> {
+        let version = self.installed_version().await?;
+        let at = self.at.clone();
+        blocking(move || {
+            if let Some(last) = noted(&at, USED_BY)?
+                && let Some(why) = must_not_succeed(&version, &last)
+            {
+                return Err(Error::BadSpec(why));
+            }
+            note(&at, USED_BY, &version)
+        })
+        .await
+    }
+
+    /// After a start, before anything else.
+    pub(super) async fn bring_up_to_date(&self) -> Result<(), Error> {
+        let version = self.installed_version().await?;
+        let at = self.at.clone();
+        let last = blocking(move || noted(&at, UP_TO_DATE)).await?;
+        let last = last.or_else(|| self.flavour.up_to_date_for(&self.at));
+        let read = |text: &str| Version::read(text);
+        let same =
+            last.as_deref().and_then(read).zip(read(&version)).is_some_and(|(a, b)| a.same_release(&b));
+        if !same && let Some(mut upgrade) = self.flavour.upgrade(&self.spec.programs(), &self.at, &self.me) {
+            tracing::info!(data = %self.at.data.display(), from = last, to = version, "upgrading what the data says of itself");
+            upgrade.stdin(Stdio::null());
+            let program = upgrade.get_program().to_string_lossy().into_owned();
+            let running = tokio::process::Command::from(upgrade).kill_on_drop(true).output();
+            let patience = Duration::from_millis(super::UPGRADE_MS);
+            let output = timeout(patience, running)
+                .await
+                .map_err(|_| Error::Unresponsive { doing: "upgrading", after_ms: super::UPGRADE_MS })?
+                .map_err(io("running", Path::new(&program)))?;
+            if !output.status.success() {
+                let words = datadir::last_lines(&[output.stdout, output.stderr].concat());
+                return Err(Error::Program { program, words });
+            }
+        }
+        let at = self.at.clone();
+        blocking(move || note(&at, UP_TO_DATE, &version)).await
+    }
+}
+
+/// What a copy is up to date for: what its donor was.
+pub(super) fn note_copy(data: &Path, donor: &str) -> Result<(), Error> {
+    [USED_BY, UP_TO_DATE].iter().try_for_each(|name| datadir::write_whole(&data.join(name), donor))
+}
+
+fn noted(at: &Layout, name: &str) -> Result<Option<String>, Error> {
+    let path = at.data.join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io("reading", &path)(e)),
+    }
+}
+
+fn note(at: &Layout, name: &str, version: &str) -> Result<(), Error> {
+    if noted(at, name)?.as_deref() == Some(version) {
+        return Ok(());
+    }
+    datadir::write_whole(&at.data.join(name), version)
+}
+
+fn stamp(programs: &Programs, server: &str) -> Result<Stamp, Error> {
+    let path = programs.find(server);
+    let file = std::fs::canonicalize(&path).map_err(io("looking for", &path))?;
+    let meta = std::fs::metadata(&file).map_err(io("looking at", &file))?;
+    let changed = (meta.ctime(), meta.ctime_nsec());
+    Ok(Stamp { inode: meta.ino(), bytes: meta.len(), changed, file })
+}
+
+fn ask(server: &Path) -> Result<String, Error> {
+    let output = Command::new(server)
+        .args(["--no-defaults", "--version"])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(io("running", server))?;
+    let says = String::from_utf8_lossy(&output.stdout).into_owned();
+    read(&says).filter(|v| Version::read(v).is_some()).ok_or_else(|| Error::Program {
+        program: server.display().to_string(),
+        words: format!(
+            "it does not say its version: {}",
+            datadir::last_lines(&[output.stdout, output.stderr].concat())
+        ),
+    })
+}
+
+/// `mariadbd  Ver 10.11.19-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64 (Debian 12)`
+fn read(says: &str) -> Option<String> {
+    let (_, rest) = says.split_once(" Ver ")?;
+    Some(rest.split(" for ").next()?.trim().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::must_not_follow;
-
     #[test]
-    fn a_replica_is_as_new_as_its_primary_and_of_its_kind() {
-        let maria = "5.5.5-10.11.19-MariaDB-0+deb12u1-log";
-        for (mine, theirs) in [
-            ("9.7.4-2", "8.4.3"),
-            ("8.4.3", "8.4.9"),
-            ("10.11.19-MariaDB-log", maria),
-            ("11.8.3-MariaDB", maria),
+    fn programs_say_their_version() {
+        for (says, version) in [
+            (
+                "mariadbd  Ver 10.11.19-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64 (Debian 12)\n",
+                "10.11.19-MariaDB-0+deb12u1",
+            ),
+            (
+                "/x/mariadbd  Ver 11.8.9-MariaDB-0+deb13u1 from Debian for debian-linux-gnu on x86_64 (-- Please help)",
+                "11.8.9-MariaDB-0+deb13u1 from Debian",
+            ),
+            ("/x/mysqld  Ver 9.7.4-2 for Linux on x86_64 ((Debian))\n", "9.7.4-2"),
         ] {
-            assert_eq!(must_not_follow(mine, theirs), None, "{mine} {theirs}");
+            assert_eq!(super::read(says).as_deref(), Some(version));
         }
-        for (mine, theirs) in [
-            ("8.4.3", "9.7.4-2"),
-            ("9.7.4", "9.10.0"),
-            ("9.7.4", maria),
-            (maria, "9.7.4"),
-            ("10.11.19-MariaDB", "5.5.5-11.8.3-MariaDB"),
-            ("x", "9.7.4"),
-        ] {
-            assert!(must_not_follow(mine, theirs).is_some(), "{mine} {theirs}");
-        }
+        assert_eq!(super::read("command not found"), None);
     }
 }

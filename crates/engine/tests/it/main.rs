@@ -20,3 +20,4 @@ mod clone;
 mod crash;
 mod rig;
 mod roles;
+mod upgrade;

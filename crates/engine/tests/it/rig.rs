@@ -45,13 +45,20 @@ fn fast_dir() -> tempfile::TempDir {
 /// The programs of a flavour; `None`: those of this machine.
 pub fn programs(flavour: Engine) -> Option<PathBuf> {
     match flavour {
-        Engine::MariaDb => None,
+        Engine::MariaDb | Engine::Redis | Engine::Valkey => None,
         Engine::MySql => {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
-            assert!(folder.join("mysqld").exists(), "there is no MySQL here yet: make mysql");
+            assert!(folder.join("mysqld").exists(), "there is no MySQL here yet: make engines");
             Some(folder.canonicalize().unwrap())
         }
     }
+}
+
+/// Programs of a later release of MariaDB than this machine's.
+pub fn later() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mariadb/programs");
+    assert!(folder.join("mariadbd").exists(), "there is no later MariaDB here yet: make engines");
+    folder.canonicalize().unwrap()
 }
 
 pub fn rig(flavour: Engine, durability: Durability) -> Rig {
@@ -75,10 +82,7 @@ pub fn account(name: &str) -> Account {
 impl Rig {
     /// The module of this flavour's tests.
     pub fn module(&self) -> &'static str {
-        match self.flavour {
-            Engine::MariaDb => "mariadb",
-            Engine::MySql => "mysql",
-        }
+        self.flavour.word()
     }
     pub fn addr(&self, id: u32) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.ports[id as usize - 1]))
@@ -91,8 +95,8 @@ impl Rig {
     }
     pub fn spec(&self, id: u32) -> Spec {
         let log = match self.flavour {
-            Engine::MariaDb => ("innodb_log_file_size", "8M"),
             Engine::MySql => ("innodb_redo_log_capacity", "16M"),
+            _ => ("innodb_log_file_size", "8M"),
         };
         let small = [("innodb_buffer_pool_size", "16M"), ("max_connections", "100"), log];
         Spec {

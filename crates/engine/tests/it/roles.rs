@@ -265,10 +265,10 @@ async fn a_silent_upstream_shows_within_a_second_and_can_be_left_at_once(flavour
 
 fn stop_receiving(flavour: Engine) -> Duration {
     Duration::from_millis(match flavour {
-        // A semi-sync replica tries, for up to a second, to tell its primary that it leaves.
-        Engine::MariaDb => 1_500,
         // The server wakes a thread that is just connecting, and again after two seconds if it did not hear.
         Engine::MySql => 3_500,
+        // A semi-sync replica tries, for up to a second, to tell its primary that it leaves.
+        _ => 1_500,
     })
 }
 

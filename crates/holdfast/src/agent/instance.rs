@@ -5,6 +5,7 @@
 //! loop is stuck in (S2, S3).
 
 mod gate;
+mod life;
 
 use super::rejoin;
 use crate::clock::Clock;
@@ -12,8 +13,9 @@ use holdfast_core::member::{Member, Verb, VouchRequest};
 use holdfast_core::record::{Assignment, Role, Session};
 use holdfast_core::report::{InstanceReport, Lost, Observed, Process};
 use holdfast_core::topology::Service;
+use holdfast_core::version::must_not_follow;
 use holdfast_core::{Epoch, GroupName, Millis, NodeName, limits};
-use holdfast_engine::{Engine, ProcessState};
+use holdfast_engine::Engine;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -52,6 +54,8 @@ struct State {
     deaf_since: Option<Millis>,
     activity: Option<String>,
     trouble: Option<String>,
+    /// The version of the programs that a start would use.
+    installed: Option<String>,
     /// The epoch for which the engine was made fit to be opened.
     promoted: Option<Epoch>,
     /// Why the engine does not start, until it does.
@@ -98,6 +102,7 @@ impl Instance {
                 deaf_since: None,
                 activity: None,
                 trouble: None,
+                installed: None,
                 promoted: None,
                 refusal: None,
                 stopping: false,
@@ -194,12 +199,14 @@ impl Instance {
 
     pub fn report(&self) -> InstanceReport {
         let state = self.lock();
-        state.member.report(&state.seen, state.activity.clone(), state.trouble.clone(), self.clock.now())
+        let now = self.clock.now();
+        let report = state.member.report(&state.seen, state.activity.clone(), state.trouble.clone(), now);
+        InstanceReport { installed: state.installed.clone(), ..report }
     }
 
-    /// The position to compare with, for a member that wants to follow this instance in `epoch`: final, because it is
+    /// The position to compare with and the engine's version, for a member that wants to follow this instance in `epoch`: final, because it is
     /// assigned to lead, receives nothing and has applied everything.
-    pub async fn position(&self, epoch: Epoch) -> Option<holdfast_core::Position> {
+    pub async fn position(&self, epoch: Epoch) -> Option<(holdfast_core::Position, String)> {
         let fit = {
             let state = self.lock();
             let a = state.member.assignment()?;
@@ -216,7 +223,8 @@ impl Instance {
             return None;
         }
         let state = self.lock();
-        state.seen.applied.clone().filter(|_| state.seen.running())
+        let position = state.seen.applied.clone().filter(|_| state.seen.running())?;
+        Some((position, state.seen.version.clone()))
     }
 
     /// The epoch it leads and for how long it may go on, in ms.
@@ -290,12 +298,6 @@ impl Instance {
                 _ = exits.changed() => {}
             }
         }
-    }
-
-    /// Its process runs, and is not yet what [`Engine::start`] promises.
-    fn half_started(&self) -> bool {
-        let runs = matches!(*self.engine.exits().borrow(), ProcessState::Running { .. });
-        runs && !self.engine.started() && !self.lock().stopping
     }
 
     /// So that the next life of the engine can say that nothing which it acknowledged is missing.
@@ -400,22 +402,6 @@ impl Instance {
         settled
     }
 
-    /// Starts the engine, and remembers its own words if it refuses.
-    async fn start(&self) -> Result<(), holdfast_engine::Error> {
-        // It may have ended and been started again between two looks: what a crash purged must not be forgotten.
-        self.lock().member.exited();
-        let started = self.engine.start().await;
-        let refusal = match &started {
-            Err(e) if !e.retryable() => Some(e.to_string()),
-            Ok(()) | Err(_) => None,
-        };
-        self.lock().refusal = refusal;
-        if let Err(e) = &started {
-            self.trouble(Some(e));
-        }
-        started
-    }
-
     /// Nothing is left to do: what went wrong before is over.
     fn well(&self) {
         let mut state = self.lock();
@@ -453,6 +439,7 @@ impl Instance {
     async fn carry_out(&self, verb: Verb) -> Result<(), Error> {
         match verb {
             Verb::Start => self.start().await?,
+            Verb::Restart => self.restart().await?,
             Verb::Close => self.fence().await,
             Verb::Yield => {
                 let left =
@@ -473,8 +460,11 @@ impl Instance {
             Verb::Acknowledge(on) => self.engine.set_acknowledges(on).await?,
             Verb::Compare { primary } => {
                 let epoch = self.lock().member.promised();
-                let theirs = self.rejoin.position_of(&primary, epoch).await?;
+                let (theirs, version) = self.rejoin.position_of(&primary, epoch).await?;
                 let mut state = self.lock();
+                if let Some(why) = must_not_follow(&state.seen.version, &version) {
+                    return Err(Error::TooOld { primary, why });
+                }
                 let ours = state.seen.received.clone().ok_or(Error::NoPosition)?;
                 state.member.compared(&ours, &theirs);
             }
@@ -511,19 +501,6 @@ impl Instance {
         }
         Some(lost)
     }
-
-    /// End of the agent: close, then shut the engine down.
-    pub async fn stop(&self, bound: Duration) {
-        self.lock().stopping = true;
-        if self.lock().member.leads().is_some() {
-            self.fence().await;
-        }
-        if let Err(e) = self.engine.stop(bound).await {
-            tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "the engine did not stop in order");
-            self.kill().await;
-        }
-        self.observe().await;
-    }
 }
 
 /// How often to look while a handover or a takeover waits for this instance.
@@ -540,6 +517,8 @@ pub enum Error {
     Engine(#[from] holdfast_engine::Error),
     #[error("rejoining")]
     Rejoin(#[from] rejoin::Error),
+    #[error("it cannot follow {primary}: {why}")]
+    TooOld { primary: NodeName, why: String },
     #[error("the instance does not say what it has received")]
     NoPosition,
     #[error(
@@ -583,5 +562,6 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Acknowledge(_) => "acknowledge",
         Verb::SaveDivergence { .. } => "save divergence",
         Verb::Reclone { .. } => "reclone",
+        Verb::Restart => "restart",
     }
 }

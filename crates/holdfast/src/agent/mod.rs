@@ -62,6 +62,7 @@ impl Agent {
         for instance in &self.options.instances {
             tasks.spawn(instance.clone().drive());
             tasks.spawn(instance.clone().keep_lease());
+            tasks.spawn(instance.clone().watch_programs());
         }
         tasks.spawn(self.clone().report_forever());
         tasks.spawn(self.clone().listen_forever());

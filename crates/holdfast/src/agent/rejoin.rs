@@ -49,10 +49,10 @@ impl Rejoin {
         &self.topology
     }
 
-    /// What the primary of `epoch` has, asked now: later than anything this instance received.
-    pub async fn position_of(&self, primary: &NodeName, epoch: Epoch) -> Result<Position, Error> {
+    /// What the primary of `epoch` has, asked now: later than anything this instance received. And its version.
+    pub async fn position_of(&self, primary: &NodeName, epoch: Epoch) -> Result<(Position, String), Error> {
         match self.link.position(primary, &self.group, epoch.0).await {
-            Ok(answer) => Ok(answer.position),
+            Ok(answer) => Ok((answer.position, answer.version)),
             Err(e) if e.is_refusal() => Err(Error::NotReady(primary.clone())),
             Err(e) => Err(Error::Position(primary.clone(), e)),
         }

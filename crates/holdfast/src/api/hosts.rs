@@ -65,6 +65,8 @@ pub struct Routes {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PrimaryPosition {
     pub position: Position,
+    /// What its engine calls itself: an earlier release must not follow it.
+    pub version: String,
 }
 
 /// Answer to a vouch request (S14).

@@ -86,6 +86,16 @@ const PROXY: &[ProxyMetric] = &[
     ("rehomed_total", "counter", "Sessions moved to another server with their state.", |s| s.rehomed),
     ("cut_total", "counter", "Connections cut because their epoch had ended.", |s| s.cut),
     ("resent_total", "counter", "Commands sent again that provably had not been executed.", |s| s.resent),
+    ("reads_at_replicas_total", "counter", "Reads on the read/write port that a replica answered.", |s| {
+        s.reads_at_replicas
+    }),
+    ("reads_waited_total", "counter", "Reads that waited on a replica for what their session wrote.", |s| {
+        s.reads_waited
+    }),
+    ("reads_late_total", "counter", "Reads that waited in vain and went to the primary.", |s| s.reads_late),
+    ("reads_returned_total", "counter", "Reads that the primary answered because a replica did not.", |s| {
+        s.reads_returned
+    }),
     ("errors_connections_total", "counter", "Errors told: connection limit.", |s| s.errors_connections),
     ("errors_login_total", "counter", "Errors told: login refused.", |s| s.errors_login),
     ("errors_held_total", "counter", "Errors told: held too long or too much held.", |s| s.errors_held),
@@ -95,6 +105,9 @@ const PROXY: &[ProxyMetric] = &[
     ("errors_state_lost_total", "counter", "Errors told: session state lost.", |s| s.errors_state_lost),
     ("errors_outcome_unknown_total", "counter", "Errors told: outcome unknown.", |s| {
         s.errors_outcome_unknown
+    }),
+    ("errors_unconfirmed_total", "counter", "Errors told: written, and not confirmed by replicas.", |s| {
+        s.errors_unconfirmed
     }),
     ("errors_protocol_total", "counter", "Errors told: protocol.", |s| s.errors_protocol),
 ];

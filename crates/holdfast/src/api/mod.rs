@@ -9,3 +9,4 @@ mod metrics;
 pub mod openapi;
 pub mod people;
 pub mod server;
+mod upgrade;

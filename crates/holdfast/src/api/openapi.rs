@@ -1,10 +1,11 @@
 //! The OpenAPI document of what people and scripts use, generated from the handlers.
 
 use super::people::{
-    Accepted, Explanation, FailoverRequest, Finding, History, LostStatus, MemberStatus, NodeStatus,
-    PlanStatus, ReinitRequest, ServiceStatus, Status, StepStatus, SwitchoverRequest,
+    Accepted, Explanation, FailoverRequest, FaultArmed, FaultRequest, Finding, History, LostStatus,
+    MemberStatus, NodeStatus, PlanStatus, ReinitRequest, ServiceStatus, Status, StepStatus,
+    SwitchoverRequest, UpgradeRequest, UpgradeStatus,
 };
-use super::server;
+use super::{server, upgrade};
 use crate::http::Problem;
 use utoipa::OpenApi;
 
@@ -22,12 +23,18 @@ use utoipa::OpenApi;
         server::failover,
         server::pause,
         server::resume,
-        server::reinit
+        server::reinit,
+        upgrade::plan,
+        upgrade::begin,
+        upgrade::stop,
+        server::fault
     ),
     components(schemas(
         Accepted,
         Explanation,
         FailoverRequest,
+        FaultArmed,
+        FaultRequest,
         Finding,
         History,
         LostStatus,
@@ -39,7 +46,9 @@ use utoipa::OpenApi;
         ServiceStatus,
         Status,
         StepStatus,
-        SwitchoverRequest
+        SwitchoverRequest,
+        UpgradeRequest,
+        UpgradeStatus
     ))
 )]
 struct Document;

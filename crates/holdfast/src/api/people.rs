@@ -38,6 +38,9 @@ pub struct ServiceStatus {
     /// `automatic` or `paused`.
     pub mode: String,
     pub epoch: u64,
+    /// After a takeover: another automatic one is put off, unless the primary's process is seen to end.
+    #[serde(default)]
+    pub cooling_down: bool,
     pub primary: Option<String>,
     pub sync_set: Vec<String>,
     /// `healthy`, or the code of the first diagnosis that applies.
@@ -81,6 +84,8 @@ pub struct MemberStatus {
     pub unsafe_settings: Vec<String>,
     pub lost: Option<LostStatus>,
     pub version: String,
+    /// The version of the programs that a restart would use; absent if not known.
+    pub installed: Option<String>,
 }
 
 /// Writes that only a returning member had, saved before its data was replaced.
@@ -160,6 +165,57 @@ pub struct FailoverRequest {
 pub struct ReinitRequest {
     /// The member whose data is to be rebuilt from the primary.
     pub node: String,
+}
+
+/// `POST /v1/services/{service}/upgrade`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct UpgradeRequest {
+    /// Stop before the switchover.
+    #[serde(default)]
+    pub replicas_only: bool,
+    /// With only one replica: nobody can take over while it restarts, and under `sync` writes wait.
+    #[serde(default)]
+    pub accept_no_standby: bool,
+}
+
+/// `GET /v1/services/{service}/upgrade`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct UpgradeStatus {
+    pub service: String,
+    /// An upgrade was asked for and is neither done nor given up.
+    pub under_way: bool,
+    /// What is to be done from here, in order.
+    pub steps: Vec<String>,
+    /// Why an upgrade cannot be done, or not now.
+    pub refused: Option<String>,
+    /// While the only replica restarts, nobody could take over: this has to be accepted.
+    pub no_standby: bool,
+}
+
+/// `POST /v1/faults`, to the host that is to be broken.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FaultRequest {
+    /// `kill-engine`, `kill-host`, `partition`, `deaf`, `mute`, `pause-engine`, `pause-agent` or `disk-full`.
+    pub fault: String,
+    /// Whose engine is meant; needed where the host has several.
+    pub service: Option<String>,
+    /// After so many seconds it heals by itself; 1 to 300.
+    pub for_s: u64,
+    /// Only look whether it could be done.
+    #[serde(default)]
+    pub rehearsal: bool,
+}
+
+/// Answer to a [`FaultRequest`]: it is about to begin, or with `rehearsal` could.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FaultArmed {
+    pub node: String,
+    pub fault: String,
+    /// What will happen, for people.
+    pub does: String,
+    pub begins_in_ms: u64,
+    /// From now on; absent where a process is killed and nothing has to be undone.
+    pub ends_in_ms: Option<u64>,
 }
 
 /// Answer to a wish: it is stored. Follow it in the history.

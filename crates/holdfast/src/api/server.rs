@@ -5,11 +5,13 @@ use super::hosts::{
     Vouch,
 };
 use super::people::{
-    Accepted, Explanation, FailoverRequest, History, ReinitRequest, Status, SwitchoverRequest,
+    Accepted, Explanation, FailoverRequest, FaultArmed, FaultRequest, History, ReinitRequest, Status,
+    SwitchoverRequest,
 };
-use super::{health, metrics};
+use super::{health, metrics, upgrade};
 use crate::agent::Agent;
 use crate::controller::{Error as ControllerError, Office};
+use crate::faults::{self, Faults};
 use crate::http::{Access, Problem, Role};
 use crate::voter;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -36,12 +38,13 @@ pub struct Host {
     /// When this host's certificate ends.
     pub certificate_ends_unix_s: Option<i64>,
     pub access: Access,
+    pub faults: Arc<Faults>,
 }
 
-type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 impl Host {
-    fn office(&self) -> Result<Arc<Office>, Problem> {
+    pub(super) fn office(&self) -> Result<Arc<Office>, Problem> {
         let office = self.voter.as_ref().and_then(|(_, office)| office.borrow().clone());
         let leader = || self.store().and_then(|s| s.leadership().borrow().leader);
         office.ok_or_else(|| Problem::not_leader(leader()))
@@ -70,6 +73,7 @@ pub fn router(host: Host) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/services/{service}/history", get(history))
         .route("/v1/services/{service}/explain", get(explain))
+        .route("/v1/services/{service}/upgrade", get(upgrade::plan))
         .layer(host.access.layer(Role::Viewer));
     let operators = Router::new()
         .route("/v1/services/{service}/switchover", post(switchover))
@@ -77,6 +81,9 @@ pub fn router(host: Host) -> Router {
         .route("/v1/services/{service}/pause", post(pause))
         .route("/v1/services/{service}/resume", post(resume))
         .route("/v1/services/{service}/reinit", post(reinit))
+        .route("/v1/services/{service}/upgrade", post(upgrade::begin))
+        .route("/v1/services/{service}/upgrade/stop", post(upgrade::stop))
+        .route("/v1/faults", post(fault))
         .layer(host.access.layer(Role::Operator));
     let public = Router::new()
         .route("/primary", get(health::primary))
@@ -108,6 +115,16 @@ impl From<ControllerError> for Problem {
             ControllerError::Unreadable { .. } => {
                 Problem::internal(says).hint("the store was written by a newer version; upgrade this node")
             }
+        }
+    }
+}
+
+impl From<faults::Error> for Problem {
+    fn from(e: faults::Error) -> Problem {
+        let problem = Problem::refused(crate::agent::chain(&e));
+        match e.hint() {
+            Some(hint) => problem.hint(hint),
+            None => problem,
         }
     }
 }
@@ -160,11 +177,11 @@ async fn position(
     Query(q): Query<EpochQuery>,
 ) -> Answer<PrimaryPosition> {
     let instance = instance(&host, &group)?;
-    let position = instance.position(Epoch(q.epoch)).await;
-    let position = position.ok_or_else(|| {
+    let found = instance.position(Epoch(q.epoch)).await;
+    let (position, version) = found.ok_or_else(|| {
         Problem::refused(format!("{} does not lead {group} in epoch {} yet", host.node, q.epoch))
     })?;
-    Ok(Json(PrimaryPosition { position }))
+    Ok(Json(PrimaryPosition { position, version }))
 }
 
 async fn lead(State(host): State<Host>, Path(group): Path<String>) -> Answer<Lead> {
@@ -223,7 +240,7 @@ pub(super) async fn switchover(
             .primary()
             .cloned()
             .ok_or("there is no primary to switch over from; see `holdfast explain`")?;
-        let to = holdfast_core::decide::switchover_target(w, &p, to.as_ref())?;
+        let to = holdfast_core::switchover::target(w, &p, to.as_ref())?;
         let says = format!("switching over from {} to {to}", p.node);
         record.wish = Some(Wish::Switchover { to: Some(to) });
         Ok(says)
@@ -297,6 +314,19 @@ pub(super) async fn reinit(
         Ok(format!("{node} will be rebuilt from the primary"))
     });
     Ok(Json(accepted.await?))
+}
+
+#[utoipa::path(post, path = "/v1/faults", request_body = FaultRequest, responses((status = 200, body = FaultArmed), (status = 422, body = Problem)))]
+pub(super) async fn fault(State(host): State<Host>, Json(q): Json<FaultRequest>) -> Answer<FaultArmed> {
+    let FaultRequest { fault, service, for_s, rehearsal } = q;
+    let armed = host.faults.arm(&faults::Wanted { fault, service, for_s, rehearsal }).await?;
+    Ok(Json(FaultArmed {
+        node: host.node.to_string(),
+        fault: armed.fault.name().to_string(),
+        does: armed.does,
+        begins_in_ms: armed.begins_in_ms,
+        ends_in_ms: armed.ends_in_ms,
+    }))
 }
 
 /// For handlers that answer with plain text.

@@ -3,7 +3,9 @@
 pub use super::backup_args::{BackupCommand, RepoCommand, RestoreArgs};
 use clap::builder::TypedValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use holdfast_core::limits;
 use holdfast_drill::drills::Drill;
+use holdfast_drill::fault::Fault;
 use std::path::PathBuf;
 
 /// High availability for stateful backends, from a cold backup to multi-active, in one binary and one topology file.
@@ -72,6 +74,22 @@ pub enum Command {
     },
     /// Rebuild a member's data from the primary
     Reinit { node: String, service: Option<String> },
+    /// Restart every instance with the programs that are installed by now: replicas first, then a switchover
+    Upgrade {
+        service: Option<String>,
+        /// Say what would be done, and whether it can be
+        #[arg(long)]
+        dry_run: bool,
+        /// Stop before the switchover: until then the group can go back to its earlier release
+        #[arg(long)]
+        replicas_only: bool,
+        /// With only one replica: restart it although nobody can take over meanwhile and, under sync, writes wait
+        #[arg(long)]
+        accept_no_standby: bool,
+        /// End an upgrade that is under way after its present step
+        #[arg(long, conflicts_with_all = ["dry_run", "replicas_only", "accept_no_standby"])]
+        stop: bool,
+    },
     /// Back up services and directories, and prove that the backups work
     #[command(subcommand)]
     Backup(BackupCommand),
@@ -95,6 +113,9 @@ pub enum Command {
     /// Prove it: break real processes and count what a client lost
     #[command(subcommand)]
     Drill(DrillCommand),
+    /// What agents start to break their host and to heal it again
+    #[command(name = crate::faults::breaker::COMMAND, hide = true)]
+    Breaker,
     /// Print shell completions
     Completions { shell: clap_complete::Shell },
 }
@@ -120,8 +141,18 @@ pub struct DevArgs {
     /// The proxies' read/write port; the read port is the next one
     #[arg(long, default_value_t = 3306)]
     pub port: u16,
+    /// What reads on the read/write port may see; anything but strong lets them go to replicas
+    #[arg(long, value_enum, default_value_t = Consistency::Strong)]
+    pub read_consistency: Consistency,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Consistency {
+    Strong,
+    Session,
+    Eventual,
 }
 
 /// The servers of a sandbox.
@@ -159,7 +190,10 @@ pub enum Flavour {
 
 #[derive(Subcommand)]
 pub enum DrillCommand {
-    /// Run one drill on a sandbox of its own
+    /// Run one drill on a sandbox of its own, or with --staging on your own staging deployment
+    #[command(mut_arg("staging", |a| a.conflicts_with_all(
+        ["durability", "network", "witnesses", "dir", "engine", "programs"]
+    )))]
     Run {
         #[arg(value_parser = drill_names())]
         drill: Drill,
@@ -167,9 +201,12 @@ pub enum DrillCommand {
         rounds: u32,
         #[command(flatten)]
         sandbox: SandboxArgs,
+        #[command(flatten)]
+        staging: StagingArgs,
     },
     /// Break something else again and again, by a schedule that a seed makes; under sync nothing may be lost, and
     /// registers have to be linearizable
+    #[command(mut_arg("staging", |a| a.conflicts_with_all(["network", "dir", "engine", "programs"])))]
     Random {
         /// The schedule
         #[arg(long, default_value_t = 1)]
@@ -186,7 +223,11 @@ pub enum DrillCommand {
         dir: Option<PathBuf>,
         #[command(flatten)]
         engine: EngineArgs,
+        #[command(flatten)]
+        staging: StagingArgs,
     },
+    /// Break one host of a staging deployment for a while, as drills do; its own agent does it
+    Strike(StrikeArgs),
     /// A failover every period under load, for as long as you like: nothing may be lost, and nothing may grow
     Soak {
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_080))]
@@ -229,6 +270,66 @@ pub struct SandboxArgs {
     pub dir: Option<PathBuf>,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+/// Somebody's own deployment, and how it is drilled.
+#[derive(Args, Clone)]
+pub struct StagingArgs {
+    /// Break the deployment of the topology file, which has to say `drills = true`, instead of a sandbox
+    #[arg(long)]
+    pub staging: bool,
+    /// The service to drill [default: the only one]
+    #[arg(long, requires = "staging")]
+    pub service: Option<String>,
+    /// The service's user that writes [default: the first]
+    #[arg(long, requires = "staging")]
+    pub user: Option<String>,
+    /// Its password in the first line [default: where the topology file says]
+    #[arg(long, requires = "staging")]
+    pub password_file: Option<PathBuf>,
+    /// Where the drills' tables are made and dropped again [default: the first database of the user's grants]
+    #[arg(long, requires = "staging")]
+    pub database: Option<String>,
+    /// Seconds after which what is broken heals by itself
+    #[arg(long = "for", value_name = "SECONDS", requires = "staging", default_value_t = 15,
+          value_parser = clap::value_parser!(u64).range(5..=limits::FAULT_S_MAX))]
+    pub for_s: u64,
+    /// The longest outage you allow, in milliseconds [default: what `drill list` promises]
+    #[arg(long = "rto", value_name = "MS", requires = "staging")]
+    pub rto_ms: Option<u64>,
+    /// Seconds that members may take to come back; more where rebuilding one copies much data
+    #[arg(long = "rejoin", value_name = "SECONDS", requires = "staging", default_value_t = 900,
+          value_parser = clap::value_parser!(u64).range(10..=86_400))]
+    pub rejoin_s: u64,
+    /// Do not ask
+    #[arg(long, requires = "staging")]
+    pub yes: bool,
+}
+
+/// One fault of one host.
+#[derive(Args, Clone)]
+pub struct StrikeArgs {
+    pub node: String,
+    #[arg(value_parser = fault_names())]
+    pub fault: Fault,
+    /// Whose engine is meant [default: the only one on that host]
+    #[arg(long)]
+    pub service: Option<String>,
+    /// Seconds after which it heals by itself
+    #[arg(long = "for", value_name = "SECONDS", default_value_t = 15,
+          value_parser = clap::value_parser!(u64).range(1..=limits::FAULT_S_MAX))]
+    pub for_s: u64,
+    /// Only say what would be done, and whether it could be
+    #[arg(long)]
+    pub rehearse: bool,
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// The faults' names.
+fn fault_names() -> impl clap::builder::TypedValueParser<Value = Fault> {
+    clap::builder::PossibleValuesParser::new(Fault::ALL.map(Fault::name))
+        .map(|name| Fault::named(&name).expect("the parser takes only these names"))
 }
 
 /// The drills' names, each with what it does.

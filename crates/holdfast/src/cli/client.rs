@@ -12,8 +12,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::time::Duration;
+use tokio::time::Instant;
 
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long a controller is waited for that is nowhere.
+const ELECTION: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Of a host that has something to do before it answers.
+const ONE_ANSWER: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub struct Api {
@@ -33,7 +39,24 @@ impl Api {
         Ok(Api { client: Client::new(options), topology: config.topology })
     }
 
+    /// Asks whoever is the controller. While nobody is and the voters are up, they may be electing: that is waited for.
     async fn ask<A, F>(&self, ask: impl Fn(Target) -> F) -> Result<A, Failure>
+    where
+        F: Future<Output = Result<A, Error>>,
+    {
+        let patience = Instant::now() + ELECTION;
+        loop {
+            match self.ask_voters(&ask).await {
+                Ok(answer) => return answer,
+                Err(nobody) if nobody.electing && Instant::now() < patience => {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                Err(nobody) => return Err(nobody.failure()),
+            }
+        }
+    }
+
+    async fn ask_voters<A, F>(&self, ask: impl Fn(Target) -> F) -> Result<Result<A, Failure>, Nobody>
     where
         F: Future<Output = Result<A, Error>>,
     {
@@ -42,33 +65,50 @@ impl Api {
             node: n.name.clone(),
             addr: self.topology.api_addr(n),
         };
-        let mut failures = Vec::new();
+        let (mut failures, mut up, mut undone) = (Vec::new(), false, true);
         let mut next = 0;
         // Each voter once, and once more whom one of them named.
         for _ in 0..voters.len() * 2 {
             let Some(voter) = voters.get(next % voters.len().max(1)) else { break };
             match ask(target(voter)).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok(Ok(answer)),
                 Err(e) if e.is_not_leader() => {
                     let hinted = e.leader().and_then(|id| voters.iter().position(|v| u64::from(v.id) == id));
                     next = hinted.filter(|h| *h != next % voters.len()).unwrap_or(next + 1);
                     failures.push(e.to_string());
+                    up = true;
                 }
-                Err(e) if e.is_refusal() => return Err(refused(&e)),
+                Err(e) if e.is_refusal() => return Ok(Err(refused(&e))),
                 Err(e) => {
                     next += 1;
+                    undone &= matches!(e, Error::Unreachable { .. });
                     failures.push(crate::agent::chain(&e));
                 }
             }
         }
-        failures.sort();
-        failures.dedup();
-        let help =
-            "a majority of the voters must run and reach each other; their logs say what they wait for";
-        Err(Failure::unreachable(miette!(help = help, "no controller answers:\n  {}", failures.join("\n  "))))
+        Err(Nobody { failures, electing: up && undone })
     }
 
-    async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
+    /// Asks one host.
+    pub async fn post_to<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        node: &str,
+        path: &str,
+        body: &Q,
+    ) -> Result<A, Failure> {
+        let named = self.topology.nodes.iter().find(|n| n.name.as_str() == node);
+        let names: Vec<&str> = self.topology.nodes.iter().map(|n| n.name.as_str()).collect();
+        let help = format!("nodes: {}", names.join(", "));
+        let named =
+            named.ok_or_else(|| Failure::refused(miette!(help = help, "there is no node {node:?}")))?;
+        let target = Target { node: named.name.clone(), addr: self.topology.api_addr(named) };
+        self.client.post(&target, path, body, ONE_ANSWER).await.map_err(|e| match e.is_refusal() {
+            true => refused(&e),
+            false => Failure::unreachable(miette!("{}", crate::agent::chain(&e))),
+        })
+    }
+
+    pub async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
         self.ask(|target| async move { self.client.get(&target, path, ANSWER).await }).await
     }
     pub async fn post<Q: Serialize + Sync, A: DeserializeOwned>(
@@ -105,6 +145,24 @@ impl Api {
                 Err(Failure::refused(miette!("the controller knows no service yet; try again in a moment")))
             }
         }
+    }
+}
+
+/// No voter answered as the controller.
+struct Nobody {
+    failures: Vec<String>,
+    /// Some are up, and nobody can have done what was asked.
+    electing: bool,
+}
+
+impl Nobody {
+    fn failure(mut self) -> Failure {
+        self.failures.sort();
+        self.failures.dedup();
+        let says = format!("no controller answers:\n  {}", self.failures.join("\n  "));
+        let help =
+            "a majority of the voters must run and reach each other; their logs say what they wait for";
+        Failure::unreachable(miette!(help = help, "{says}"))
     }
 }
 

@@ -1,9 +1,12 @@
-//! `holdfast drill`: breaks real processes of a sandbox of its own and prints what a client saw.
+//! `holdfast drill`: breaks real processes, of a sandbox of its own or (`staging`) of somebody's own deployment, and prints
+//! what a client saw.
 
 use super::args::{DrillCommand, Durability, EngineArgs, Flavour, Network, Output, SandboxArgs};
 use super::exit::{Exit, Failure};
 use super::output::table;
+use super::staging;
 use crate::{say, sayln};
+use holdfast_drill::deployment::Deployment;
 use holdfast_drill::drills::{self, Drill};
 use holdfast_drill::ground;
 use holdfast_drill::judge::{self, Round};
@@ -11,11 +14,15 @@ use holdfast_drill::random;
 use holdfast_drill::sandbox::{self, Options, Sandbox};
 use holdfast_drill::soak::{self, Sample};
 use miette::{IntoDiagnostic, WrapErr};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const START: Duration = Duration::from_secs(120);
 /// Rounds follow each other faster than failures do.
 const COOL_DOWN_S: u32 = 1;
+/// A shorter wait needs no explanation.
+const TELLS_FROM_S: u64 = 5;
 /// Room for an engine's files and an hour of drills; the disk that is filled is not the user's.
 const DISK_MIB: u32 = 1_024;
 /// An hour's binlogs are not what a soak is about.
@@ -23,13 +30,17 @@ const SOAK_BINLOGS: &str = "binlog_expire_logs_seconds = \"600\"\nmax_binlog_siz
 
 /// What came out of a course.
 #[derive(Default)]
-struct Report {
+pub(super) struct Report {
     rounds: Vec<Round>,
     /// Only of a soak.
     usage: Vec<Sample>,
 }
 
-pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
+pub async fn drill(
+    command: DrillCommand,
+    config: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+) -> Result<Exit, Failure> {
     match command {
         DrillCommand::List => {
             for d in Drill::ALL {
@@ -37,15 +48,25 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
             }
             Ok(Exit::Ok)
         }
-        DrillCommand::Run { drill, rounds, sandbox } => {
-            let report =
-                on_sandbox(&sandbox, drill == Drill::DiskFull, Course::Drills(&[(drill, rounds)])).await?;
-            Ok(print(&report, sandbox.output))
+        DrillCommand::Run { drill, rounds, sandbox, staging } => {
+            let (drills, output) = ([(drill, rounds)], sandbox.output);
+            let plan = Plan::Drills(&drills);
+            let report = match staging.staging {
+                true => staging::run(config, token_file, &staging, plan, (sandbox.writers, output)).await?,
+                false => on_sandbox(&sandbox, drill == Drill::DiskFull, Course::Plan(plan)).await?,
+            };
+            Ok(print(&report, output))
         }
-        DrillCommand::Random { seed, minutes, network, output, dir, engine } => {
+        DrillCommand::Random { seed, minutes, network, output, dir, engine, staging } => {
+            let plan = Plan::Random { seed, minutes };
             let args = SandboxArgs { network, output, dir, engine, ..plain() };
-            Ok(print(&on_sandbox(&args, true, Course::Random { seed, minutes }).await?, output))
+            let report = match staging.staging {
+                true => staging::run(config, token_file, &staging, plan, (args.writers, output)).await?,
+                false => on_sandbox(&args, true, Course::Plan(plan)).await?,
+            };
+            Ok(print(&report, output))
         }
+        DrillCommand::Strike(args) => staging::strike(config, token_file, args).await,
         DrillCommand::Soak { minutes, every, output, dir, engine } => {
             let args = SandboxArgs { output, dir, engine, ..plain() };
             let course = Course::Soak { periods: (minutes * 60).div_ceil(every), every };
@@ -56,7 +77,7 @@ pub async fn drill(command: DrillCommand) -> Result<Exit, Failure> {
                 "Three MariaDB servers under Holdfast on loopback, four clients writing through the proxies.\n"
             );
             let plan = [(Drill::KillEngine, 1), (Drill::Switchover, 1)];
-            let rounds = on_sandbox(&plain(), false, Course::Drills(&plan)).await?.rounds;
+            let rounds = on_sandbox(&plain(), false, Course::Plan(Plan::Drills(&plan))).await?.rounds;
             sayln!();
             for r in &rounds {
                 demo_round(r);
@@ -121,20 +142,38 @@ async fn on_sandbox(args: &SandboxArgs, disks: bool, course: Course<'_>) -> Resu
     Ok(report)
 }
 
-/// What to do on a sandbox.
-enum Course<'a> {
+/// What to break, on a sandbox or on somebody's own deployment.
+#[derive(Clone, Copy)]
+pub(super) enum Plan<'a> {
     Drills(&'a [(Drill, u32)]),
     Random { seed: u64, minutes: u64 },
+}
+
+/// What to do on a sandbox.
+enum Course<'a> {
+    Plan(Plan<'a>),
     Soak { periods: u64, every: u64 },
 }
 
 async fn rounds(sandbox: &mut Sandbox, course: Course<'_>, args: &SandboxArgs) -> Result<Report, Failure> {
     sandbox.wait_healthy(START).await.map_err(|e| failed(e, "waiting for the sandbox"))?;
     let talks = args.output == Output::Table;
-    let rounds = match course {
-        Course::Drills(plan) => drill_rounds(sandbox, plan, args.writers, talks).await?,
-        Course::Random { seed, minutes } => incidents(sandbox, seed, minutes, talks).await?,
-        Course::Soak { periods, every } => return long_life(sandbox, periods, every, talks).await,
+    match course {
+        Course::Plan(plan) => carry_out(sandbox, plan, args.writers, talks).await,
+        Course::Soak { periods, every } => long_life(sandbox, periods, every, talks).await,
+    }
+}
+
+/// Runs a plan on a healthy deployment.
+pub(super) async fn carry_out<D: Deployment>(
+    deployment: &mut D,
+    plan: Plan<'_>,
+    writers: u8,
+    talks: bool,
+) -> Result<Report, Failure> {
+    let rounds = match plan {
+        Plan::Drills(drills) => drill_rounds(deployment, drills, writers, talks).await?,
+        Plan::Random { seed, minutes } => incidents(deployment, seed, minutes, talks).await?,
     };
     Ok(Report { rounds, ..Report::default() })
 }
@@ -162,8 +201,8 @@ async fn long_life(sandbox: &mut Sandbox, periods: u64, every: u64, talks: bool)
     Ok(report)
 }
 
-async fn drill_rounds(
-    sandbox: &mut Sandbox,
+async fn drill_rounds<D: Deployment>(
+    deployment: &mut D,
     plan: &[(Drill, u32)],
     writers: u8,
     talks: bool,
@@ -172,8 +211,11 @@ async fn drill_rounds(
     for (drill, count) in plan {
         for number in 1..=*count {
             let id = all.len() as u64 + 1;
-            let round =
-                drills::round(sandbox, *drill, id, writers).await.map_err(|e| failed(e, "drilling"))?;
+            if talks && drill.waits_for_cool_down() {
+                say_cooling_down(deployment).await;
+            }
+            let round = drills::round(deployment, *drill, id, writers).await;
+            let round = round.map_err(|e| drilled(e, "drilling"))?;
             if talks {
                 let (outage, lost) = (round.outage_ms, round.lost);
                 sayln!("{} {number}/{count}: outage {outage} ms, lost {lost}", drill.name());
@@ -184,21 +226,25 @@ async fn drill_rounds(
     Ok(all)
 }
 
-async fn incidents(
-    sandbox: &mut Sandbox,
+async fn incidents<D: Deployment>(
+    deployment: &mut D,
     seed: u64,
     minutes: u64,
     talks: bool,
 ) -> Result<Vec<Round>, Failure> {
     let end = tokio::time::Instant::now() + Duration::from_secs(minutes * 60);
-    let members = sandbox.members().count();
+    let members = deployment.site().members().count();
     let mut all = Vec::new();
     for (number, incident) in (1..).zip(random::schedule(seed, members)) {
         if tokio::time::Instant::now() > end {
             break;
         }
+        if talks {
+            say_cooling_down(deployment).await;
+        }
         let doing = || failed_at(seed, number, &incident);
-        let round = random::incident(sandbox, &incident, number).await.map_err(|e| failed(e, &doing()))?;
+        let round = random::incident(deployment, &incident, number).await;
+        let round = round.map_err(|e| drilled(e, &doing()))?;
         if talks {
             let broken = round.broken.join("; ");
             sayln!(
@@ -213,11 +259,28 @@ async fn incidents(
     Ok(all)
 }
 
+/// Nothing moves for a while, and it is said why.
+async fn say_cooling_down<D: Deployment>(deployment: &D) {
+    let cool_down_s = deployment.site().cool_down.as_secs();
+    if cool_down_s > TELLS_FROM_S && deployment.operator().cooling_down().await.is_ok_and(|c| c) {
+        sayln!("waiting for the cool-down after the last failover, at most {cool_down_s} s");
+    }
+}
+
 fn failed_at(seed: u64, number: u64, incident: &random::Incident) -> String {
     format!("seed {seed}, incident {number}: {incident:?}")
 }
 
-fn failed(e: impl std::error::Error + Send + Sync + 'static, doing: &str) -> Failure {
+/// As [`failed`]; what the deployment refuses is refused here too.
+fn drilled(e: drills::Error, doing: &str) -> Failure {
+    let code = match &e {
+        drills::Error::Operator(e) => staging::refusal(e),
+        _ => None,
+    };
+    failed(e, doing).with_code(code)
+}
+
+pub(super) fn failed(e: impl std::error::Error + Send + Sync + 'static, doing: &str) -> Failure {
     Failure::failed(Err::<(), _>(e).into_diagnostic().wrap_err(doing.to_string()).expect_err("just made"))
 }
 
@@ -239,7 +302,7 @@ fn print(report: &Report, output: Output) -> Exit {
     }
     print_rounds(rounds);
     sayln!("  outage: median {median} ms, worst {worst} ms");
-    for error in rounds.iter().flat_map(|r| &r.errors) {
+    for error in rounds.iter().flat_map(|r| &r.errors).collect::<BTreeSet<_>>() {
         sayln!("  a client saw: {error}");
     }
     print_usage(usage);

@@ -58,6 +58,10 @@ impl Failure {
     pub fn refused(report: Report) -> Failure {
         Failure { code: 5, ..Failure::failed(report) }
     }
+    /// The same with another code, if there is one.
+    pub fn with_code(self, code: Option<u8>) -> Failure {
+        Failure { code: code.unwrap_or(self.code), ..self }
+    }
     pub fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }

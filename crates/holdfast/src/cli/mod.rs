@@ -8,11 +8,14 @@ mod client;
 mod drill;
 mod exit;
 mod output;
+mod staging;
+mod upgrade;
 mod wishes;
 
 pub use args::{Cli, Command, DevArgs};
 pub use exit::{Exit, Failure};
 
+use crate::api::people::UpgradeRequest;
 use crate::config::{self, Config};
 use crate::{say, sayln};
 use client::Api;
@@ -20,42 +23,28 @@ use std::path::{Path, PathBuf};
 
 /// Carries out a parsed command line.
 pub async fn execute(cli: Cli) -> Result<Exit, Failure> {
+    let api = || Api::open(cli.config.as_deref(), cli.token_file.as_deref());
     match cli.command {
         Command::Run { node } => {
             crate::run::run(&load(cli.config.as_deref())?.0, &node).await.map_err(Failure::from)
         }
         Command::Dev(args) => crate::dev::dev(args).await.map_err(Failure::from),
-        Command::Status { watch, output } => {
-            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
-            output::status(&api, watch, output).await
-        }
-        Command::History { service, output } => {
-            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
-            output::history(&api, service.as_deref(), output).await
-        }
-        Command::Explain { service, output } => {
-            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
-            output::explain(&api, service.as_deref(), output).await
-        }
-        Command::Switchover { service, to } => {
-            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
-            wishes::switchover(&api, service.as_deref(), to).await
-        }
+        Command::Status { watch, output } => output::status(&api()?, watch, output).await,
+        Command::History { service, output } => output::history(&api()?, service.as_deref(), output).await,
+        Command::Explain { service, output } => output::explain(&api()?, service.as_deref(), output).await,
+        Command::Switchover { service, to } => wishes::switchover(&api()?, service.as_deref(), to).await,
         Command::Failover { service, to, accept_loss } => {
-            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
-            wishes::failover(&api, service.as_deref(), to, accept_loss).await
+            wishes::failover(&api()?, service.as_deref(), to, accept_loss).await
         }
-        Command::Pause { service } => {
-            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
-            wishes::simple(&api, service.as_deref(), "pause", &()).await
-        }
-        Command::Resume { service } => {
-            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
-            wishes::simple(&api, service.as_deref(), "resume", &()).await
-        }
-        Command::Reinit { node, service } => {
-            let api = Api::open(cli.config.as_deref(), cli.token_file.as_deref())?;
-            wishes::reinit(&api, service.as_deref(), node).await
+        Command::Pause { service } => wishes::simple(&api()?, service.as_deref(), "pause", &()).await,
+        Command::Resume { service } => wishes::simple(&api()?, service.as_deref(), "resume", &()).await,
+        Command::Reinit { node, service } => wishes::reinit(&api()?, service.as_deref(), node).await,
+        Command::Upgrade { service, dry_run, replicas_only, accept_no_standby, stop } => {
+            if stop {
+                return wishes::simple(&api()?, service.as_deref(), "upgrade/stop", &()).await;
+            }
+            let wish = UpgradeRequest { replicas_only, accept_no_standby };
+            upgrade::upgrade(&api()?, service.as_deref(), &wish, dry_run).await
         }
         Command::Backup(command) => {
             backup::backup(cli.config.as_deref(), cli.token_file.as_deref(), command).await
@@ -81,7 +70,11 @@ pub async fn execute(cli: Cli) -> Result<Exit, Failure> {
             let (config, _) = load(cli.config.as_deref())?;
             output::init(&config, dir, renew)
         }
-        Command::Drill(args) => drill::drill(args).await,
+        Command::Drill(args) => drill::drill(args, cli.config, cli.token_file).await,
+        Command::Breaker => match crate::faults::breaker::run().await {
+            Ok(()) => Ok(Exit::Ok),
+            Err(why) => Err(Failure::failed(miette::miette!("the breaker: {why}"))),
+        },
         Command::Completions { shell } => {
             args::completions(shell);
             Ok(Exit::Ok)

@@ -7,8 +7,8 @@ use super::repository::{self, Place};
 use super::shape::{At, Record};
 use holdfast_backup::Retention;
 use holdfast_core::topology::{
-    Durability, Engine, Management, Node, PasswordSource, ReplicationUser, Service, Strategy, Topology, User,
-    WhenNoSyncReplica,
+    Durability, Engine, Management, Node, PasswordSource, ReadConsistency, ReplicationUser, Service,
+    Strategy, Topology, User, WhenNoSyncReplica,
 };
 use holdfast_core::{GroupName, NodeName, RegionName, UserName, ZoneName};
 use std::net::IpAddr;
@@ -20,6 +20,7 @@ pub(super) struct File {
     pub name: Option<At<String>>,
     pub api_port: Option<At<u16>>,
     pub allow_plaintext: bool,
+    pub drills: Option<At<bool>>,
     /// The file has a `[tls]` section, perhaps a wrong one.
     pub wants_tls: bool,
     pub tls_dir: Option<At<PathBuf>>,
@@ -57,6 +58,9 @@ pub(super) struct ServiceDraft {
     pub read_port: Option<At<u16>>,
     pub cross_region_failover: Option<At<bool>>,
     pub cool_down_s: Option<At<u64>>,
+    pub read_consistency: Option<At<ReadConsistency>>,
+    pub read_lag_ms: Option<At<u64>>,
+    pub read_wait_ms: Option<At<u64>>,
     pub managed: bool,
     pub management: Option<At<Management>>,
     pub programs: Option<At<PathBuf>>,
@@ -78,6 +82,7 @@ pub(super) fn file(mut r: Record, out: &mut Findings) -> File {
         name: r.text("name"),
         api_port: r.port("api_port"),
         allow_plaintext: r.flag("allow_plaintext_passwords").is_some_and(|f| f.value),
+        drills: r.flag("drills"),
         wants_tls,
         tls_dir: r.one("tls").and_then(|mut tls| tls.path("dir")),
         repository: r.one("repository").and_then(|mut r| repository::place(&mut r, out)),
@@ -138,6 +143,13 @@ fn service(mut r: Record, out: &mut Findings) -> ServiceDraft {
     let when_no_sync_replica = r.text("when_no_sync_replica").map(|at| {
         at.map(|text| if text == "block" { WhenNoSyncReplica::Block } else { WhenNoSyncReplica::Degrade })
     });
+    let read_consistency = r.text("read_consistency").map(|at| {
+        at.map(|text| match &*text {
+            "session" => ReadConsistency::Session,
+            "eventual" => ReadConsistency::Eventual,
+            _ => ReadConsistency::Strong,
+        })
+    });
     let (managed, management) = management(&mut r, out);
     ServiceDraft {
         name: named(r.text("name"), GroupName::new),
@@ -156,6 +168,9 @@ fn service(mut r: Record, out: &mut Findings) -> ServiceDraft {
         read_port: r.port("read_port"),
         cross_region_failover: r.flag("cross_region_failover"),
         cool_down_s: r.number("cool_down_s"),
+        read_consistency,
+        read_lag_ms: r.number("read_lag_ms"),
+        read_wait_ms: r.number("read_wait_ms"),
         managed,
         management,
         programs: r.path("programs"),
@@ -283,6 +298,9 @@ fn finished_service(draft: ServiceDraft) -> Option<Service> {
         replication: ReplicationUser { name: replication.name?.value, password: replication.password?.value },
         cross_region_failover: draft.cross_region_failover?.value,
         cool_down_ms: draft.cool_down_s?.value * 1_000,
+        read_consistency: draft.read_consistency?.value,
+        read_lag_ms: draft.read_lag_ms?.value,
+        read_wait_ms: draft.read_wait_ms?.value,
         engine_options: draft.engine_options.into_iter().map(|(name, value)| (name.value, value)).collect(),
     })
 }

@@ -123,6 +123,13 @@ pub static FILE: Section = Section {
              leave this off outside a sandbox.",
         ),
         field(
+            "drills",
+            Kind::Flag,
+            Need::Default(Default::Flag(false)),
+            "This is a staging deployment: every host lets an operator break it with `holdfast drill`, for a while. \
+             Without it every host refuses. Never set it where the data matters.",
+        ),
+        field(
             "tls",
             Kind::One(&TLS),
             Need::Optional("the API listens on loopback addresses only"),
@@ -353,13 +360,40 @@ static SERVICE: Section = Section {
             "port",
             PORT,
             Need::Required,
-            "The proxy's read/write port, on every node: always leads to the primary.",
+            "The proxy's read/write port, on every node: leads to the primary, and with `read_consistency` also to replicas.",
         ),
         field(
             "read_port",
             PORT,
             Need::Required,
             "The proxy's read port, on every node: leads to a replica, or to the primary if there is none.",
+        ),
+        field(
+            "read_consistency",
+            Kind::Choice(&[
+                Choice { value: "strong", doc: "reads see every acknowledged write: all go to the primary" },
+                Choice {
+                    value: "session",
+                    doc: "reads see what the same session wrote; of others' writes, what a replica has",
+                },
+                Choice { value: "eventual", doc: "reads see what a replica has" },
+            ]),
+            Need::Default(Default::Text("strong")),
+            "What reads on `port` may see. Unless it is `strong`, plain reads outside transactions go to replicas, those of \
+             the client's own zone first; what is not surely a plain read goes to the primary.",
+        ),
+        field(
+            "read_lag_ms",
+            Kind::Number { min: limits::READ_LAG_MIN_MS, max: limits::READ_LAG_MAX_MS },
+            Need::Default(Default::Number(limits::READ_LAG_MS)),
+            "A replica further behind serves no reads, on either port. The engine tells its lag in whole seconds.",
+        ),
+        field(
+            "read_wait_ms",
+            Kind::Number { min: 1, max: limits::READ_WAIT_MAX_MS },
+            Need::Default(Default::Number(limits::READ_WAIT_MS)),
+            "Under `read_consistency = \"session\"`: how long a read waits on a replica for what its session wrote, \
+             before it goes to the primary.",
         ),
         field(
             "cross_region_failover",

@@ -91,6 +91,15 @@ pub(super) fn check(grant: &At<String>, out: &mut Findings) {
     }
 }
 
+/// The one database that a grant is about, as SQL would name it without quotes; `None` for all, or a pattern.
+pub fn database(grant: &str) -> Option<String> {
+    parse(grant).ok()?;
+    let mut words = grant.split_ascii_whitespace().skip_while(|w| !w.eq_ignore_ascii_case("ON")).skip(1);
+    let (database, _) = words.next()?.split_once('.')?;
+    let bare = database.trim_matches('`').replace("\\_", "_");
+    (!bare.contains(['*', '%', '\\'])).then_some(bare)
+}
+
 struct Parsed {
     /// Upper case, single spaces.
     names: Vec<String>,
@@ -147,6 +156,15 @@ fn identifier(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_grant_may_name_one_database() {
+        assert_eq!(database("ALL PRIVILEGES ON shop.*").as_deref(), Some("shop"));
+        assert_eq!(database("select on `my\\_shop`.orders with grant option").as_deref(), Some("my_shop"));
+        for none in ["SELECT ON *.*", "ALL ON `shop%`.*", "ALL ON shop"] {
+            assert_eq!(database(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn grants_have_one_shape() {

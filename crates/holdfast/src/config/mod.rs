@@ -7,7 +7,7 @@
 pub mod document;
 mod draft;
 mod fields;
-mod grants;
+pub mod grants;
 mod options;
 mod report;
 pub mod repository;
@@ -30,6 +30,8 @@ use toml::de::DeTable;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub topology: Topology,
+    /// Operators may break the hosts of this deployment.
+    pub drills: bool,
     /// Where backups go, if the file says so.
     pub repository: Option<repository::Place>,
     /// How long they stay.
@@ -74,12 +76,13 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Report> {
     let accounts = file.services.iter().flat_map(|s| s.replication.iter().chain(&s.users));
     let passwords =
         accounts.filter_map(|a| a.password.as_ref().map(|p| (p.span.clone(), p.value.clone()))).collect();
-    let (place, retention) = (file.repository.clone(), file.retention);
+    let (drills, place, retention) =
+        (file.drills.as_ref().is_some_and(|d| d.value), file.repository.clone(), file.retention);
     let topology = draft::topology(file);
     match topology {
         Some(topology) if !findings.has_errors() => {
             let warnings = findings.into_report(name, Some(text));
-            Ok(Config { topology, repository: place, retention, warnings, passwords })
+            Ok(Config { topology, drills, repository: place, retention, warnings, passwords })
         }
         _ => {
             if !findings.has_errors() {

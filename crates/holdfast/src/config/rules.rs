@@ -8,7 +8,7 @@ use super::options;
 use super::report::{Finding, Findings, quoted, suggestion};
 use super::shape::At;
 use holdfast_core::NodeName;
-use holdfast_core::topology::{Durability, PasswordSource};
+use holdfast_core::topology::{Durability, PasswordSource, ReadConsistency};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::Range;
@@ -47,16 +47,27 @@ pub(super) fn check(file: &File, out: &mut Findings) {
     node_ids(file, out);
     voters(file, out);
     exposure(file, out);
+    drills(file, out);
     data_dirs(file, out);
     unique("service", file.services.iter().filter_map(|s| s.name.as_ref()), out);
     for service in &file.services {
         members(service, file, out);
         durability(service, out);
+        reads(service, out);
         spread(service, file, out);
         accounts(service, file.allow_plaintext, out);
         options::check(service, out);
     }
     ports(file, out);
+}
+
+/// The file of a staging deployment is easily copied to where it does not belong.
+fn drills(file: &File, out: &mut Findings) {
+    if let Some(drills) = file.drills.as_ref().filter(|d| d.value) {
+        let finding = Finding::warning("drills", "operators may break the hosts of this deployment");
+        let hint = "right for staging; take it out where the data matters";
+        out.push(finding.at(&drills.span, "every agent does what `holdfast drill` says").hint(hint));
+    }
 }
 
 fn unique<'a, T: Ord + Display + 'a>(
@@ -284,6 +295,26 @@ fn durability(service: &ServiceDraft, out: &mut Findings) {
                 );
             }
         }
+    }
+}
+
+/// Fields about reads that change nothing.
+fn reads(service: &ServiceDraft, out: &mut Findings) {
+    let (Some(consistency), Some(members)) = (&service.read_consistency, &service.members) else { return };
+    if consistency.value != ReadConsistency::Strong && members.value.len() == 1 {
+        out.push(
+            Finding::warning("unused-field", "there is no replica that could serve reads")
+                .at(&consistency.span, "has no effect")
+                .hint("remove it, or add a member"),
+        );
+    }
+    let waits = consistency.value == ReadConsistency::Session;
+    if let Some(wait) = service.read_wait_ms.as_ref().filter(|w| w.given && !waits) {
+        out.push(
+            Finding::warning("unused-field", "only under `session` do reads wait")
+                .at(&wait.span, "has no effect")
+                .hint("remove it, or write `read_consistency = \"session\"`"),
+        );
     }
 }
 

@@ -16,7 +16,7 @@ use holdfast_core::plan::Plan;
 use holdfast_core::record::{GroupRecord, Session, lease_holder};
 use holdfast_core::topology::Topology;
 use holdfast_core::world::World;
-use holdfast_core::{GroupName, NodeName, RouteSnapshot, limits};
+use holdfast_core::{GroupName, Millis, NodeName, RouteSnapshot, limits, seat};
 use holdfast_store::{Expect, LeaseOp, Outcome, Store, Txn, Write};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -58,6 +58,8 @@ pub struct Office {
     stir: Notify,
     /// Grows when assignments or routes change; long-polls wait on it.
     version: watch::Sender<u64>,
+    /// The node that had better have this office, while nothing is the matter.
+    better_seat: watch::Sender<Option<NodeName>>,
 }
 
 struct Inner {
@@ -67,6 +69,8 @@ struct Inner {
     /// When the store last committed something for this office: how long its word can be trusted.
     confirmed: Instant,
     said: BTreeMap<GroupName, &'static str>,
+    /// Since when all groups are healthy.
+    calm_since: Option<Millis>,
 }
 
 impl Office {
@@ -87,6 +91,7 @@ impl Office {
             routes: BTreeMap::new(),
             confirmed: Instant::now(),
             said: BTreeMap::new(),
+            calm_since: None,
         };
         Ok(Arc::new(Office {
             node,
@@ -95,6 +100,7 @@ impl Office {
             inner: Mutex::new(inner),
             stir: Notify::new(),
             version: watch::Sender::new(1),
+            better_seat: watch::Sender::new(None),
         }))
     }
 
@@ -144,11 +150,13 @@ impl Office {
         if unknown {
             let _ = self.adopt_services().await;
         }
+        let mut calm = true;
         for name in names {
             // One plan leads to the next at once; the bound is for a decider that would chase its own tail.
             for _ in 0..8 {
                 let verdict = self.verdict(&name);
                 self.note_verdict(&name, &verdict);
+                calm &= verdict == Verdict::Healthy;
                 let Verdict::Act(plan) = verdict else { break };
                 if let Err(e) = self.commit(&plan).await {
                     tracing::warn!(group = %name, error = &e as &dyn std::error::Error, "plan not committed");
@@ -157,6 +165,32 @@ impl Office {
             }
             self.finish_plan(&name).await;
         }
+        self.look_for_a_better_seat(calm);
+    }
+
+    fn look_for_a_better_seat(&self, calm: bool) {
+        let mut inner = self.lock();
+        let now = self.clock.now();
+        let core = &inner.core;
+        // Of a host that was lost just now nobody knows yet.
+        let prompt = |ms| ms < 2 * limits::REPORT_EVERY_MS;
+        let heard = |n: &NodeName| core.heard_ms_ago(n, now).is_some_and(prompt);
+        let calm = calm && core.topology().nodes.iter().all(|n| heard(&n.name));
+        inner.calm_since = if calm { inner.calm_since.or(Some(now)) } else { None };
+        let long = inner.calm_since.is_some_and(|since| now.since(since) >= limits::SEAT_CALM_MS);
+        let core = &inner.core;
+        let records = core.groups().map(|(record, _)| record);
+        let better = seat::better(core.topology(), &self.node, records).filter(|_| long);
+        self.better_seat.send_if_modified(|known| {
+            let changed = *known != better;
+            *known = better;
+            changed
+        });
+    }
+
+    /// The node that had better have this office.
+    pub fn better_seat(&self) -> watch::Receiver<Option<NodeName>> {
+        self.better_seat.subscribe()
     }
 
     fn verdict(&self, name: &GroupName) -> Verdict {
@@ -406,15 +440,25 @@ impl Office {
         Ok(f(&world))
     }
 
+    /// An office that was just taken knows nobody yet, and would refuse what is possible. It waits no longer than for
+    /// its own verdicts.
+    async fn settle(&self, name: &GroupName) {
+        let look_again = Duration::from_millis(limits::SETTLE_MS / 20);
+        while self.lock().core.settling(name, self.clock.now()) {
+            tokio::time::sleep(look_again).await;
+        }
+    }
+
     /// Changes a record by an operator's hand: by compare-and-set, like a plan.
     pub async fn amend(
         &self,
         service: &str,
         change: impl FnOnce(&World, &mut GroupRecord) -> Result<String, String>,
     ) -> Result<crate::api::people::Accepted, Error> {
+        let unknown = || Error::UnknownService(service.to_string());
+        let name = GroupName::new(service).map_err(|_| unknown())?;
+        self.settle(&name).await;
         let (record, says, revision) = {
-            let unknown = || Error::UnknownService(service.to_string());
-            let name = GroupName::new(service).map_err(|_| unknown())?;
             let inner = self.lock();
             let world = inner.core.world(&name, self.clock.now()).ok_or_else(unknown)?;
             let mut record = world.record.clone();

@@ -8,7 +8,7 @@ use holdfast_core::choose::Blocker;
 use holdfast_core::decide::{Severity, TABLE, Verdict, diagnose};
 use holdfast_core::record::{Acker, Assurance, Mode};
 use holdfast_core::report::{InstanceReport, Process};
-use holdfast_core::topology::{Durability, Engine, Service, Strategy};
+use holdfast_core::topology::{Durability, Service, Strategy};
 use holdfast_core::world::World;
 use holdfast_core::{NodeName, Position, Seen, limits};
 
@@ -192,11 +192,7 @@ fn described(w: &World) -> ServiceStatus {
     findings.extend(member_findings(w));
     ServiceStatus {
         service: w.group().to_string(),
-        engine: match w.service.engine {
-            Engine::MariaDb => "mariadb",
-            Engine::MySql => "mysql",
-        }
-        .into(),
+        engine: w.service.engine.word().into(),
         strategy: match w.service.strategy {
             Strategy::HotStandby => "hot-standby",
         }
@@ -219,6 +215,7 @@ fn described(w: &World) -> ServiceStatus {
         }
         .into(),
         epoch: w.record.epoch.0,
+        cooling_down: w.record.last_takeover.is_some(),
         primary: w.record.primary().map(|p| p.node.to_string()),
         sync_set: w.record.sync_set().iter().map(NodeName::to_string).collect(),
         state: diagnosis
@@ -272,6 +269,7 @@ fn member(w: &World, node: &NodeName) -> MemberStatus {
             epoch: l.epoch.0,
         }),
         version: report.map(|r| r.seen.version.clone()).unwrap_or_default(),
+        installed: report.and_then(|r| r.installed.clone()),
     }
 }
 

@@ -403,6 +403,7 @@ fn nothing_goes_without_a_key_or_with_a_wrong_one() {
 /// By the topology file: repository, key from a program, and the member that suits best.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_is_backed_up_from_a_replica() {
+    let _turn = crate::stage::turn().await;
     let bench = Bench::new();
     let root = bench.dir.path().join("s");
     let mut sandbox = Sandbox::start(Options::new(env!("CARGO_BIN_EXE_holdfast"), &root, 3)).await.unwrap();

@@ -3,5 +3,10 @@
 
 mod backup;
 mod config;
+mod direct;
 mod net;
+mod stage;
+mod staging;
+mod survive;
 mod system;
+mod upgrade;

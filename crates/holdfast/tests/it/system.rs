@@ -1,8 +1,8 @@
 //! Whole deployments: real processes of the real binary, real MariaDB, on loopback networks of their own. What a
 //! client may lose is asserted; how long it takes is measured elsewhere (`holdfast drill`), never here.
 
+use crate::stage::{BOUND, Stage, here, logs, no_loss, stage, turn, wait_for};
 use holdfast_drill::drills::{self, Drill, account};
-use holdfast_drill::judge::Round;
 use holdfast_drill::ledger::{self, Writers};
 use holdfast_drill::sandbox::{Network, Options, Sandbox, signal};
 use mysql_async::prelude::Queryable;
@@ -10,66 +10,6 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
-
-const BOUND: Duration = Duration::from_secs(120);
-
-/// A sandbox whose directory goes with it.
-struct Stage {
-    sandbox: Sandbox,
-    dir: tempfile::TempDir,
-}
-
-async fn stage(nodes: u8, change: impl FnOnce(&mut Options)) -> Stage {
-    let dir = tempfile::tempdir().unwrap();
-    let mut options = Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), nodes);
-    change(&mut options);
-    let mut sandbox = Sandbox::start(options).await.unwrap();
-    sandbox.wait_healthy(BOUND).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(dir.path())));
-    Stage { sandbox, dir }
-}
-
-impl Stage {
-    async fn healthy(&mut self) -> Value {
-        let dir = self.dir.path().to_path_buf();
-        self.sandbox.wait_healthy(BOUND).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(&dir)))
-    }
-    async fn end(self) {
-        self.sandbox.stop().await.unwrap();
-    }
-}
-
-/// The ends of the nodes' logs, for a failure's message.
-fn logs(dir: &std::path::Path) -> String {
-    let mut out = String::new();
-    for entry in std::fs::read_dir(dir.join("s")).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|e| e == "log") {
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            out +=
-                &format!("--- {}\n{}\n", path.display(), lines[lines.len().saturating_sub(60)..].join("\n"));
-        }
-    }
-    out
-}
-
-/// Where the clients of a loopback sandbox are.
-fn here(sandbox: &Sandbox) -> holdfast_drill::ground::Vantage {
-    sandbox.vantage(sandbox.client()).unwrap()
-}
-
-fn no_loss(round: &Round) {
-    assert_eq!(round.lost, 0, "{round:?}");
-    assert!(round.acked > 0, "{round:?}");
-}
-
-async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + BOUND;
-    while !holds().await {
-        assert!(Instant::now() < end, "{what} did not come true");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sync_loses_nothing_when_the_primary_is_killed_or_switched() {
@@ -93,7 +33,8 @@ async fn sync_loses_nothing_when_the_primary_is_killed_or_switched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mysql_loses_nothing_when_the_primary_is_killed_or_switched_and_members_come_back() {
     let programs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
-    assert!(programs.join("mysqld").exists(), "there is no MySQL here yet: make mysql");
+    let programs = programs.canonicalize().expect("there is no MySQL here yet: make engines");
+    assert!(programs.join("mysqld").exists(), "there is no MySQL here yet: make engines");
     let mut stage = stage(3, |o| {
         o.engine = "mysql".into();
         o.programs = Some(programs);
@@ -287,6 +228,7 @@ async fn member_until(sandbox: &Sandbox, node: &str, what: &str, holds: impl Fn(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_refuses_to_start_says_why() {
+    let _turn = turn().await;
     let dir = tempfile::tempdir().unwrap();
     let mut options = Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), 3);
     options.engine_lines = "innodb_page_size = \"12345\"".into();
@@ -301,6 +243,7 @@ async fn an_engine_that_refuses_to_start_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_directory_of_somebody_else_is_left_alone() {
+    let _turn = turn().await;
     let dir = tempfile::tempdir().unwrap();
     let theirs = dir.path().join("s/b/shop/data");
     std::fs::create_dir_all(&theirs).unwrap();
@@ -343,13 +286,14 @@ impl Drop for SmallDisk {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_whose_disk_is_full_hands_over_to_one_with_room() {
+    let turn = turn().await;
     let dir = tempfile::tempdir().unwrap();
     let disk = SmallDisk::mount(dir.path().join("s/a"), "size=400m");
     let mut sandbox =
         Sandbox::start(Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), 3)).await.unwrap();
     let mut stage = {
         sandbox.wait_healthy(BOUND).await.unwrap_or_else(|e| panic!("{e}\n{}", logs(dir.path())));
-        Stage { sandbox, dir }
+        Stage { sandbox, dir, _turn: turn }
     };
     assert_eq!(stage.sandbox.primary().await.unwrap(), "a");
     let proxies = stage.sandbox.proxies();

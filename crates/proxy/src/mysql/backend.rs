@@ -9,9 +9,9 @@ use holdfast_wire::greeting::Greeting;
 use holdfast_wire::login::HandshakeResponse;
 use holdfast_wire::packet::{self, HEADER_BYTES, Header};
 use holdfast_wire::prover::{self, Prover, Step};
-use holdfast_wire::reply::ErrPacket;
+use holdfast_wire::reply::{ErrPacket, OkPacket};
 use holdfast_wire::tracker::{Event, Tracker};
-use holdfast_wire::{Capabilities, command};
+use holdfast_wire::{Capabilities, Status, command};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,7 +22,7 @@ use tokio::net::{TcpStream, UnixStream};
 /// For the TCP connection and the login. An engine that takes longer is tried again while commands are held.
 const CONNECT_MS: u64 = 2_000;
 /// For one of the proxy's own commands.
-const COMMAND_MS: u64 = 5_000;
+pub const COMMAND_MS: u64 = 5_000;
 /// No login method talks longer.
 const LOGIN_PACKETS_MAX: u64 = 16;
 /// A packet of the engine's during login and in answer to the proxy's own commands.
@@ -176,12 +176,12 @@ impl Connection {
         read_reply(&mut self.stream, payload.first().copied().unwrap_or_default(), self.capabilities).await
     }
 
-    /// Runs a statement.
-    pub async fn query(&mut self, sql: &[u8]) -> Result<(), Error> {
+    /// Runs a statement that has no rows; the session's status after it.
+    pub async fn query(&mut self, sql: &[u8]) -> Result<Status, Error> {
         let mut payload = Vec::with_capacity(sql.len() + 1);
         payload.push(command::QUERY);
         payload.extend_from_slice(sql);
-        self.command(&payload).await.map(|_| ())
+        Ok(OkPacket::parse(&self.command(&payload).await?)?.status)
     }
 }
 
@@ -216,7 +216,8 @@ pub async fn read_reply<R: AsyncReadExt + Unpin>(
     }
 }
 
-fn refused(payload: &[u8]) -> Result<Error, Error> {
+/// An engine's no, from the payload of an ERR packet.
+pub fn refused(payload: &[u8]) -> Result<Error, Error> {
     Ok(Error::Refused(ClientError::passed_on(&ErrPacket::parse(payload)?)))
 }
 

@@ -32,6 +32,11 @@ pub struct ClientError {
     pub text: Vec<u8>,
 }
 
+/// KILL QUERY, and what else ends a statement from outside.
+pub const INTERRUPTED: u16 = 1317;
+/// A statement took longer than the session allows, as MySQL and MariaDB say it.
+pub const TOO_LONG: [u16; 2] = [3024, 1969];
+
 /// Bytes of a text that is shown; a user name or an engine's message may be longer.
 const TEXT_BYTES_MAX: usize = 500;
 
@@ -148,7 +153,11 @@ pub fn unknown_statement(id: u32) -> ClientError {
 }
 
 pub fn query_killed() -> ClientError {
-    ClientError::new(1317, b"70100", "Query execution was interrupted while it was held; it was NOT executed")
+    ClientError::new(
+        INTERRUPTED,
+        b"70100",
+        "Query execution was interrupted while it was held; it was NOT executed",
+    )
 }
 
 pub fn state_lost(group: impl Display, what: impl Display) -> ClientError {

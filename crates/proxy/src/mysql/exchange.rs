@@ -2,13 +2,17 @@
 //! and at what it says about the session.
 //!
 //! Guarantees: a command is sent again only if it provably was not executed (S13): it was not written whole, it has
-//! no effect, or a read-only engine refused it as a whole. A reply's bytes are read into one buffer per thread and
+//! no effect or the same one each time, or a read-only engine refused it as a whole. A reply's bytes are read into one buffer per thread and
 //! written out from there; a session keeps only what its client did not take yet.
 
 use crate::mysql::errors::{self, ClientError};
 use crate::mysql::outgoing::{Command, Sent};
+use crate::mysql::reads::{self, Kind};
 use crate::mysql::session::{End, Loss, Session};
-use crate::mysql::sql::Verb;
+use crate::mysql::split::Waited;
+use crate::mysql::sql::{Scan, Verb};
+use crate::mysql::state::Replay;
+use crate::mysql::statements::CURSOR_AT;
 use holdfast_wire::packet::{HEADER_BYTES, Header};
 use holdfast_wire::reply::{self, ErrPacket, OkPacket};
 use holdfast_wire::tracker::{Event, Outcome, Tracker, WHOLE_BYTES_MAX};
@@ -48,6 +52,8 @@ enum Relay {
     Done,
     LocalInfile,
     ReadOnly(ClientError),
+    /// A reader's no is not the last word.
+    Elsewhere,
     /// The engine is gone or cut.
     Broken,
 }
@@ -57,6 +63,10 @@ struct Reply {
     tracker: Tracker,
     /// Read but not consumed.
     rest: Vec<u8>,
+    /// What is in `rest` was not looked at yet.
+    ahead: bool,
+    /// The packets up to the last OK.
+    told: u64,
     /// Something of it was handed to the client.
     begun: bool,
     /// It may be refused by a read-only engine and sent again.
@@ -67,7 +77,13 @@ impl Session {
     /// Sends the command at the front of the inbox and relays its reply.
     pub async fn exchange(&mut self, command: &mut Command) -> Result<Exchange, End> {
         self.under_way = true;
-        if self.send(command).await? == Sent::Broken {
+        let mut rest = Vec::new();
+        if let Some(wait) = command.wait.take() {
+            match Box::pin(self.send_behind(&wait, command)).await? {
+                Waited::Reached(reply) => rest = reply,
+                Waited::Not(exchange) => return Ok(exchange),
+            }
+        } else if self.send(command).await? == Sent::Broken {
             return self.not_sent(command);
         }
         if command::has_no_reply(command.code) {
@@ -77,7 +93,9 @@ impl Session {
         }
         let mut reply = Reply {
             tracker: Tracker::new(command.code, self.capabilities),
-            rest: Vec::new(),
+            ahead: !rest.is_empty(),
+            rest,
+            told: 0,
             begun: false,
             resendable: self.is_resendable(command),
         };
@@ -96,6 +114,10 @@ impl Session {
                     self.under_way = false;
                     return Ok(Exchange::ReadOnly(error));
                 }
+                Relay::Elsewhere => {
+                    self.under_way = false;
+                    return Ok(Exchange::Again);
+                }
                 Relay::Broken => return self.broken(command, &reply),
             }
         }
@@ -108,7 +130,7 @@ impl Session {
             // It said more than it was asked: it is closing, and told so.
             self.leave();
         }
-        self.after(command, outcome).await
+        self.after(command, outcome, reply.told == outcome.packets).await
     }
 
     /// Takes a whole command off the inbox; a streamed one is off it already.
@@ -138,7 +160,7 @@ impl Session {
         let scan = match (command.code, command.statement) {
             (command::QUERY, _) => command.scan,
             (command::STMT_EXECUTE, Some(id)) => match self.state.statements.get(id) {
-                Some(s) if s.long_data.is_none() => s.scan,
+                Some(s) if !s.places().any(|p| p.long_data) => s.scan,
                 _ => return false,
             },
             _ => return false,
@@ -158,6 +180,9 @@ impl Session {
         if self.slot.is_doomed() || reply.begun {
             return Err(End::Broken);
         }
+        if self.is_away() {
+            return Ok(Exchange::Again);
+        }
         let harmless = matches!(
             command.code,
             command::PING
@@ -169,7 +194,7 @@ impl Session {
                 | command::SET_OPTION
                 | command::RESET_CONNECTION
         );
-        if harmless && !command.has_begun() {
+        if (harmless || (!in_transaction && self.repeats(command))) && !command.has_begun() {
             // What was lost is told by the caller.
             return Ok(Exchange::Again);
         }
@@ -188,6 +213,28 @@ impl Session {
         Ok(Exchange::Tell(self.tell_loss(loss)))
     }
 
+    /// Outside a transaction, a command that can be done again to the same effect, however far it came: a plain read,
+    /// a setting, the beginning of a transaction.
+    fn repeats(&mut self, command: &Command) -> bool {
+        let can = |scan: &Scan, sql: &[u8]| {
+            !scan.several && (scan.bounds || matches!(reads::kind(sql), Kind::Read | Kind::Setting))
+        };
+        match (command.code, command.statement) {
+            (command::QUERY, _) if command.whole => {
+                can(&command.scan, &self.inbox.bytes()[HEADER_BYTES + 1..command.bytes])
+            }
+            (command::STMT_EXECUTE, Some(id)) if command.whole => {
+                let opens_cursor = self.inbox.bytes().get(CURSOR_AT) != Some(&0);
+                let Some(statement) = self.state.statements.get(id) else { return false };
+                let ahead = statement.places().any(|p| p.long_data);
+                !opens_cursor
+                    && !ahead
+                    && statement.sql.as_deref().is_some_and(|sql| can(&statement.scan, sql))
+            }
+            _ => false,
+        }
+    }
+
     /// Reads from the engine and passes on, until something must be done about it.
     fn poll_relay(&mut self, cx: &mut Context<'_>, reply: &mut Reply, command: &Command) -> Poll<Relay> {
         if self.is_interrupted(cx) {
@@ -199,11 +246,13 @@ impl Session {
                 let mut end = had;
                 scratch[..had].copy_from_slice(&reply.rest);
                 // After a file was passed, what was read before may already hold more; else read.
-                let Some(backend) = &mut self.backend else { return Poll::Ready(Relay::Broken) };
-                let mut into = ReadBuf::new(&mut scratch[had..had + READ_BYTES]);
-                match ready!(Pin::new(&mut backend.read).poll_read(cx, &mut into)) {
-                    Ok(()) if !into.filled().is_empty() => end += into.filled().len(),
-                    _ => return Poll::Ready(Relay::Broken),
+                if !std::mem::take(&mut reply.ahead) {
+                    let Some(backend) = &mut self.backend else { return Poll::Ready(Relay::Broken) };
+                    let mut into = ReadBuf::new(&mut scratch[had..had + READ_BYTES]);
+                    match ready!(Pin::new(&mut backend.read).poll_read(cx, &mut into)) {
+                        Ok(()) if !into.filled().is_empty() => end += into.filled().len(),
+                        _ => return Poll::Ready(Relay::Broken),
+                    }
                 }
                 let (used, next) = match self.digest(scratch, &mut end, reply, command) {
                     Ok(digested) => digested,
@@ -256,6 +305,7 @@ impl Session {
                 Event::Done => return Ok((at, Some(Relay::Done))),
                 Event::LocalInfile => return Ok((at, Some(Relay::LocalInfile))),
                 Event::Ok { packet } => {
+                    reply.told = reply.tracker.outcome().packets;
                     let packet = from + packet.start..from + packet.end;
                     let shrunk = self.note_ok(&mut bytes[packet.clone()], command);
                     if shrunk > 0 {
@@ -268,6 +318,13 @@ impl Session {
                     let err =
                         ErrPacket::parse(&bytes[from + packet.start + HEADER_BYTES..from + packet.end])?;
                     let first = reply.tracker.outcome().packets == 1 && !reply.begun;
+                    if first
+                        && self.is_away()
+                        && err.code != errors::INTERRUPTED
+                        && !errors::TOO_LONG.contains(&err.code)
+                    {
+                        return Ok((0, Some(Relay::Elsewhere)));
+                    }
                     if first && reply.resendable && is_read_only(&err) {
                         return Ok((0, Some(Relay::ReadOnly(ClientError::passed_on(&err)))));
                     }
@@ -275,8 +332,14 @@ impl Session {
                 Event::Prepared { packet, statement, params } => {
                     let sql = self.inbox.bytes().get(HEADER_BYTES + 1..command.bytes);
                     let sql = sql.filter(|_| command.whole);
-                    let generation = self.generation;
-                    let id = self.state.statements.add(sql, command.scan, params, statement, generation);
+                    let schema = self.state.schema.as_deref();
+                    let id = self.state.statements.add(sql, schema, command.scan, params);
+                    let here = self.backend.as_ref().map_or(0, |b| b.generation);
+                    let other = self.parked_generation();
+                    if let Some(added) = self.state.statements.get(id) {
+                        added.kind = command.kind.unwrap_or_default();
+                        added.put(here, other, statement);
+                    }
                     let id_at = from + packet.start + HEADER_BYTES + 1;
                     bytes[id_at..id_at + 4].copy_from_slice(&id.to_le_bytes());
                 }
@@ -288,14 +351,18 @@ impl Session {
     fn note_ok(&mut self, packet: &mut [u8], command: &Command) -> usize {
         let (head, payload) = packet.split_at_mut(HEADER_BYTES);
         if let Ok(ok) = OkPacket::parse(payload) {
+            let away = self.is_away();
             let sql = self.inbox.bytes().get(HEADER_BYTES + 1..command.bytes);
             let sql = sql.filter(|_| command.whole && command.code == command::QUERY);
-            match command.statement.and_then(|id| self.state.statements.get(id)) {
+            let written = match command.statement.and_then(|id| self.state.statements.get(id)) {
                 Some(statement) => {
                     let scan = statement.scan;
-                    self.state.note_ok(&ok, &scan, None);
+                    self.state.note_ok(&ok, &scan, None)
                 }
                 None => self.state.note_ok(&ok, &command.scan, sql),
+            };
+            if let (Some(position), Some(reads), false) = (written, &mut self.reads, away) {
+                reads.note_written(position);
             }
         }
         if self.capabilities.has(Capabilities::SESSION_TRACK) {
@@ -312,18 +379,23 @@ impl Session {
     }
 
     /// The reply is complete: what it leaves behind.
-    async fn after(&mut self, command: &mut Command, outcome: Outcome) -> Result<Exchange, End> {
+    async fn after(
+        &mut self,
+        command: &mut Command,
+        outcome: Outcome,
+        ended_in_ok: bool,
+    ) -> Result<Exchange, End> {
+        let here = self.backend.as_ref().map_or(0, |b| b.generation);
         let statement = command.statement.and_then(|id| self.state.statements.get(id));
         let scan = statement.as_ref().map_or(command.scan, |s| s.scan);
-        if let Some(statement) = statement {
-            statement.cursor = outcome.cursor.then_some(self.generation).or(statement.cursor);
-            if matches!(command.code, command::STMT_EXECUTE | command::STMT_RESET) {
-                statement.long_data = None;
-            }
+        if let Some(place) = statement.and_then(|s| s.on(here)) {
+            place.cursor |= outcome.cursor;
+            place.long_data &= !matches!(command.code, command::STMT_EXECUTE | command::STMT_RESET);
         }
         match (outcome.error, outcome.status) {
             (None, Some(status)) => {
                 self.in_transaction = status.has(Status::IN_TRANS);
+                self.autocommit = status.has(Status::AUTOCOMMIT);
                 self.commit_unsure = false;
             }
             // Errors carry no status. A routine may have left a transaction open; a statement that commits first
@@ -335,6 +407,9 @@ impl Session {
         if outcome.overlong {
             self.state.note_unseen();
         }
+        if self.reads.is_some() {
+            self.note_end(command, outcome, ended_in_ok);
+        }
         match command.code {
             command::QUERY | command::STMT_EXECUTE | command::STMT_BULK_EXECUTE => {
                 self.state.note_statement(&scan)
@@ -344,7 +419,8 @@ impl Session {
                 Box::pin(self.track_again()).await;
             }
             command::SET_OPTION if outcome.error.is_none() && command.whole => {
-                self.state.option = self.inbox.bytes()[..command.bytes].last_chunk::<2>().copied();
+                let option = self.inbox.bytes()[..command.bytes].last_chunk::<2>().copied();
+                self.state.set_option(option);
             }
             _ => {}
         }
@@ -355,7 +431,8 @@ impl Session {
     /// A reset connection has forgotten what it was to report.
     async fn track_again(&mut self) {
         let mut payload = vec![command::QUERY];
-        payload.extend_from_slice(&self.state.replay(self.shared.engine, self.is_read_only()));
+        let on = Replay::Session { writes: !self.is_read_only(), gtids: self.reads.is_some() };
+        payload.extend_from_slice(&self.state.replay(self.shared.engine, on));
         if self.own_command(&payload).await.is_err() {
             self.leave();
         }

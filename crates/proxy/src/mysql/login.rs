@@ -60,16 +60,16 @@ const OFFERED_BY_MYSQL: Capabilities = Capabilities::CLIENT_MYSQL;
 
 fn offered(engine: Engine) -> Capabilities {
     OFFERED.with(match engine {
-        Engine::MariaDb => OFFERED_BY_MARIADB,
         Engine::MySql => OFFERED_BY_MYSQL,
+        _ => OFFERED_BY_MARIADB,
     })
 }
 
 /// What clients are asked for first, as the engine would. Either is taken.
 fn preferred(engine: Engine) -> Method {
     match engine {
-        Engine::MariaDb => Method::NativePassword,
         Engine::MySql => Method::CachingSha2,
+        _ => Method::NativePassword,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A command on its way from the client to the engine: sent whole from the inbox, or streamed through frame by
 //! frame if it is too long to be kept.
 
+use crate::mysql::reads::Kind;
 use crate::mysql::session::{End, Session};
 use crate::mysql::sql::Scan;
 use holdfast_wire::packet::{HEADER_BYTES, Header};
@@ -18,6 +19,10 @@ pub struct Command {
     pub scan: Scan,
     /// The statement's id as the client knows it, for commands that name one.
     pub statement: Option<u32>,
+    /// What it is, once that has been judged.
+    pub kind: Option<Kind>,
+    /// A statement of the proxy's own that is sent before it: it must have succeeded.
+    pub wait: Option<Vec<u8>>,
     /// How far it has been streamed; `None` if it is sent whole.
     streamed: Option<Frames>,
 }
@@ -56,7 +61,7 @@ pub enum Sent {
 
 impl Command {
     pub fn new(code: u8, bytes: usize, whole: bool, scan: Scan) -> Command {
-        Command { code, bytes, whole, scan, statement: None, streamed: None }
+        Command { code, bytes, whole, scan, statement: None, kind: None, wait: None, streamed: None }
     }
     /// Some of it is gone and cannot be sent again.
     pub fn has_begun(&self) -> bool {

@@ -1,20 +1,20 @@
 //! Holding a command, finding it a server, and building a session up again there.
 //!
-//! Guarantees: a wait ends at a deadline counted from its beginning, takes its bytes out of the proxy's budget, and
-//! ends early when the client leaves. A session gets a connection only with all of its replayable state on it.
+//! Guarantees: a wait ends early when the client leaves. A session gets a connection only with all of its replayable state on it.
 
 use crate::gate::{self, Admit, Link, Why};
+use crate::hold::Hold;
 use crate::mysql::backend::{self, Connection};
 use crate::mysql::errors::{self, ClientError};
 use crate::mysql::login::{Proof, prove};
 use crate::mysql::outgoing::Command;
 use crate::mysql::session::{Backend, End, Session};
-use crate::mysql::state::State;
-use crate::shared::{Gauge, Kept, count};
+use crate::mysql::state::{Replay, State};
+use crate::shared::count;
 use holdfast_core::Epoch;
 use holdfast_wire::login::ChangeUser;
 use holdfast_wire::packet::HEADER_BYTES;
-use holdfast_wire::{Capabilities, command};
+use holdfast_wire::{Capabilities, Status, command};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -22,22 +22,8 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A server that refuses connections or writes is tried again after this long, if nothing else happens; each time
-/// after twice as long, up to the second bound, lest many held sessions keep it from starting.
-const RETRY_MS: u64 = 50;
-const RETRY_MS_MAX: u64 = 400;
 /// Bytes that a client may send ahead while its command is held; more waits in its socket.
 const AHEAD_BYTES_MAX: usize = 16 << 10;
-
-/// A command's wait, from its first moment to its end.
-#[derive(Debug)]
-pub struct Hold {
-    bytes: usize,
-    begun: Option<(Instant, Gauge, Option<Kept>)>,
-    retry_ms: u64,
-    /// Readers that refused.
-    avoid: Vec<SocketAddr>,
-}
 
 enum Woken {
     Look,
@@ -46,7 +32,7 @@ enum Woken {
 }
 
 /// A connection could not be set up.
-enum Attach {
+pub enum Attach {
     Backend(backend::Error),
     /// The engine refused part of the session's state.
     Replay(ClientError),
@@ -57,12 +43,6 @@ enum Attach {
 impl From<backend::Error> for Attach {
     fn from(error: backend::Error) -> Attach {
         Attach::Backend(error)
-    }
-}
-
-impl Hold {
-    pub fn new(bytes: usize) -> Hold {
-        Hold { bytes, begun: None, retry_ms: RETRY_MS, avoid: Vec::new() }
     }
 }
 
@@ -87,7 +67,7 @@ impl Session {
                 },
                 Admit::ToReader => {
                     let readers = self.routing.as_ref().map(|r| r.readers.clone()).unwrap_or_default();
-                    match self.shared.choose_reader(&readers, &hold.avoid) {
+                    match self.shared.readers.choose(&readers, &hold.avoid, Instant::now()) {
                         Some(reader) => {
                             // A reader that lags may not know the user or schema yet: the next one, or the
                             // writer, has the last word.
@@ -145,14 +125,16 @@ impl Session {
     async fn attach(&mut self, addr: SocketAddr, writer: bool) -> Result<(), Attach> {
         let epoch = self.routing.as_ref().map_or(Epoch(0), |r| r.epoch);
         let link = Link { epoch, addr, writer };
-        let connection = {
+        let gtids = self.reads.is_some();
+        let on = Replay::Session { writes: !(writer && self.role == gate::Role::Read), gtids };
+        let (connection, status) = {
             let (slot, shared, seen) = (&self.slot, &self.shared, self.seen);
             let changed = std::future::poll_fn(|cx| {
                 slot.waker.register(cx.waker());
                 if shared.version() != seen { Poll::Ready(()) } else { Poll::Pending }
             });
             tokio::select! {
-                connection = self.set_up(addr, writer) => connection?,
+                connection = self.set_up(addr, on) => connection?,
                 () = changed => return Ok(()),
             }
         };
@@ -163,31 +145,36 @@ impl Session {
             self.slot.disconnect(true);
             return Ok(());
         }
-        let _at_reader = (!writer).then(|| self.shared.at_reader(addr));
-        self.backend = Some(Backend { read, link, capabilities, _at_reader });
+        let _at_reader = (!writer).then(|| self.shared.readers.enter(addr));
         self.generation += 1;
-        if self.generation > 1 {
+        let generation = self.generation;
+        self.backend = Some(Backend { read, link, capabilities, generation, _at_reader });
+        self.autocommit = status.has(Status::AUTOCOMMIT);
+        if let Some(reads) = &mut self.reads {
+            reads.note_new_primary();
+        }
+        if generation > 1 {
             count(&self.shared.counters.rehomed);
         }
         Ok(())
     }
 
-    async fn set_up(&self, addr: SocketAddr, writer: bool) -> Result<Connection, Attach> {
+    /// Logs in and brings the connection to the session's state, as far as it is for `on`.
+    pub async fn set_up(&self, addr: SocketAddr, on: Replay) -> Result<(Connection, Status), Attach> {
         let login = self.login().ok_or(Attach::NoUser)?;
         let mut connection = Connection::open(addr, self.shared.socket_of(addr), login).await?;
         if self.state.was_reset {
             connection.command(&[command::RESET_CONNECTION]).await?;
         }
-        let read_only = writer && self.role == gate::Role::Read;
-        match connection.query(&self.state.replay(self.shared.engine, read_only)).await {
-            Ok(()) => {}
+        let status = match connection.query(&self.state.replay(self.shared.engine, on)).await {
+            Ok(status) => status,
             Err(backend::Error::Refused(error)) => return Err(Attach::Replay(error)),
             Err(error) => return Err(error.into()),
-        }
+        };
         if let Some([a, b]) = self.state.option {
             connection.command(&[command::SET_OPTION, a, b]).await?;
         }
-        Ok(connection)
+        Ok((connection, status))
     }
 
     /// Holds the command until something changes. `refused` is what the engine last said; at the deadline it is
@@ -199,26 +186,16 @@ impl Session {
         refused: Option<ClientError>,
     ) -> Result<Result<(), ClientError>, End> {
         let hold_ms = self.shared.limits.hold_ms;
-        if hold.begun.is_none() {
-            count(&self.shared.counters.held_total);
-            let Some(kept) = self.shared.keep(hold.bytes) else {
-                count(&self.shared.counters.errors_held);
-                return Ok(Err(errors::too_much_held(&self.shared.group, why)));
-            };
-            hold.begun = Some((Instant::now(), Gauge::new(&self.shared, |c| &c.held), Some(kept)));
-        }
-        let begun = hold.begun.as_ref().map_or_else(Instant::now, |(at, ..)| *at);
-        let deadline = begun + Duration::from_millis(hold_ms);
-        let retry = matches!(why, Why::Refused | Why::ReadOnly);
-        let tick = Instant::now() + Duration::from_millis(hold.retry_ms);
-        let until = if retry { tick.min(deadline) } else { deadline };
-        hold.retry_ms = (hold.retry_ms * 2).min(RETRY_MS_MAX);
+        let Some(turn) = hold.turn(&self.shared, matches!(why, Why::Refused | Why::ReadOnly)) else {
+            count(&self.shared.counters.errors_held);
+            return Ok(Err(errors::too_much_held(&self.shared.group, why)));
+        };
         loop {
-            match self.sleep_until(until).await {
+            match self.sleep_until(turn.until).await {
                 Woken::Look => {}
                 Woken::Ahead(0) => return Err(End::Client),
                 Woken::Ahead(_) => continue,
-                Woken::Deadline if until < deadline => {}
+                Woken::Deadline if !turn.is_last => {}
                 Woken::Deadline => {
                     count(&self.shared.counters.errors_held);
                     let told =
@@ -288,6 +265,7 @@ impl Session {
         self.who.nonce = proof.nonce;
         let seq = proof.seq;
         self.leave();
+        self.drop_reader();
         self.loss = None;
         crate::shared::lock(&self.slot.user).clone_from(&change.user);
         self.who.user = change.user;
@@ -311,6 +289,6 @@ impl Session {
         };
         login.schema = None;
         login.capabilities = login.capabilities.without(Capabilities::SESSION_TRACK);
-        Connection::open(addr, self.shared.socket_of(addr), login).await?.query(sql).await
+        Connection::open(addr, self.shared.socket_of(addr), login).await?.query(sql).await.map(|_| ())
     }
 }

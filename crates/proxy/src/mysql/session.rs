@@ -8,15 +8,18 @@ use crate::buffer::Buffer;
 use crate::client::ClientStream;
 use crate::engine_stream::ReadHalf;
 use crate::gate::{self, Admit, Link, Role, Routing, View};
+use crate::hold::Hold;
 use crate::mysql::backend::Login;
 use crate::mysql::errors::{self, ClientError};
 use crate::mysql::exchange::Exchange;
 use crate::mysql::login::{LoggedIn, Who};
 use crate::mysql::outgoing::Command;
+use crate::mysql::split::Reads;
 use crate::mysql::sql::{Scan, Verb};
 use crate::mysql::state::{State, Stuck};
+use crate::readers::AtReader;
 use crate::service::farewell;
-use crate::shared::{AtReader, Shared, Slot, count};
+use crate::shared::{Shared, Slot, count};
 use holdfast_wire::packet::{HEADER_BYTES, Header};
 use holdfast_wire::reply::OkPacket;
 use holdfast_wire::{Capabilities, Status, command, packet};
@@ -70,6 +73,8 @@ pub struct Backend {
     pub read: ReadHalf,
     pub link: Link,
     pub capabilities: Capabilities,
+    /// Its number among the session's connections.
+    pub generation: u32,
     /// Counted at a reader while this lives.
     pub _at_reader: Option<AtReader>,
 }
@@ -86,8 +91,12 @@ pub struct Session {
     pub inbox: Buffer,
     pub outbox: Buffer,
     pub backend: Option<Backend>,
+    /// `None` if all reads stay where the session is.
+    pub reads: Option<Box<Reads>>,
     pub state: Box<State>,
     pub in_transaction: bool,
+    /// As the primary last said.
+    pub autocommit: bool,
     /// A command was begun to be sent, and its reply is not complete.
     pub under_way: bool,
     /// A statement that commits failed inside the transaction.
@@ -115,6 +124,7 @@ impl Session {
     pub fn new(shared: Arc<Shared>, slot: Arc<Slot>, role: Role, login: LoggedIn) -> Session {
         crate::shared::lock(&slot.user).clone_from(&login.who.user);
         Session {
+            reads: Reads::new(&shared, role),
             shared,
             slot,
             role,
@@ -126,6 +136,7 @@ impl Session {
             backend: None,
             state: Box::new(State::new(login.schema)),
             in_transaction: false,
+            autocommit: false,
             under_way: false,
             commit_unsure: false,
             loss: None,
@@ -144,6 +155,7 @@ impl Session {
             Err(end) => end,
         };
         self.slot.disconnect(!self.under_way);
+        self.slot.disconnect_parked();
         if let End::Tell(error, seq) = end {
             Box::pin(farewell(self.client, &error.packet(seq))).await;
         }
@@ -152,7 +164,7 @@ impl Session {
     /// Ends the login once there is an engine connection: the engine may know better about schema and user.
     async fn begin(&mut self) -> Result<(), End> {
         let seq = self.login_seq;
-        let mut hold = crate::mysql::rehome::Hold::new(0);
+        let mut hold = Hold::new(0);
         if let Err(error) = self.admit_slowly(&mut hold).await? {
             return Err(End::Tell(error, seq));
         }
@@ -268,6 +280,7 @@ impl Session {
             count(&self.shared.counters.cut);
             self.leave();
         }
+        self.drain_reader();
     }
 
     /// The connection belongs to a past epoch.
@@ -283,6 +296,11 @@ impl Session {
             return;
         }
         self.slot.disconnect(!self.under_way);
+        if self.is_away() {
+            // Nothing of a session is at a reader.
+            self.under_way = false;
+            return;
+        }
         let lost = if self.commit_unsure {
             Some(Loss::Unknown)
         } else if self.in_transaction {
@@ -332,7 +350,7 @@ impl Session {
     }
 
     /// Serves one command whose beginning, or all of it, is at the front of the inbox.
-    async fn dispatch(&mut self, mut command: Command) -> Result<(), End> {
+    async fn dispatch(&mut self, command: Command) -> Result<(), End> {
         match command.code {
             command::QUIT => return Err(End::Client),
             code if command::is_replication(code) || code == command::MULTI => {
@@ -358,10 +376,30 @@ impl Session {
             return Box::pin(self.answer_loss(command)).await;
         }
         self.slot.query_killed.store(false, Ordering::Relaxed);
-        let mut hold = crate::mysql::rehome::Hold::new(command.bytes);
+        self.carry(command).await
+    }
+
+    /// Sends a command to where it belongs, when it may go there, and relays the reply.
+    async fn carry(&mut self, mut command: Command) -> Result<(), End> {
+        let mut hold = Hold::new(command.bytes);
+        // A reader has one chance.
+        let mut may_leave = self.reads.is_some();
+        if may_leave && command.code == command::STMT_PREPARE {
+            self.kind_of(&mut command);
+        }
         loop {
             self.refresh();
-            if gate::admit(self.view()) != Admit::Send
+            if may_leave && let Some(kind) = self.leaves(&mut command) {
+                may_leave = false;
+                if self.reader_is_ready(kind) {
+                    self.swap();
+                } else {
+                    Box::pin(self.go_to_reader(&mut command, kind)).await?;
+                }
+            }
+            let away = self.is_away();
+            if !away
+                && gate::admit(self.view()) != Admit::Send
                 && let Err(error) = Box::pin(self.admit_slowly(&mut hold)).await?
             {
                 return self.answer(&command, error).await;
@@ -369,13 +407,22 @@ impl Session {
             if command::names_statement(command.code)
                 && let Err(error) = self.bind_statement(&mut command).await?
             {
+                self.come_back();
                 match error {
-                    Some(error) => return self.answer(&command, error).await,
-                    None => continue,
+                    Some(error) if !away => return self.answer(&command, error).await,
+                    _ => continue,
                 }
             }
-            match self.exchange(&mut command).await? {
-                Exchange::Done => return Ok(()),
+            let exchange = self.exchange(&mut command).await?;
+            self.come_back();
+            match exchange {
+                Exchange::Done => {
+                    if away {
+                        count(&self.shared.counters.reads_at_replicas);
+                    }
+                    return Ok(());
+                }
+                Exchange::Again if away => count(&self.shared.counters.reads_returned),
                 Exchange::Again => count(&self.shared.counters.resent),
                 Exchange::Tell(error) => return self.answer(&command, error).await,
                 Exchange::ReadOnly(error) => {

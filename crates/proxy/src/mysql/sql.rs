@@ -11,6 +11,8 @@ pub enum Verb {
     Write,
     /// Reads.
     Select,
+    With,
+    Show,
     /// Runs statements that are not in this text.
     Opaque,
     /// `ROLLBACK` of the whole transaction, alone.
@@ -30,6 +32,8 @@ pub struct Scan {
     pub several: bool,
     /// The first statement commits what is open, even if it then fails.
     pub commits: bool,
+    /// Begins or ends a transaction, alone: outside of one, doing it again comes to the same.
+    pub bounds: bool,
     pub user_variable: bool,
     pub user_lock: bool,
     pub table_lock: bool,
@@ -197,6 +201,11 @@ impl Scan {
                 "XA",
             ],
         );
+        self.bounds = match s.count {
+            1 => any(w, &["BEGIN", "COMMIT", "ROLLBACK"]),
+            2 => any(w, &["BEGIN", "COMMIT", "ROLLBACK"]) && is(s.word(1), "WORK"),
+            _ => false,
+        } || s.starts(&["START", "TRANSACTION"]);
         self.verb = if any(
             w,
             &[
@@ -207,6 +216,10 @@ impl Scan {
             Verb::Write
         } else if is(w, "SELECT") {
             Verb::Select
+        } else if is(w, "WITH") {
+            Verb::With
+        } else if is(w, "SHOW") {
+            Verb::Show
         } else if any(w, &["CALL", "EXECUTE", "BEGIN", "IF", "FOR", "WHILE", "LOOP", "REPEAT", "CASE"]) {
             if is(w, "BEGIN") && !is(s.word(1), "NOT") { Verb::Other } else { Verb::Opaque }
         } else if is(w, "ROLLBACK") && (s.count == 1 || (s.count == 2 && is(s.word(1), "WORK"))) {
@@ -329,6 +342,10 @@ mod tests {
         assert_eq!(scan("rollback to savepoint a").verb, Verb::Other);
         assert!(scan("select 1; select 2").several && !scan("select 1; -- done").several);
         assert!(scan("load data local infile 'x' into table t").local_file);
+        assert!(
+            scan("begin").bounds && scan("start transaction read only").bounds && scan("commit work;").bounds
+        );
+        assert!(!scan("begin not atomic select 1; end").bounds && !scan("commit and chain").bounds);
         assert!(scan("alter table t add b int").commits && !scan("update t set a=1").commits);
     }
 

@@ -177,7 +177,8 @@ impl Client {
             if packet[0] == 0xFF {
                 return Err(refused(packet));
             }
-            if packet[0] == 0xFE && packet.len() < 9 {
+            // An OK packet may say much about the session, where it ends the rows.
+            if packet[0] == 0xFE && (packet.len() < 9 || self.capabilities.has(Capabilities::DEPRECATE_EOF)) {
                 break;
             }
             let mut r = Reader::new(packet);

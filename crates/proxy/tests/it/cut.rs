@@ -129,3 +129,31 @@ async fn a_killed_server_leaves_the_outcome_unknown() {
     assert_eq!(client.result().await.unwrap()[0][0], b.addr.port().to_string());
     assert_eq!(front.handle.stats().errors_outcome_unknown, 1);
 }
+
+/// Whoever was in no transaction and waits for no commit does not notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_read_in_flight_is_asked_again() {
+    let (mut a, b) = (Engine::start(), Engine::start());
+    for e in [&a, &b] {
+        e.sql("CREATE TABLE d.t (a INT)");
+    }
+    b.sql("INSERT INTO d.t VALUES (7)");
+    let front = Front::open_to(&a).await;
+    let (mut reader, mut prepared) = (Client::connect(front.addr).await, Client::connect(front.addr).await);
+    let id = prepared.prepare("SELECT a FROM t WHERE a > ?").await;
+    prepared.execute(id, 1, true).await.unwrap();
+    let mut holder = Client::connect(a.addr).await;
+    holder.query("LOCK TABLES t WRITE").await.unwrap();
+    reader.send_query("SELECT a FROM t").await;
+    let execute = tokio::spawn(async move { prepared.execute(id, 2, false).await.map(|reply| reply.len()) });
+    let waiting =
+        || a.sql("SELECT COUNT(*) FROM information_schema.processlist WHERE state LIKE 'Waiting for table%'");
+    eventually("both run", || waiting() == "2").await;
+    a.kill();
+    eventually("both are held", || front.handle.stats().held == 2).await;
+    front.open(2, &b);
+    assert_eq!(reader.result().await.unwrap()[0][0], "7");
+    execute.await.unwrap().unwrap();
+    let stats = front.handle.stats();
+    assert_eq!((stats.errors_outcome_unknown, stats.resent), (0, 2), "{stats:?}");
+}

@@ -101,11 +101,15 @@ impl Engine {
         engine
     }
 
-    /// A MySQL 9.7, from its folder (`make mysql`).
+    /// A MySQL 9.7, from its folder (`make engines`).
     pub fn mysql() -> Engine {
+        Engine::mysql_with(&[])
+    }
+
+    pub fn mysql_with(options: &[&str]) -> Engine {
         let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
         let server = programs.join("mysqld");
-        assert!(server.exists(), "there is no MySQL here yet: make mysql");
+        assert!(server.exists(), "there is no MySQL here yet: make engines");
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let quoted = PASSWORD.replace('\\', "\\\\").replace('\'', "\\'");
@@ -132,6 +136,7 @@ impl Engine {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = command()
             .args(["--skip-name-resolve", "--bind-address=127.0.0.1", "--log-bin=bin"])
+            .args(options)
             .arg(format!("--socket={}", dir.path().join("s").display()))
             .arg(format!("--init-file={}", dir.path().join("init.sql").display()))
             .arg(format!("--port={}", port.port()))

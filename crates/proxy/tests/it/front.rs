@@ -21,6 +21,20 @@ impl Drop for Front {
     }
 }
 
+/// A certificate of its own.
+pub fn tls() -> Arc<rustls::ServerConfig> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    Arc::new(tls)
+}
+
 pub fn options() -> (Options, watch::Sender<Option<Arc<Route>>>) {
     let (sender, routes) = watch::channel(None);
     let user = |name, password| (UserName::new(name).unwrap(), Password::new(password));
@@ -28,6 +42,7 @@ pub fn options() -> (Options, watch::Sender<Option<Arc<Route>>>) {
         engine: holdfast_core::topology::Engine::MariaDb,
         group: GroupName::new("shop").unwrap(),
         zone: ZoneName::new("a").unwrap(),
+        read_consistency: holdfast_core::topology::ReadConsistency::Strong,
         local: None,
         rw_listen: "127.0.0.1:0".parse().unwrap(),
         ro_listen: Some("127.0.0.1:0".parse().unwrap()),
@@ -76,16 +91,29 @@ impl Front {
         readers: Vec<Endpoint>,
         valid_for_ms: u64,
     ) {
-        let group = GroupName::new("shop").unwrap();
-        let snapshot = RouteSnapshot { group, epoch: Epoch(epoch), gate, writer, readers, valid_for_ms };
+        self.tell(RouteSnapshot {
+            group: GroupName::new("shop").unwrap(),
+            epoch: Epoch(epoch),
+            gate,
+            writer,
+            readers,
+            acks: 0,
+            valid_for_ms,
+        });
+    }
+
+    /// Sends a snapshot and waits until the proxy has it.
+    pub fn tell(&self, snapshot: RouteSnapshot) {
         self.routes
             .send_replace(Some(Arc::new(Route { snapshot: snapshot.clone(), received: Instant::now() })));
         let deadline = Instant::now() + std::time::Duration::from_secs(10);
         let taken = || {
             let known = self.handle.route()?;
-            let same =
-                known.epoch == snapshot.epoch && known.gate == gate && known.readers == snapshot.readers;
-            (same && known.writer == snapshot.writer && self.handle.is_fresh() == (valid_for_ms > 0))
+            let same = known.epoch == snapshot.epoch
+                && known.gate == snapshot.gate
+                && known.acks == snapshot.acks
+                && known.readers == snapshot.readers;
+            (same && known.writer == snapshot.writer && self.handle.is_fresh() == (snapshot.valid_for_ms > 0))
                 .then_some(())
         };
         while taken().is_none() {

@@ -7,7 +7,6 @@ use holdfast_proxy::Limits;
 use holdfast_wire::Capabilities;
 use holdfast_wire::reply::ErrPacket;
 use std::process::Command;
-use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -72,16 +71,7 @@ async fn what_is_not_a_login_is_refused_and_bounded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_may_ask_for_tls() {
     let engine = Engine::start();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
-    let front = Front::start_with(|o| o.tls = Some(Arc::new(tls))).await;
+    let front = Front::start_with(|o| o.tls = Some(crate::front::tls())).await;
     front.open(1, &engine);
     assert!(Client::connect(front.addr).await.greeting.capabilities.has(Capabilities::SSL));
     let (addr, run) = (front.addr, |more: &'static [&str], addr: std::net::SocketAddr| {

@@ -7,6 +7,7 @@
 
 mod disk;
 mod found;
+mod hand_over;
 mod lead;
 mod log;
 mod machine;
@@ -22,6 +23,7 @@ mod voters;
 
 pub use disk::Error as DiskError;
 pub use found::{Formation, Refused, Waiting};
+pub use hand_over::HandOverError;
 pub use network::{MESSAGE_BYTES, Transport, TransportError};
 pub use recover::{Recovered, recover_lost_quorum};
 pub use serve::HandleError;
@@ -36,6 +38,7 @@ use openraft::error::{CheckIsLeaderError, RaftError};
 use openraft::{Config, Raft, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -174,6 +177,8 @@ struct Inner {
     queue: mpsc::Sender<propose::Proposal>,
     leadership: watch::Receiver<Leadership>,
     formation: watch::Receiver<Formation>,
+    /// It leads, and proposes nothing: it is about to hand over.
+    silent: AtomicBool,
     /// Aborted with the last clone.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -215,7 +220,8 @@ impl Embedded {
         tasks.spawn(propose::run(raft.clone(), proposals));
         tasks.spawn(lead::follow(raft.clone(), disk.clone(), log_bytes, quorum_ms, leadership_sender));
         let tasks = Mutex::new(tasks);
-        let inner = Inner { options, disk, view, raft, sender, queue, leadership, formation, tasks };
+        let silent = AtomicBool::new(false);
+        let inner = Inner { options, disk, view, raft, sender, queue, leadership, formation, silent, tasks };
         Ok(Embedded(Arc::new(inner)))
     }
 
@@ -266,6 +272,9 @@ impl Embedded {
         let now = now.map_err(|_| shut_down())?;
         match &now.stopped {
             Some(reason) => Err(StoreError::Stopped { reason: reason.clone() }),
+            None if now.is_me && self.0.silent.load(Ordering::Acquire) => {
+                Err(StoreError::NotLeader { leader: None })
+            }
             None if now.is_me => Ok(()),
             None => Err(StoreError::NotLeader { leader: now.leader }),
         }

@@ -58,6 +58,11 @@ impl Embedded {
                 let () = self.open_envelope(body, false)?;
                 answer(&self.describe())
             }
+            RpcKind::Stand => {
+                let () = self.open_envelope(body, true)?;
+                let stood = raft.trigger().elect().await;
+                answer(&stood.map_err(|fatal| HandleError::Stopped(fatal.to_string()))?)
+            }
         }
     }
 

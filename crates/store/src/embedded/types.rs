@@ -71,6 +71,8 @@ pub enum RpcKind {
     Snapshot,
     /// Asks for identity and membership; changes nothing.
     Probe,
+    /// Asks to stand for election now: the leader has fallen silent for it.
+    Stand,
 }
 
 /// Goes in front of every message, so that a store never takes part in anything it is not meant to.

@@ -1,7 +1,7 @@
 //! Three voters: agreement, takeover, restart, partition, watches, membership, speed.
 
 use crate::harness::{Cluster, is_done, put, until, write};
-use holdfast_store::embedded::ChangeError;
+use holdfast_store::embedded::{ChangeError, HandOverError};
 use holdfast_store::{Error, Expect, Outcome, Store, Txn};
 use std::sync::Arc;
 use std::time::Duration;
@@ -302,4 +302,40 @@ async fn a_commit_takes_a_few_milliseconds() {
     times.sort_unstable();
     println!("commit: median {:?}, p99 {:?}", times[50], times[98]);
     assert!(times[50] < Duration::from_millis(50), "{:?}", times[50]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leadership_is_handed_to_a_named_voter() {
+    let cluster = Cluster::started(3).await;
+    cluster.commit(put("before", b"1")).await;
+    for _ in 0..4 {
+        let old = cluster.leader().await;
+        let to = old % 3 + 1;
+        // A busy follower may stand before the one that was asked: then it is asked again.
+        until("the named voter leads", || async {
+            let leader = cluster.leader().await;
+            if leader != to {
+                let _ = cluster.get(leader).hand_over(to).await;
+            }
+            (cluster.leader().await == to).then_some(())
+        })
+        .await;
+        assert!(cluster.get(to).local().get("before").is_some());
+        assert!(is_done(&cluster.commit(put("after", b"2")).await));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_lead_is_handed_nothing() {
+    let cluster = Cluster::started(3).await;
+    let leader = cluster.leader().await;
+    let (gone, left) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let voter = cluster.get(leader);
+    assert_eq!(voter.hand_over(leader).await, Err(HandOverError::NotAVoter(leader)));
+    assert_eq!(voter.hand_over(9).await, Err(HandOverError::NotAVoter(9)));
+    assert_eq!(cluster.get(left).hand_over(gone).await, Err(HandOverError::NotLeader));
+    cluster.stop(gone).await;
+    assert!(matches!(voter.hand_over(gone).await, Err(HandOverError::NotAsked(_))));
+    // It fell silent for nothing: somebody leads all the same.
+    assert!(is_done(&cluster.commit(put("k", b"1")).await));
 }

@@ -28,9 +28,16 @@ fn missing(sim: &Sim) -> Option<String> {
         {
             return Some(format!("{} does not follow", sim.names[node]));
         }
+        if engine.release < sim.hosts[leader].engine.release {
+            return Some(format!("{} is of an earlier release than its primary", sim.names[node]));
+        }
         if engine.writable {
             return Some(format!("{} is open too", sim.names[node]));
         }
+    }
+    // Without that host it waits, as it should.
+    if sim.gone.is_none() && (record.upgrade.is_some() || !record.restart.is_empty()) {
+        return Some("an upgrade is under way".into());
     }
     let there = sim.members.iter().filter(|n| sim.gone != Some(**n)).count();
     let wanted = sim.service().sync_replicas.min(there - 1);

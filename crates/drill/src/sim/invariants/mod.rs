@@ -79,6 +79,12 @@ pub fn replaced(sim: &mut Sim, node: usize, place: usize) {
     store::replaced(sim, node, place);
 }
 
+/// An engine was made to follow a later release, and received what that wrote: it may not be able to apply it.
+pub fn older_follows(sim: &mut Sim, node: usize) {
+    let says = format!("{} received what a later release wrote", sim.names[node]);
+    sim.violate(Violation::new("releases", says));
+}
+
 /// An engine was opened for writes by its agent.
 pub fn opened(sim: &mut Sim, node: usize) {
     s1_one_writer::opened(sim, node);

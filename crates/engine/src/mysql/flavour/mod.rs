@@ -26,11 +26,14 @@ const ACK_TIMEOUT_SAFE_MS: u64 = 86_400_000;
 /// How often an upstream with nothing to send sends a heartbeat, as the servers want it: in s.
 const HEARTBEAT_S: f64 = limits::HEARTBEAT_MS as f64 / 1_000.0;
 
-/// The flavour of an engine.
-pub(super) fn of(engine: Engine) -> &'static dyn Flavour {
+/// The flavour of an engine of this family.
+pub(super) fn of(engine: Engine) -> Result<&'static dyn Flavour, Error> {
     match engine {
-        Engine::MariaDb => &mariadb::MariaDb,
-        Engine::MySql => &mysql::MySql,
+        Engine::MariaDb => Ok(&mariadb::MariaDb),
+        Engine::MySql => Ok(&mysql::MySql),
+        Engine::Redis | Engine::Valkey => {
+            Err(Error::BadSpec(format!("{} is not run by the driver of the MySQL family", engine.word())))
+        }
     }
 }
 
@@ -126,6 +129,13 @@ impl Programs {
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.as_ref().map_or_else(|| PathBuf::from(name), |dir| dir.join(name))
     }
+    /// The file that a start would run.
+    pub(super) fn find(&self, name: &str) -> PathBuf {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut all = std::env::split_paths(&path).map(|dir| dir.join(name));
+        let mut found = || all.find(|file| file.is_file());
+        self.0.as_ref().map_or_else(|| found().unwrap_or_else(|| self.path(name)), |dir| dir.join(name))
+    }
 }
 
 /// See the file's contract. A text of SQL may be several statements; each of a kind that gives as many results as its
@@ -151,6 +161,15 @@ pub(super) trait Flavour: Send + Sync {
         run_as: &str,
         me: &str,
     ) -> Result<Command, Error>;
+    /// With the server running: brings data of an earlier release up to date, without a word in the log. `None`: the
+    /// server has done that itself.
+    fn upgrade(&self, _programs: &Programs, _at: &Layout, _me: &str) -> Option<Command> {
+        None
+    }
+    /// What the data itself says it was last brought up to date for.
+    fn up_to_date_for(&self, _at: &Layout) -> Option<String> {
+        None
+    }
     /// Its crash recovery can be told to roll back what was never acknowledged.
     fn rolls_back_tail(&self) -> bool;
     /// Before a start that does: copies aside what it may cut off. Blocks.
@@ -233,6 +252,9 @@ pub(super) trait Flavour: Send + Sync {
 
 /// What a copy is made of, without the engine's locks.
 pub(super) struct CopyFrom {
+    /// The version that runs, and the one of the programs that are there by now.
+    pub(super) runs: String,
+    pub(super) installed: String,
     pub(super) programs: Programs,
     pub(super) at: Layout,
     pub(super) me: String,

@@ -76,11 +76,13 @@ const OWNED: Owned = Owned {
         "relay-log-purge",
         "relay-log-recovery",
         "replica-net-timeout",
+        "replica-preserve-commit-order",
         "replica-start",
         "report-host",
         "report-port",
         "server-id",
         "slave-net-timeout",
+        "slave-preserve-commit-order",
         "slave-start",
         "socket",
         "super-read-only",
@@ -104,7 +106,8 @@ const LOOK: &str = "SELECT @@version AS version, @@server_id AS server_id, @@glo
      @@global.innodb_flush_log_at_trx_commit AS flush_log, @@global.sync_relay_log AS sync_relay_log, \
      @@global.log_replica_updates AS log_replica_updates, @@global.log_bin AS log_bin, \
      @@global.binlog_format AS binlog_format, @@global.gtid_mode AS gtid_mode, \
-     @@global.performance_schema AS performance_schema, @@global.relay_log_recovery AS relay_log_recovery; \
+     @@global.performance_schema AS performance_schema, @@global.relay_log_recovery AS relay_log_recovery, \
+     @@global.replica_preserve_commit_order AS commit_order; \
      SHOW GLOBAL STATUS WHERE Variable_name IN ('Threads_connected', 'Rpl_semi_sync_source_clients', \
      'Rpl_semi_sync_source_status', 'Rpl_semi_sync_source_wait_sessions', 'Rpl_semi_sync_replica_status'); \
      SHOW REPLICAS; SELECT COUNT_RECEIVED_HEARTBEATS AS heartbeats FROM \
@@ -174,6 +177,8 @@ impl Flavour for MySql {
         add("rpl-semi-sync-source-enabled", "OFF");
         add("rpl-semi-sync-replica-enabled", "OFF");
         add("replica-net-timeout", "4");
+        // Who waits for one of a session's transactions waits for those before it too.
+        add("replica-preserve-commit-order", "ON");
         // Heartbeats are counted there.
         add("performance-schema", "ON");
         add("super-read-only", "ON");
@@ -526,6 +531,12 @@ fn unsafe_settings(g: &Table, sync: bool) -> Vec<String> {
     is("innodb_flush_log_at_trx_commit", "flush_log", "1", HOST_CRASH);
     is("binlog_format", "binlog_format", "ROW", "replicas can diverge");
     is("gtid_mode", "gtid_mode", "ON", "a diverged history goes unnoticed");
+    is(
+        "replica_preserve_commit_order",
+        "commit_order",
+        "1",
+        "a read that waited for its session's writes can miss some",
+    );
     is("performance_schema", "performance_schema", "1", "the silence of a primary goes unnoticed");
     is(
         "relay_log_recovery",

@@ -7,6 +7,7 @@ use crate::Error;
 use crate::mysql::Layout;
 use crate::mysql::flavour::Programs;
 use holdfast_core::position::MariaDbPosition;
+use holdfast_core::version::Version;
 use std::path::Path;
 use std::process::Command;
 
@@ -14,6 +15,13 @@ pub(in crate::mysql) const BACKUP: &str = "mariabackup";
 const UNSTREAM: &str = "mbstream";
 
 pub(super) fn copy(from: &CopyFrom, scratch: &Path) -> Result<Command, Error> {
+    let read = |text: &str| Version::read(text);
+    if !read(&from.runs).zip(read(&from.installed)).is_some_and(|(a, b)| a.same_release(&b)) {
+        return Err(Error::Precondition(format!(
+            "the server is {}, and {} would copy it, which is made for its own release: restart the server first",
+            from.runs, from.installed
+        )));
+    }
     let made = std::fs::create_dir_all(scratch);
     made.map_err(crate::mysql::io("creating", scratch))?;
     let mut backup = Command::new(from.programs.path(BACKUP));

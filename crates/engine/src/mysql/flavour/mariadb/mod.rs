@@ -24,7 +24,7 @@ use holdfast_core::topology::Durability;
 use std::path::Path;
 use std::process::Command;
 
-pub(super) struct MariaDb;
+pub(in crate::mysql) struct MariaDb;
 
 pub(in crate::mysql) const SERVER: &str = "mariadbd";
 pub(in crate::mysql) use backup::BACKUP;
@@ -181,6 +181,20 @@ impl Flavour for MariaDb {
             .arg(format!("--auth-root-socket-user={me}"))
             .env("TMPDIR", &at.tmp);
         Ok(install)
+    }
+
+    fn upgrade(&self, programs: &Programs, at: &Layout, me: &str) -> Option<Command> {
+        let mut upgrade = Command::new(programs.path("mariadb-upgrade"));
+        upgrade
+            .args(["--no-defaults", "--silent", "--skip-write-binlog"])
+            .arg(format!("--socket={}", at.socket.display()))
+            .arg(format!("--user={me}"))
+            .env("TMPDIR", &at.tmp);
+        Some(upgrade)
+    }
+    fn up_to_date_for(&self, at: &Layout) -> Option<String> {
+        let read = |name| std::fs::read_to_string(at.data.join(name)).ok();
+        ["mariadb_upgrade_info", "mysql_upgrade_info"].into_iter().find_map(read)
     }
 
     fn rolls_back_tail(&self) -> bool {
@@ -345,10 +359,12 @@ impl Flavour for MariaDb {
     }
 
     fn follow(&self, s: &Source<'_>) -> String {
+        // From 11.4 on the default is to demand TLS, which no earlier primary offers by itself.
         format!(
             "STOP ALL SLAVES; {}SET GLOBAL rpl_semi_sync_master_enabled=0; SET GLOBAL rpl_semi_sync_slave_enabled={}; \
              CHANGE MASTER TO MASTER_HOST={}, MASTER_PORT={}, MASTER_USER={}, MASTER_PASSWORD={}, \
-             MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD={HEARTBEAT_S}, MASTER_USE_GTID=slave_pos; \
+             MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD={HEARTBEAT_S}, MASTER_USE_GTID=slave_pos, \
+             MASTER_SSL=0; \
              SET GLOBAL server_id={}; START SLAVE",
             s.from
                 .as_ref()
