@@ -10,6 +10,7 @@ use crate::world::World;
 use crate::{NodeName, Position, Seen, limits, upgrade};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
+use std::fmt::Write as _;
 
 /// One reason for not acting, with what would remove it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,7 @@ impl Blocker {
 pub struct Choice {
     pub node: NodeName,
     pub because: String,
+    /// Transactions, at least, that may have been acknowledged and are given up.
     pub known_loss: Option<u64>,
 }
 
@@ -114,16 +116,30 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
         let sound = w.sync() && !claim.accept_loss;
         pool.iter().filter(|_| sound).find(own).copied().ok_or(diverged)
     })?;
-    // What it had when it was claimed, and what it says it has now that it is closed.
-    let now = claim.from.as_ref().and_then(|f| w.halted_position(&f.node));
-    let known = claim.known.iter().chain(now).cloned().reduce(|a, b| a.union(&b));
-    let known_loss = known.map(|k| k.transactions_missing_in(position)).filter(|n| *n > 0);
-    if known_loss.is_some() && may_return(w, claim) {
+    let mut because = format!("{node} has everything the others have (at {})", position.brief());
+    let behind = behind(w, claim, position);
+    if w.sync() && !claim.accept_loss {
+        if let Some(n) = behind {
+            let _ = write!(
+                because,
+                "; {n} transactions of the old primary that were acknowledged to nobody are left behind"
+            );
+        }
+        return Ok(Choice { node: node.clone(), because, known_loss: None });
+    }
+    if behind.is_some() && may_return(w, claim) {
         let says = format!("{node} lacks writes of the old primary, which is being started again");
         return Err(vec![Blocker::new("may-return", says).hint(ACCEPT_LOSS)]);
     }
-    let because = format!("{node} has everything the others have (at {})", position.brief());
-    Ok(Choice { node: node.clone(), because, known_loss })
+    Ok(Choice { node: node.clone(), because, known_loss: behind })
+}
+
+/// How many transactions, at least, the incumbent had that are not in `position`: by what it had when it was claimed, and by
+/// what it says it has now that it is closed.
+fn behind(w: &World, claim: &Claim, position: &Position) -> Option<u64> {
+    let now = claim.from.as_ref().and_then(|f| w.halted_position(&f.node));
+    let known = claim.known.iter().chain(now).cloned().reduce(|a, b| a.union(&b));
+    known.map(|k| k.transactions_missing_in(position)).filter(|n| *n > 0)
 }
 
 /// Who has no room hangs in its first commit: another is promoted if there is one, though a full primary that could close in

@@ -61,7 +61,7 @@ pub struct Plan {
     pub epoch: Epoch,
     pub kind: PlanKind,
     pub because: String,
-    /// Transactions that the old primary is known to have had and the new one has not: a lower bound.
+    /// Transactions that the old primary is known to have had, and may have acknowledged, and the new one has not: a lower bound.
     pub known_loss: Option<u64>,
     pub steps: Vec<Step>,
     /// The record it makes.

@@ -28,10 +28,28 @@ fn a_full_primary_that_closed_in_order_is_left_all_the_same() {
     let mut s = sync();
     s.taken_over().halted(1, "0-1-103").halted(2, "0-1-101").halted(3, "0-1-99");
     s.of(1).seen.free_disk_bytes = Some(1 << 20);
-    check(&s, expect![[""]]);
+    check(
+        &s,
+        expect![[r#"
+            no-primary: promote because n2 has everything the others have (at 0-1-101); 2 transactions of the old primary that were acknowledged to nobody are left behind
+              epoch 5 led by n2, ackers [n3 Joining], Held
+              n1 follows n2
+              n2 opens for writes, waiting for acknowledgements
+              n3 follows n2, joins the sync set
+        "#]],
+    );
     // Nobody has room: then who has most.
     s.of(2).seen.free_disk_bytes = Some(1 << 20);
-    check(&s, expect![[""]]);
+    check(
+        &s,
+        expect![[r#"
+        no-primary: promote because n1 has everything the others have (at 0-1-103)
+          epoch 5 led by n1, ackers [n2 Joining], Held
+          n1 opens for writes, waiting for acknowledgements
+          n2 follows n1, joins the sync set
+          n3 follows n1
+    "#]],
+    );
 }
 
 #[test]

@@ -144,7 +144,7 @@ impl Sim {
             Verb::CreateAccounts => self.create_accounts(node),
             Verb::WaitForAck(true) => self.hosts[node].engine.waits = true,
             Verb::WaitForAck(false) => self.relax(node),
-            Verb::Follow { primary, .. } if self.too_old_for(node, &primary) => {
+            Verb::Follow { primary, .. } if !self.may_follow(node, &primary) => {
                 return self.verb_failed(node);
             }
             Verb::Follow { primary, acknowledges } => self.follow(node, &primary, acknowledges),
@@ -241,12 +241,13 @@ impl Sim {
         }
     }
 
-    /// The driver looks at the greeting of a primary that answers.
-    fn too_old_for(&self, node: usize, primary: &NodeName) -> bool {
+    /// The driver looks at the greeting of the primary first: one that does not answer is not followed, since the server would
+    /// connect by itself later, to whatever release is there by then.
+    fn may_follow(&self, node: usize, primary: &NodeName) -> bool {
         let upstream = self.host_of(primary);
         let peer = &self.hosts[upstream].engine;
         let answers = peer.on() && self.net.both(super::net::Plane::Data, node, upstream);
-        answers && peer.release > self.hosts[node].engine.release && !self.sabotaged(Sabotage::OlderFollows)
+        answers && peer.release <= self.hosts[node].engine.release || self.sabotaged(Sabotage::OlderFollows)
     }
 
     fn follow(&mut self, node: usize, primary: &NodeName, acknowledges: bool) {

@@ -151,9 +151,14 @@ impl MySqlEngine {
         Ok(())
     }
 
-    /// A primary that does not answer now is not asked: nothing is received from it either.
+    /// A primary that does not answer now is not followed: the server would connect by itself later, to whatever release is
+    /// there by then.
     async fn check_release(&self, primary: SocketAddr) -> Result<(), Error> {
-        let Some(theirs) = version::of(primary).await else { return Ok(()) };
+        let Some(theirs) = version::of(primary).await else {
+            return Err(Error::Precondition(format!(
+                "the primary at {primary} does not answer; it is asked again"
+            )));
+        };
         let mine = self.look_before("looking before following").await?.version;
         must_not_follow(&mine, &theirs).map_or(Ok(()), |why| Err(Error::Precondition(why)))
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A primary that does not greet within this is not asked; following it will show whether it answers at all.
+/// A primary that does not greet within this is taken not to answer.
 const GREETING: Duration = Duration::from_millis(300);
 
 /// In the data directory: the last version that was started on it, and the last that it was brought up to date for.

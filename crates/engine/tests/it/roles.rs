@@ -19,6 +19,7 @@ on_both! {
     roles_change_back_and_forth_without_a_diverging_history,
     a_silent_upstream_shows_within_a_second_and_can_be_left_at_once,
     an_unreachable_upstream_can_be_left_at_once,
+    who_does_not_answer_is_not_followed,
     a_replica_gives_up_and_is_started_again_without_losing_its_relay_log,
     a_stand_in_acknowledges_what_it_has_received_before,
     a_new_follower_acknowledges_what_it_had_from_elsewhere,
@@ -287,22 +288,43 @@ fn connecting(o: &Observation) -> bool {
     matches!(o.upstream.as_ref().map(|u| &u.io), Some(ThreadState::Connecting { .. }))
 }
 
-/// As behind a cut cable: packets to the primary go nowhere.
+/// As behind a cut cable: the primary greets, and from then on packets to it go nowhere.
 async fn an_unreachable_upstream_can_be_left_at_once(flavour: Engine) {
     use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
+    use std::io::{Read as _, Write as _};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     let r = rig(flavour, Async);
-    let two = r.up(2).await;
+    let (_one, two) = (r.primary(1).await, r.up(2).await);
     // A listener whose queue is full drops every further connection attempt.
     let hole = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    bind(&hole, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    bind(&hole, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     listen(&hole, 0).unwrap();
-    let addr: std::net::SocketAddr = getsockname(&hole).unwrap().try_into().unwrap();
-    let _queued = std::net::TcpStream::connect(addr).unwrap();
+    let addr: SocketAddr = getsockname(&hole).unwrap().try_into().unwrap();
+    let (hole, primary) = (TcpListener::from(hole), r.addr(1));
+    let greets = std::thread::spawn(move || {
+        let (mut asks, _) = hole.accept().unwrap();
+        let queued = TcpStream::connect(addr).unwrap();
+        let mut greeting = [0; 1024];
+        let bytes = TcpStream::connect(primary).unwrap().read(&mut greeting).unwrap();
+        asks.write_all(&greeting[..bytes]).unwrap();
+        (hole, queued)
+    });
     two.follow(addr, false).await.unwrap();
+    let _full = greets.join().unwrap();
     seen(&two, "connecting", connecting).await;
     let asked = Instant::now();
     two.stop_receiving().await.unwrap();
     assert!(asked.elapsed() < BOUNDED, "{:?}", asked.elapsed());
+}
+
+/// It would be connected to later, by the server itself, whatever is there by then.
+async fn who_does_not_answer_is_not_followed(flavour: Engine) {
+    let r = rig(flavour, Async);
+    let (one, two) = (r.primary(1).await, r.up(2).await);
+    one.kill().await.unwrap();
+    let refused = two.follow(r.addr(1), false).await.unwrap_err();
+    assert!(refused.to_string().contains("does not answer"), "{refused}");
+    assert!(two.observe().await.unwrap().upstream.is_none());
 }
 
 async fn a_replica_gives_up_and_is_started_again_without_losing_its_relay_log(flavour: Engine) {
