@@ -45,6 +45,8 @@ pub const RESTART_STOP_MS: u64 = 120_000;
 pub const PROGRAMS_EVERY_MS: u64 = 1_000;
 /// In a planned switchover, transactions in flight may take this long before they are cut.
 pub const SWITCHOVER_DRAIN_MS: u64 = 1_000;
+/// And then refusing writes without cutting anybody this long, so that proxies that have not heard yet get a no instead of a cut.
+pub const REFUSE_WRITES_MS: u64 = 150;
 /// A planned switchover refuses to start if the candidate is further behind than this.
 pub const SWITCHOVER_LAG_MS: u64 = 2_000;
 /// A handover that takes longer (drain, close, catch up) is turned into a takeover, in which the old primary is as

@@ -246,6 +246,10 @@ pub trait Engine: Send + Sync {
     async fn close(&self, within: Duration) -> Result<Position, Error>;
     /// Waits until no client transaction is open; how many are left.
     async fn drain_clients(&self, within: Duration) -> Result<u32, Error>;
+    /// Makes the engine read-only without cutting anybody, for a planned [`Engine::close`]: what is under way is answered, and
+    /// what a client that has not heard of it sends is refused as a whole, instead of being cut with an unknown outcome. An
+    /// error changes nothing about closing, which then cuts.
+    async fn refuse_writes(&self, within: Duration) -> Result<(), Error>;
     /// Marks, on the disk, that everything which this instance ever acknowledged is in its logs. The driver takes the mark
     /// back when a start loses some of it. Where somebody else starts the engine, nothing is marked.
     async fn mark_intact(&self) -> Result<(), Error>;

@@ -77,7 +77,7 @@ impl Voter {
                 over = watch_store(&store) => over,
                 over = self.keep_office(store.clone()) => over,
             };
-            self.office.send_replace(None);
+            self.close_office(None);
             match over {
                 Over::Refused(why) => return why,
                 Over::LackedRoom => {
@@ -143,7 +143,7 @@ impl Voter {
                 term = self.take_office(store.clone(), now.term);
             } else if !now.is_me && in_office.is_some() {
                 tracing::info!("this node's controller leaves office");
-                self.office.send_replace(None);
+                self.close_office(None);
                 term = None;
             }
             let moves = async {
@@ -166,14 +166,21 @@ impl Voter {
         }
     }
 
+    /// Announces the next office, or that there is none here, then ends what waits in the one before.
+    fn close_office(&self, next: Option<Arc<Office>>) {
+        if let Some(before) = self.office.send_replace(next) {
+            before.leave();
+        }
+    }
+
     fn take_office(&self, store: Arc<Embedded>, number: u64) -> Option<Term> {
-        match Office::open(self.node.clone(), self.topology.clone(), store, self.clock) {
+        match Office::open(self.node.clone(), number, self.topology.clone(), store, self.clock) {
             Ok(opened) => {
                 tracing::info!(term = number, "this node's controller takes office");
                 let better_seat = opened.better_seat();
                 let mut tasks = JoinSet::new();
                 tasks.spawn(opened.clone().run());
-                self.office.send_replace(Some(opened));
+                self.close_office(Some(opened));
                 Some(Term { number, better_seat, _tasks: tasks })
             }
             Err(e) => {

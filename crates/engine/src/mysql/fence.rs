@@ -16,6 +16,8 @@ use tokio::time::{Instant, sleep};
 const TRANSACTIONS_POLL: Duration = Duration::from_millis(105);
 /// How long single statements are given to end before the first look for transactions.
 const DRAIN_SETTLE: Duration = Duration::from_millis(15);
+/// Statements that a read-only engine refuses are over this soon.
+const ANSWER_POLL: Duration = Duration::from_millis(3);
 /// A fence statement gets at least this, so that a spent deadline still says what it failed at.
 const SLICE_MIN: Duration = Duration::from_millis(1);
 
@@ -40,6 +42,18 @@ impl MySqlEngine {
         self.cut_clients(left()).await?;
         let tables = fence.run("reading the final position", self.flavour.positions(), left()).await?;
         self.flavour.read_positions(&tables)
+    }
+
+    pub(super) async fn close_gently(&self, within: Duration) -> Result<(), Error> {
+        self.require_running()?;
+        let until = Instant::now() + within;
+        let left = || until.saturating_duration_since(Instant::now()).max(SLICE_MIN);
+        self.sessions.act.settle("ending an earlier verb", left()).await?;
+        self.sessions.fence.run("refusing writes", self.flavour.make_read_only(), left()).await?;
+        while self.work_under_way().await?.iter().any(|work| work.query.is_some()) && Instant::now() < until {
+            sleep(ANSWER_POLL).await;
+        }
+        Ok(())
     }
 
     /// Cuts all clients but those whose commit waits for an acknowledgement: cutting these would commit them.

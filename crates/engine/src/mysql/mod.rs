@@ -324,6 +324,9 @@ impl Engine for MySqlEngine {
     async fn drain_clients(&self, within: Duration) -> Result<u32, Error> {
         self.wait_for_clients(within).await
     }
+    async fn refuse_writes(&self, within: Duration) -> Result<(), Error> {
+        self.close_gently(within).await
+    }
     async fn mark_intact(&self) -> Result<(), Error> {
         // A start that is not ours may have purged what was received.
         if matches!(self.spec.management, Management::Attached { .. }) || self.state().retained {

@@ -14,6 +14,7 @@ on_both! {
     what_was_received_survives_a_restart_of_the_replica,
     a_replica_that_lost_a_part_of_its_relay_log_does_not_pass_for_intact,
     closing_cuts_every_client_and_lasts,
+    a_planned_closing_answers_every_statement,
     a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhile,
     a_commit_that_waits_for_an_acknowledgement_fails_the_closing_within_its_bound,
     roles_change_back_and_forth_without_a_diverging_history,
@@ -152,6 +153,41 @@ async fn closing_cuts_every_client_and_lasts(flavour: Engine) {
     // The last one may have been cut between its commit and its answer.
     assert!(there == done || there == done + 1, "{there} rows, {done} answered");
     assert_eq!(one.drain_clients(FENCE).await.unwrap(), 0);
+}
+
+/// Clients that have not heard of the handover go on writing; each statement is done or refused, none is cut.
+async fn a_planned_closing_answers_every_statement(flavour: Engine) {
+    let r = rig(flavour, Async);
+    let one = r.primary(1).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for first in (0..8).map(|n| n * 10_000) {
+        let mut app = r.app(1).await;
+        writers.spawn(async move {
+            for id in first.. {
+                match app.query_drop(format!("INSERT INTO t VALUES ({id}, 'x')")).await {
+                    Ok(()) => {}
+                    Err(mysql_async::Error::Server(e)) if [1290, 1836].contains(&e.code) => {
+                        return (id - first, app);
+                    }
+                    Err(e) => panic!("cut: {e}"),
+                }
+            }
+            unreachable!()
+        });
+    }
+    until("writes", || async { one.observe().await.is_ok_and(|o| o.client_connections == 8) }).await;
+    sleep(Duration::from_millis(100)).await;
+    one.refuse_writes(PATIENCE).await.unwrap();
+    let mut done = 0;
+    let mut clients = Vec::new();
+    while let Some(writer) = writers.join_next().await {
+        let (n, app) = writer.unwrap();
+        done += n;
+        clients.push(app);
+    }
+    assert!(!now(&one).await.writable && clients.len() == 8);
+    one.close(FENCE).await.unwrap();
+    assert_eq!(ids(&mut r.app(1).await).await.len(), done);
 }
 
 #[tokio::test]

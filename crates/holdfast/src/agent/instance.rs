@@ -444,8 +444,17 @@ impl Instance {
             Verb::Yield => {
                 let left =
                     self.engine.drain_clients(Duration::from_millis(limits::SWITCHOVER_DRAIN_MS)).await;
-                if let Ok(left @ 1..) = left {
-                    tracing::warn!(group = %self.service.name, left, "transactions did not finish in time and are cut");
+                match left {
+                    Ok(left @ 1..) => {
+                        tracing::warn!(group = %self.service.name, left, "transactions did not finish in time and are cut");
+                    }
+                    // Proxies elsewhere may not have heard yet.
+                    _ => {
+                        let within = Duration::from_millis(limits::REFUSE_WRITES_MS);
+                        if let Err(error) = self.engine.refuse_writes(within).await {
+                            tracing::warn!(group = %self.service.name, %error, "writes are not refused in time; clients are cut");
+                        }
+                    }
                 }
                 self.fence().await;
             }

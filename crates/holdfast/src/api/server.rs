@@ -50,6 +50,12 @@ impl Host {
         office.ok_or_else(|| Problem::not_leader(leader()))
     }
 
+    /// After a wait: a controller that left office meanwhile has nothing to say.
+    fn still_in(&self, office: &Arc<Office>) -> Result<(), Problem> {
+        let now = self.office()?;
+        if Arc::ptr_eq(&now, office) { Ok(()) } else { Err(Problem::not_leader(None)) }
+    }
+
     /// This node's store, if it is a voter.
     pub(super) fn store(&self) -> Option<Arc<Embedded>> {
         self.voter.as_ref().map(|(store, _)| store.borrow().clone())
@@ -143,11 +149,17 @@ async fn report(State(host): State<Host>, Json(q): Json<ReportRequest>) -> Answe
 const WAIT: Duration = Duration::from_millis(super::hosts::LONG_POLL_MS);
 
 async fn assignments(State(host): State<Host>, Query(q): Query<AssignmentsQuery>) -> Answer<Orders> {
-    Ok(Json(host.office()?.assignments(&q.node, Session(q.session), q.after, WAIT).await?))
+    let office = host.office()?;
+    let orders = office.assignments(&q.node, Session(q.session), q.after, WAIT).await?;
+    host.still_in(&office)?;
+    Ok(Json(orders))
 }
 
 async fn routes(State(host): State<Host>, Query(q): Query<RoutesQuery>) -> Answer<Routes> {
-    Ok(Json(host.office()?.routes(q.after, WAIT).await))
+    let office = host.office()?;
+    let routes = office.routes(q.after, WAIT).await;
+    host.still_in(&office)?;
+    Ok(Json(routes))
 }
 
 async fn vouch(State(host): State<Host>, Json(ask): Json<VouchRequest>) -> Answer<Vouch> {

@@ -47,6 +47,9 @@ pub enum Error {
     },
 }
 
+/// Versions of one term: far more changes than a term sees.
+const VERSION_BITS: u32 = 32;
+
 /// One term in office.
 pub struct Office {
     /// The node this controller runs on.
@@ -56,7 +59,8 @@ pub struct Office {
     inner: Mutex<Inner>,
     /// Something was reported or committed: decide again.
     stir: Notify,
-    /// Grows when assignments or routes change; long-polls wait on it.
+    /// Grows when assignments or routes change, and from term to term; long-polls wait on it. A long-poll's `after` may be of
+    /// another controller: a later term's versions are all greater, so that nobody waits for what is there already.
     version: watch::Sender<u64>,
     /// The node that had better have this office, while nothing is the matter.
     better_seat: watch::Sender<Option<NodeName>>,
@@ -77,6 +81,7 @@ impl Office {
     /// Reads the store and takes office. Call only on a leader that has applied an entry of its own term.
     pub fn open(
         node: NodeName,
+        term: u64,
         topology: Topology,
         store: Arc<dyn Store>,
         clock: Clock,
@@ -99,7 +104,7 @@ impl Office {
             store,
             inner: Mutex::new(inner),
             stir: Notify::new(),
-            version: watch::Sender::new(1),
+            version: watch::Sender::new((term << VERSION_BITS) | 1),
             better_seat: watch::Sender::new(None),
         }))
     }
@@ -277,6 +282,12 @@ impl Office {
             self.lock().core.record(record, value.revision, self.clock.now());
         }
         Ok(())
+    }
+
+    /// The term is over: who waits for news here asks for the next controller at once. Call when it is announced that this
+    /// office is closed.
+    pub fn leave(&self) {
+        self.wake();
     }
 
     fn wake(&self) {

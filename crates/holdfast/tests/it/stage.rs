@@ -26,7 +26,9 @@ pub struct Stage {
 
 pub async fn stage(nodes: u8, change: impl FnOnce(&mut Options)) -> Stage {
     let turn = turn().await;
-    let dir = tempfile::tempdir().unwrap();
+    // To look into afterwards: HOLDFAST_TEST_KEEP=1.
+    let keep = std::env::var_os("HOLDFAST_TEST_KEEP").is_some();
+    let dir = tempfile::Builder::new().disable_cleanup(keep).tempdir().unwrap();
     let mut options = Options::new(env!("CARGO_BIN_EXE_holdfast"), dir.path().join("s"), nodes);
     change(&mut options);
     let mut sandbox = Sandbox::start(options).await.unwrap();

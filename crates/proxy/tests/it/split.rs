@@ -7,7 +7,8 @@ use crate::group::{Flavour, Group, here};
 use holdfast_core::topology::ReadConsistency::{Eventual, Session, Strong};
 use holdfast_core::{Epoch, Gate};
 use holdfast_wire::{Capabilities, command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Everything that needs one primary and one replica: they are slow to make.
 async fn reads_leave(flavour: Flavour) {

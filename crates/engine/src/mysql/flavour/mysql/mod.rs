@@ -9,11 +9,12 @@
 
 mod copy;
 mod saved;
+mod settings;
 
-use super::options::{self, Owned};
+use super::options;
 use super::{
-    ACK_TIMEOUT_MS, ACK_TIMEOUT_SAFE_MS, BeforeFollowing, CopyFrom, Flavour, HEARTBEAT_S, HOST_CRASH, Look,
-    Programs, Recovery, Replication, Save, Source, Unsafe, data_argument, follower_id, pairs, thread,
+    ACK_TIMEOUT_MS, BeforeFollowing, CopyFrom, Flavour, HEARTBEAT_S, Look, Programs, Recovery, Replication,
+    Save, Source, data_argument, follower_id, pairs, thread,
 };
 use crate::mysql::fence::NO_SUCH_CONNECTION;
 use crate::mysql::sql::{Table, quote, server_error};
@@ -34,66 +35,6 @@ pub(super) struct MySql;
 const SERVER: &str = "mysqld";
 /// A killed thread is gone within a few of these.
 const ENDING_POLL: Duration = Duration::from_millis(10);
-
-const OWNED: Owned = Owned {
-    names: &[
-        "bind-address",
-        "binlog-do-db",
-        "binlog-format",
-        "binlog-ignore-db",
-        "binlog-encryption",
-        "chroot",
-        "daemonize",
-        "datadir",
-        "defaults-extra-file",
-        "defaults-file",
-        "defaults-group-suffix",
-        "early-plugin-load",
-        "enforce-gtid-consistency",
-        "init-file",
-        "init-replica",
-        "init-slave",
-        "initialize",
-        "initialize-insecure",
-        "innodb-flush-log-at-trx-commit",
-        "innodb-force-recovery",
-        "innodb-read-only",
-        "log-bin",
-        "log-bin-index",
-        "log-error",
-        "log-replica-updates",
-        "log-slave-updates",
-        "networking",
-        "no-defaults",
-        "performance-schema",
-        "persisted-globals-load",
-        "pid-file",
-        "port",
-        "print-defaults",
-        "read-only",
-        "relay-log",
-        "relay-log-index",
-        "relay-log-purge",
-        "relay-log-recovery",
-        "replica-net-timeout",
-        "replica-preserve-commit-order",
-        "replica-start",
-        "report-host",
-        "report-port",
-        "server-id",
-        "slave-net-timeout",
-        "slave-preserve-commit-order",
-        "slave-start",
-        "socket",
-        "super-read-only",
-        "sync-binlog",
-        "sync-relay-log",
-        "tc-heuristic-recover",
-        "tmpdir",
-        "user",
-    ],
-    families: &["gtid-", "rpl-semi-sync-", "replicate-", "grant-tables", "group-replication-"],
-};
 
 /// One round trip for a whole look. Replication comes last: what was applied is read before what was received, so
 /// that `drained` errs on the careful side.
@@ -147,7 +88,7 @@ impl Flavour for MySql {
         add("max-binlog-size", "134217728");
         add("mysqlx", "OFF");
         add("secure-file-priv", "NULL");
-        options::add(&spec.engine_options, &OWNED, &mut out)?;
+        options::add(&spec.engine_options, &settings::OWNED, &mut out)?;
         let mut add = |name: &str, value: &str| out.push(format!("--{name}={value}"));
         // The last word is ours.
         for (name, library) in [
@@ -282,7 +223,7 @@ impl Flavour for MySql {
             acknowledging: receives && acknowledges && status("Rpl_semi_sync_replica_status") == "ON",
             connections: number("Threads_connected"),
             replication,
-            unsafe_settings: unsafe_settings(g, sync),
+            unsafe_settings: settings::unsafe_settings(g, sync),
         })
     }
 
@@ -513,72 +454,9 @@ fn position(p: &Position) -> Result<&GtidSet, Error> {
     }
 }
 
-/// Settings with which a promise does not hold.
-fn unsafe_settings(g: &Table, sync: bool) -> Vec<String> {
-    let mut out = Unsafe::default();
-    let mut is = |name: &str, cell: &str, good: &str, then: &str| {
-        let value = g.cell(0, cell).unwrap_or_default();
-        out.unless(value == good, || format!("{name} is {value}, not {good}: {then}"));
-    };
-    is("log_bin", "log_bin", "1", "nothing can replicate from this instance");
-    is(
-        "log_replica_updates",
-        "log_replica_updates",
-        "1",
-        "after a failover the others cannot follow this instance",
-    );
-    is("sync_binlog", "sync_binlog", "1", HOST_CRASH);
-    is("innodb_flush_log_at_trx_commit", "flush_log", "1", HOST_CRASH);
-    is("binlog_format", "binlog_format", "ROW", "replicas can diverge");
-    is("gtid_mode", "gtid_mode", "ON", "a diverged history goes unnoticed");
-    is(
-        "replica_preserve_commit_order",
-        "commit_order",
-        "1",
-        "a read that waited for its session's writes can miss some",
-    );
-    is("performance_schema", "performance_schema", "1", "the silence of a primary goes unnoticed");
-    is(
-        "relay_log_recovery",
-        "relay_log_recovery",
-        "0",
-        "a restart discards what was received and acknowledged",
-    );
-    if sync {
-        let acknowledged = format!("{HOST_CRASH} that this replica acknowledged");
-        is("sync_relay_log", "sync_relay_log", "1", &acknowledged);
-        is(
-            "rpl_semi_sync_source_wait_point",
-            "wait_point",
-            "AFTER_SYNC",
-            "clients see writes that can be lost",
-        );
-        is(
-            "rpl_semi_sync_source_wait_no_replica",
-            "wait_no_replica",
-            "1",
-            "without a replica, commits do not wait",
-        );
-        is(
-            "rpl_semi_sync_source_wait_for_replica_count",
-            "wait_count",
-            "1",
-            "Holdfast counts on one answer for each commit",
-        );
-        let timeout_ms = g.number::<u64>(0, "ack_timeout").unwrap_or(0);
-        out.unless(timeout_ms >= ACK_TIMEOUT_SAFE_MS, || {
-            format!(
-                "rpl_semi_sync_source_timeout is {timeout_ms} ms: after that, commits go on without a replica"
-            )
-        });
-    }
-    out.0
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{OWNED, without_threads};
-    use crate::mysql::flavour::options;
+    use super::without_threads;
 
     #[test]
     fn ids_that_are_owned_are_read_without_their_threads() {
@@ -588,21 +466,5 @@ mod tests {
             format!("{uuid}:9:10,{uuid}:t:1")
         );
         assert_eq!(without_threads(""), "");
-    }
-
-    #[test]
-    fn options_that_promises_rest_on_are_refused() {
-        for name in [
-            "super_read_only",
-            "skip-replica-start",
-            "gtid_mode",
-            "loose-performance_schema",
-            "rpl_semi_sync_source_timeout",
-        ] {
-            let given = [(name.to_owned(), "1".to_owned())].into();
-            assert!(options::add(&given, &OWNED, &mut Vec::new()).is_err(), "{name}");
-        }
-        let given = [("innodb_buffer_pool_size".to_owned(), "1G".to_owned())].into();
-        assert!(options::add(&given, &OWNED, &mut Vec::new()).is_ok());
     }
 }
