@@ -83,7 +83,7 @@ async fn a_group_goes_to_a_later_release_under_load_without_losing_a_write() {
     let nothing = stage.sandbox.holdfast(&["upgrade", "--dry-run"]).await.unwrap();
     assert!(nothing.contains("nothing to do"), "{nothing}");
 
-    let load = Writers::start(&here(&stage.sandbox), &proxies, &account(), 1, 0..4);
+    let load = Writers::start(&here(&stage.sandbox), &proxies, &account(), 1, 0..2);
     wait_for("a write", async || load.acked() > 50).await;
     programs.install_later();
     all(&stage, "installed", "11.8.").await;
