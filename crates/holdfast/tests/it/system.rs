@@ -2,6 +2,8 @@
 //! client may lose is asserted; how long it takes is measured elsewhere (`holdfast drill`), never here.
 
 use crate::stage::{BOUND, Stage, here, logs, no_loss, stage, turn, wait_for};
+use holdfast_core::topology::Engine;
+use holdfast_drill::client::sql;
 use holdfast_drill::drills::{self, Drill, account};
 use holdfast_drill::ledger::{self, Writers};
 use holdfast_drill::sandbox::{Network, Options, Sandbox, signal};
@@ -36,7 +38,7 @@ async fn mysql_loses_nothing_when_the_primary_is_killed_or_switched_and_members_
     let programs = programs.canonicalize().expect("there is no MySQL here yet: make engines");
     assert!(programs.join("mysqld").exists(), "there is no MySQL here yet: make engines");
     let mut stage = stage(3, |o| {
-        o.engine = "mysql".into();
+        o.engine = Engine::MySql;
         o.programs = Some(programs);
         o.service_lines = "cool_down_s = 1".into();
     })
@@ -135,7 +137,7 @@ async fn without_a_store_the_primary_goes_on_only_while_all_members_vouch() {
 
     signal(stage.sandbox.pid(replica).unwrap(), Signal::STOP);
     let closed = async || {
-        let mut conn = match ledger::connect(stage.sandbox.engine(&primary).unwrap(), &account()).await {
+        let mut conn = match sql::connect(stage.sandbox.engine(&primary).unwrap(), &account()).await {
             Ok(conn) => conn,
             Err(_) => return true,
         };
