@@ -197,6 +197,9 @@ pub enum Role {
         reclone: bool,
         /// The record still counts it among those that could acknowledge.
         recorded: bool,
+        /// As for [`Role::Follow`].
+        #[serde(default)]
+        restart: Option<Life>,
     },
 }
 

@@ -48,6 +48,11 @@ fn id(history: u32) -> HistoryId {
 }
 
 impl Memory {
+    /// Of a server without data.
+    pub fn new(keeps: bool) -> Memory {
+        Memory { keeps, ..Default::default() }
+    }
+
     pub fn position(&self, log: &[Tx]) -> Position {
         if self.history == 0 {
             return Position::Redis(RedisPosition::default());

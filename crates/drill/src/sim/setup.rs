@@ -161,7 +161,7 @@ impl Sim {
             sim.cuts_tail = false;
             let keeps = sim.rng.percent(50);
             for host in &mut sim.hosts {
-                host.engine.memory = Some(memory::Memory { keeps, ..Default::default() });
+                host.engine.memory = Some(memory::Memory::new(keeps));
             }
         }
         sim.begin_run(operators);

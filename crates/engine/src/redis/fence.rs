@@ -19,12 +19,34 @@ use tokio::time::{Instant, sleep};
 const WAITERS_POLL: Duration = Duration::from_millis(5);
 /// A pause of writes ends by itself, in case nobody closes after it.
 const PAUSE_MORE: Duration = Duration::from_secs(1);
+/// A step of closing gets at least this, so that a spent deadline still says what it failed at.
+const SLICE_MIN: Duration = Duration::from_millis(1);
 
 impl RedisEngine {
     pub(super) async fn fence(&self, within: Duration) -> Result<Option<Position>, Error> {
+        let until = Instant::now() + within;
+        let left = || until.saturating_duration_since(Instant::now()).max(SLICE_MIN);
+        let connected = self.take_no_writes(left()).await?;
+        let mut cut = Batch::default();
+        for client in connected.iter().filter(|c| self.is_stranger(c)) {
+            // One that left by itself meanwhile is no failure.
+            cut = cut.and(&["CLIENT", "KILL", "ID", &client.id]);
+        }
+        let cut = cut.followed_by(&Look::batch());
+        let answers = self.acting.run("cutting clients", &self.door(), cut, left()).await?;
+        let look = Look::read(&answers[answers.len() - 3..])?;
+        if look.is_primary()? {
+            return Err(Error::Precondition("it was opened while it was being closed".into()));
+        }
+        Ok(self.position_of(&look)?.map(Position::Redis))
+    }
+
+    /// Becomes the replica of nobody, if it is a primary: what is sent from then on is refused, and so is what a pause
+    /// of writes held back. Those that are connected then.
+    pub(super) async fn take_no_writes(&self, within: Duration) -> Result<Vec<Client>, Error> {
         self.require_running()?;
         let until = Instant::now() + within;
-        let left = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let left = || until.saturating_duration_since(Instant::now()).max(SLICE_MIN);
         let door = self.door();
         let port = NOWHERE.1.to_string();
         // Its own replication, if it is a replica, is left alone.
@@ -36,19 +58,7 @@ impl RedisEngine {
         batch = batch.and(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
         batch = batch.and(&["CLIENT", "UNPAUSE"]).and(&["CLIENT", "LIST"]);
         let answers = self.acting.run("closing", &door, batch, left()).await?;
-        let connected = clients(answers.last().unwrap_or(&Value::Nil));
-        let mut cut = Batch::default();
-        for client in connected.iter().filter(|c| self.is_stranger(c)) {
-            // One that left by itself meanwhile is no failure.
-            cut = cut.and(&["CLIENT", "KILL", "ID", &client.id]);
-        }
-        let answers =
-            self.acting.run("cutting clients", &door, cut.followed_by(&Look::batch()), left()).await?;
-        let look = Look::read(&answers[answers.len() - 3..])?;
-        if look.is_primary()? {
-            return Err(Error::Precondition("it was opened while it was being closed".into()));
-        }
-        Ok(self.position_of(&look)?.map(Position::Redis))
+        Ok(clients(answers.last().unwrap_or(&Value::Nil)))
     }
 
     /// A connection that is neither the driver's own nor a replica's.

@@ -251,6 +251,9 @@ impl Engine for RedisEngine {
     async fn drain_clients(&self, within: Duration) -> Result<u32, Error> {
         self.wait_for_waiters(within).await
     }
+    async fn refuse_writes(&self, within: Duration) -> Result<(), Error> {
+        self.take_no_writes(within).await.map(drop)
+    }
     async fn mark_intact(&self) -> Result<(), Error> {
         self.require_running()?;
         let life = self.life().await?;
