@@ -5,7 +5,7 @@ use holdfast_core::topology::Durability::Async;
 use holdfast_core::topology::Engine::MariaDb;
 use holdfast_core::topology::Management;
 use holdfast_engine::mysql::MySqlEngine;
-use holdfast_engine::{CloneProgress, Engine as _, Error, ProcessState, Spec};
+use holdfast_engine::{CloneProgress, CopyByStream as _, Engine as _, Error, ProcessState, Spec};
 use mysql_async::prelude::Queryable as _;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -5,7 +5,7 @@ use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_core::topology::Engine;
 use holdfast_core::topology::Management;
 use holdfast_engine::mysql::MySqlEngine;
-use holdfast_engine::{Engine as _, Error, ProcessState, ThreadState};
+use holdfast_engine::{CopyByStream as _, Engine as _, Error, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
 use std::time::Duration;
 use tokio::time::Instant;

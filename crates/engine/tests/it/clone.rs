@@ -4,7 +4,7 @@ use crate::rig::{Rig, applied, ids, insert, level, now, rig, seen};
 use holdfast_core::topology::Durability::Async;
 use holdfast_core::topology::Engine;
 use holdfast_engine::mysql::MySqlEngine;
-use holdfast_engine::{ClonePhase, CloneProgress, Engine as _, Error};
+use holdfast_engine::{ClonePhase, CloneProgress, CopyByStream as _, Engine as _, Error};
 use mysql_async::prelude::Queryable as _;
 use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncReadExt as _};

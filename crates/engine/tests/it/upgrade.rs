@@ -3,8 +3,8 @@
 use crate::rig::{Rig, applied, insert, later, level, now, rig, seen};
 use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_core::topology::Engine;
-use holdfast_engine::mysql::{MySqlEngine, Spec};
-use holdfast_engine::{Engine as _, Error};
+use holdfast_engine::mysql::MySqlEngine;
+use holdfast_engine::{CopyByStream as _, Engine as _, Error, Spec};
 use mysql_async::prelude::Queryable as _;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
