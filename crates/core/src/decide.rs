@@ -544,7 +544,9 @@ fn reinit_done(w: &World) -> Option<Verdict> {
         let p = in_office(w);
         w.fresh(n).is_some_and(|r| {
             let other_life = r.session != *s;
-            let rebuilt = r.settled > 0 && p.is_some_and(|p| r.follows(&p.node)) && r.rebuilt_for == Some(*s);
+            // Where a member is recorded before it follows, it waits for that with its data thrown away.
+            let fits = r.ready || p.is_some_and(|p| r.follows(&p.node));
+            let rebuilt = r.settled > 0 && fits && r.rebuilt_for == Some(*s);
             other_life && r.rebuilt_for.is_some() || rebuilt
         })
     };

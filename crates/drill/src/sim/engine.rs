@@ -283,7 +283,7 @@ impl Engine {
         let tail = if cut { self.log.split_off(self.committed) } else { Vec::new() };
         self.committed = self.log.len();
         // The mark tells of this start, which comes next.
-        self.retained &= self.keeps_relay && tail.is_empty();
+        self.retained &= self.keeps_relay && tail.is_empty() && self.memory.is_none();
         if !self.keeps_relay {
             self.relay.clear();
         }

@@ -141,22 +141,28 @@ impl Sim {
         let (Some(conn), upstream) = (r.conn, r.node) else { return };
         (r.cursor, r.acked) = (cursor, 0);
         let life = r.conn_life;
+        let stays = self.admits(upstream, node);
         let peer = &mut self.hosts[upstream].engine;
-        if matches!(peer.power, Power::Off { .. }) || peer.life != life {
+        if matches!(peer.power, Power::Off { .. }) || peer.life != life || !stays {
             return;
         }
         peer.dumps.insert(node, Dump { conn, acknowledges: true, unheard_since: None });
     }
 
+    /// Whether `replica` has an account at `node`; its connection goes with it, also in the middle of a copy.
+    pub(super) fn admits(&self, node: usize, replica: usize) -> bool {
+        let there = self.hosts[node].engine.memory.as_ref();
+        self.sabotaged(Sabotage::AdmitsAnybody) || there.is_some_and(|m| m.admits.contains(&replica))
+    }
+
     pub(super) fn connect_in_memory(&mut self, node: usize) {
         let (conn, now) = (self.fresh_id(), self.now);
-        let anybody = self.sabotaged(Sabotage::AdmitsAnybody);
         let me = &self.hosts[node].engine;
         let Some(upstream) = me.receiver.as_ref().map(|r| r.node) else { return };
         let peer = &self.hosts[upstream].engine;
         let there = peer.memory.as_ref().filter(|m| m.leads);
         let refused = match (self.net.both(Plane::Data, node, upstream), peer.on(), there) {
-            (true, true, Some(m)) if anybody || m.admits.contains(&node) => None,
+            (true, true, Some(_)) if self.admits(upstream, node) => None,
             (true, true, Some(_)) => Some("it is not admitted"),
             (true, true, None) => Some("there is no primary"),
             _ => Some("cannot connect"),

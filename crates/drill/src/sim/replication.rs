@@ -100,7 +100,8 @@ impl Sim {
         let up = self.net.both(Plane::Data, node, r.node);
         let peer = &self.hosts[r.node].engine;
         let alive = peer.on() && peer.life == r.conn_life;
-        let known = copying || peer.dumps.get(&node).is_some_and(|d| d.conn == conn);
+        let admitted = copying && self.admits(r.node, node);
+        let known = admitted || peer.dumps.get(&node).is_some_and(|d| d.conn == conn);
         let mut fresh = Vec::new();
         if up && alive && known && !copying {
             fresh.extend(peer.log[r.cursor..].iter().take(BATCH).copied());
