@@ -250,9 +250,10 @@ impl Controller {
 }
 
 impl Group {
-    /// Keeps since when a member does not follow: a new connection takes a moment, and is no reason to act.
+    /// Keeps since when a member does not follow: a new connection takes a moment, and is no reason to act. Nor is it one
+    /// that it waits to be recorded, as it was told to.
     fn sight_follower(&mut self, node: &NodeName, r: &InstanceReport, now: Millis) {
-        if self.record.primary().is_none_or(|p| r.follows(&p.node)) {
+        if r.ready || self.record.primary().is_none_or(|p| r.follows(&p.node)) {
             self.unwell_since.remove(node);
         } else {
             self.unwell_since.entry(node.clone()).or_insert(now);

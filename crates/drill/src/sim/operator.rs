@@ -91,9 +91,10 @@ impl Sim {
         let says: String =
             self.hosts.iter().filter_map(|h| h.office.as_ref()).map(|o| o.says.clone()).collect();
         // What was in memory alone does not come back.
-        let gone =
-            ["acker-forgot", "durability-degraded", "no-candidate"].iter().any(|code| says.contains(code));
-        if (says.contains("diverged") || self.in_memory() && gone) && self.forced == 0 {
+        let gone = ["acker-forgot", "durability-degraded", "no-acker", "no-candidate"];
+        if (says.contains("diverged") || self.in_memory() && gone.iter().any(|code| says.contains(code)))
+            && self.forced == 0
+        {
             let most = self.members.iter().copied().max_by_key(|m| self.hosts[*m].engine.log.len());
             let to = most.map(|m| self.names[m].clone());
             self.forced += 1;

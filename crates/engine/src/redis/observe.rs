@@ -216,7 +216,9 @@ impl RedisEngine {
     /// What the server last said of its replication, if it is ours to read.
     fn replication_words(&self) -> Option<String> {
         const BYTES: u64 = 8 << 10;
-        const KNOWN: [&str; 4] = ["MASTER", "Master", "master", "sync"];
+        const KNOWN: [&str; 3] = ["master", "primary", "sync"];
+        /// Of each attempt, whatever comes of it.
+        const ATTEMPT: [&str; 3] = ["connecting to ", "sync started", "fired the event"];
         use std::io::{Read as _, Seek as _};
         let mut file = std::fs::File::open(&self.at.error_log).ok()?;
         let len = file.metadata().ok()?.len();
@@ -224,8 +226,11 @@ impl RedisEngine {
         let mut text = Vec::new();
         file.take(BYTES).read_to_end(&mut text).ok()?;
         let text = String::from_utf8_lossy(&text);
-        let told = text.lines().rev().filter(|l| !l.contains("Connecting to MASTER"));
-        let line = told.into_iter().find(|l| KNOWN.iter().any(|w| l.contains(w)))?;
+        let of_replication = |line: &&str| {
+            let line = line.to_ascii_lowercase();
+            KNOWN.iter().any(|w| line.contains(w)) && !ATTEMPT.iter().any(|w| line.contains(w))
+        };
+        let line = text.lines().rev().find(of_replication)?;
         // After the process, the time and the level.
         Some(line.splitn(7, ' ').last().unwrap_or(line).trim().to_owned())
     }
@@ -234,6 +239,8 @@ impl RedisEngine {
 fn position(s: Stand, followed: Option<Before>, lineage: Option<&lineage::Lineage>) -> Option<RedisPosition> {
     let empty = s.keys == 0 && s.before.is_none() && !s.is_primary;
     match (s.kept, followed) {
+        // Come up as a primary, and closed before anything was written: a history that nothing happened in.
+        (true, None) if s.offset == 0 && empty => return Some(RedisPosition::default()),
         (true, _) => {}
         // As it was started: without any data, or with data that nobody followed yet.
         (false, None) if s.offset == 0 && !empty => {}

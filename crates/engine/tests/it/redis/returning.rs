@@ -213,6 +213,7 @@ async fn a_copy_that_breaks_off_leaves_the_old_data(flavour: Engine) {
     assert!(o.applied == Some(had) && o.upstream.is_none(), "{o:?}");
     assert_eq!(r.app(2).keys(), 10);
     // One that had nothing says so.
+    drop(three);
     let four = r.up(3).await;
     assert!(at(&now(&four).await).is_empty());
 }
