@@ -95,8 +95,11 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
         return Err(blockers);
     }
     pool.retain(|(_, p)| evidence.iter().any(|must_have| must_have.iter().all(|m| p.contains(m))));
-    // A data directory that was lost is not a history to go on with, under any durability; nor is a copy not begun yet.
-    let had_data = w.record.floor.iter().chain(&claim.known).any(|p| !p.is_empty());
+    // A data directory that was lost is not a history to go on with, under any durability. Where an opening alone begins
+    // a history, nor is a copy not begun yet; elsewhere the first primary may have had no more than its accounts.
+    let had_data = w.record.floor.as_ref().is_some_and(|f| !f.is_empty())
+        || w.service.engine.family().forgets()
+            && (w.record.founded || claim.known.as_ref().is_some_and(|p| !p.is_empty()));
     let emptied = |p: &Position| p.is_empty() && had_data;
     pool.retain(|(_, p)| claim.accept_loss || !emptied(p));
     pool.sort_by_key(|(n, _)| (w.record.reinit.contains_key(*n), upgrade::left_behind(w, n)));

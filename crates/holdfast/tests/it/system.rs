@@ -56,6 +56,27 @@ async fn mysql_loses_nothing_when_the_primary_is_killed_or_switched_and_members_
     stage.end().await;
 }
 
+/// The same on Redis: clients write through the RESP proxy, which waits for a replica to have each write.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_loses_nothing_when_the_primary_is_killed_or_switched_and_members_come_back() {
+    let mut stage = stage(3, |o| {
+        o.engine = Engine::Redis;
+        o.service_lines = "cool_down_s = 1".into();
+    })
+    .await;
+    let drills = [Drill::KillEngine, Drill::Switchover, Drill::KillHost];
+    for (number, drill) in (1..).zip(drills) {
+        let round = drills::round(&mut stage.sandbox, drill, number, 4).await.unwrap();
+        let broken: Vec<&String> = round.broken.iter().filter(|b| !b.starts_with("outage")).collect();
+        assert!(broken.is_empty(), "{round:?}");
+        no_loss(&round);
+        eprintln!("{drill:?}: {round:?}");
+    }
+    let service = stage.healthy().await;
+    assert_eq!(service["engine"], "redis");
+    stage.end().await;
+}
+
 /// Each host in a network namespace of its own; clients also write to every engine directly (S1).
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_no_second_primary_behind_a_partition_or_a_frozen_process() {
