@@ -77,7 +77,7 @@ impl Voter {
                 over = watch_store(&store) => over,
                 over = self.keep_office(store.clone()) => over,
             };
-            self.close_office(None);
+            self.announce(None);
             match over {
                 Over::Refused(why) => return why,
                 Over::LackedRoom => {
@@ -143,7 +143,7 @@ impl Voter {
                 term = self.take_office(store.clone(), now.term);
             } else if !now.is_me && in_office.is_some() {
                 tracing::info!("this node's controller leaves office");
-                self.close_office(None);
+                self.announce(None);
                 term = None;
             }
             let moves = async {
@@ -166,8 +166,8 @@ impl Voter {
         }
     }
 
-    /// Announces the next office, or that there is none here, then ends what waits in the one before.
-    fn close_office(&self, next: Option<Arc<Office>>) {
+    /// Says which office is here, or that none is, then ends what waits in the one before.
+    fn announce(&self, next: Option<Arc<Office>>) {
         if let Some(before) = self.office.send_replace(next) {
             before.leave();
         }
@@ -180,7 +180,7 @@ impl Voter {
                 let better_seat = opened.better_seat();
                 let mut tasks = JoinSet::new();
                 tasks.spawn(opened.clone().run());
-                self.close_office(Some(opened));
+                self.announce(Some(opened));
                 Some(Term { number, better_seat, _tasks: tasks })
             }
             Err(e) => {

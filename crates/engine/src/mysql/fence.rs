@@ -26,30 +26,32 @@ const ACK_WAIT: &str = "Waiting for semi-sync ACK";
 /// The server's number for it.
 pub(super) const NO_SUCH_CONNECTION: u16 = 1094;
 
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now()).max(SLICE_MIN)
+}
+
 impl MySqlEngine {
     pub(super) async fn fence(&self, within: Duration) -> Result<Position, Error> {
         self.require_running()?;
         let until = Instant::now() + within;
-        let left = || until.saturating_duration_since(Instant::now()).max(SLICE_MIN);
         // An `open` that was given up must not take effect after us.
-        self.sessions.act.settle("ending an earlier verb", left()).await?;
+        self.sessions.act.settle("ending an earlier verb", left(until)).await?;
         let fence = &self.sessions.fence;
-        self.cut_clients(left()).await?;
+        self.cut_clients(left(until)).await?;
         // Waits for running commits, so also behind one that waits for an acknowledgement. A lock wait that is given
         // up here must not linger: the engine could otherwise close itself in a later epoch.
-        fence.run("making it read-only", self.flavour.make_read_only(), left()).await?;
+        fence.run("making it read-only", self.flavour.make_read_only(), left(until)).await?;
         // Those that slipped in between.
-        self.cut_clients(left()).await?;
-        let tables = fence.run("reading the final position", self.flavour.positions(), left()).await?;
+        self.cut_clients(left(until)).await?;
+        let tables = fence.run("reading the final position", self.flavour.positions(), left(until)).await?;
         self.flavour.read_positions(&tables)
     }
 
     pub(super) async fn close_gently(&self, within: Duration) -> Result<(), Error> {
         self.require_running()?;
         let until = Instant::now() + within;
-        let left = || until.saturating_duration_since(Instant::now()).max(SLICE_MIN);
-        self.sessions.act.settle("ending an earlier verb", left()).await?;
-        self.sessions.fence.run("refusing writes", self.flavour.make_read_only(), left()).await?;
+        self.sessions.act.settle("ending an earlier verb", left(until)).await?;
+        self.sessions.fence.run("refusing writes", self.flavour.make_read_only(), left(until)).await?;
         while self.work_under_way().await?.iter().any(|work| work.query.is_some()) && Instant::now() < until {
             sleep(ANSWER_POLL).await;
         }
@@ -59,9 +61,8 @@ impl MySqlEngine {
     /// Cuts all clients but those whose commit waits for an acknowledgement: cutting these would commit them.
     pub(super) async fn cut_clients(&self, within: Duration) -> Result<(), Error> {
         let until = Instant::now() + within;
-        let left = || until.saturating_duration_since(Instant::now()).max(SLICE_MIN);
         let fence = &self.sessions.fence;
-        let tables = fence.run("listing clients", self.flavour.clients(), left()).await?;
+        let tables = fence.run("listing clients", self.flavour.clients(), left(until)).await?;
         let own = self.sessions.ids();
         let mut cut = Vec::new();
         for table in &tables {
@@ -76,7 +77,7 @@ impl MySqlEngine {
             }
         }
         while !cut.is_empty() {
-            match fence.run("cutting clients", self.flavour.kill(&cut), left()).await {
+            match fence.run("cutting clients", self.flavour.kill(&cut), left(until)).await {
                 Ok(_) => break,
                 // That one left by itself. Those before it are cut.
                 Err(e) => {

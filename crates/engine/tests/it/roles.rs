@@ -175,8 +175,12 @@ async fn a_planned_closing_answers_every_statement(flavour: Engine) {
             unreachable!()
         });
     }
-    until("writes", || async { one.observe().await.is_ok_and(|o| o.client_connections == 8) }).await;
-    sleep(Duration::from_millis(100)).await;
+    // Of each of them, more than it began with.
+    let mut looks = r.root_conn(1).await;
+    let deadline = Instant::now() + PATIENCE;
+    while ids(&mut looks).await.iter().filter(|id| *id % 10_000 == 5).count() < 8 {
+        assert!(Instant::now() < deadline, "never happened: writes of all");
+    }
     one.refuse_writes(PATIENCE).await.unwrap();
     let mut done = 0;
     let mut clients = Vec::new();

@@ -441,23 +441,7 @@ impl Instance {
             Verb::Start => self.start().await?,
             Verb::Restart => self.restart().await?,
             Verb::Close => self.fence().await,
-            Verb::Yield => {
-                let left =
-                    self.engine.drain_clients(Duration::from_millis(limits::SWITCHOVER_DRAIN_MS)).await;
-                match left {
-                    Ok(left @ 1..) => {
-                        tracing::warn!(group = %self.service.name, left, "transactions did not finish in time and are cut");
-                    }
-                    // Proxies elsewhere may not have heard yet.
-                    _ => {
-                        let within = Duration::from_millis(limits::REFUSE_WRITES_MS);
-                        if let Err(error) = self.engine.refuse_writes(within).await {
-                            tracing::warn!(group = %self.service.name, %error, "writes are not refused in time; clients are cut");
-                        }
-                    }
-                }
-                self.fence().await;
-            }
+            Verb::Yield => self.give_way().await,
             Verb::StopReceiving => self.engine.stop_receiving().await?,
             Verb::Promote { wait_for_ack } => self.promote(wait_for_ack).await?,
             Verb::CreateAccounts => {

@@ -320,6 +320,11 @@ impl Unsafe {
             self.0.push(says());
         }
     }
+    /// Setting `name`, which stands in the first row's `cell`, is `good`; `then` is what happens otherwise.
+    fn unless_is(&mut self, g: &Table, name: &str, cell: &str, good: &str, then: &str) {
+        let value = g.cell(0, cell).unwrap_or_default();
+        self.unless(value == good, || format!("{name} is {value}, not {good}: {then}"));
+    }
 }
 
 /// What a crash of the host can do.

@@ -59,6 +59,21 @@ impl Instance {
         }
     }
 
+    /// For a planned switchover: closes when transactions have finished, and answers what arrives meanwhile before it cuts.
+    pub(super) async fn give_way(&self) {
+        let group = &self.service.name;
+        let drained = self.engine.drain_clients(Duration::from_millis(limits::SWITCHOVER_DRAIN_MS)).await;
+        if let Ok(left @ 1..) = drained {
+            tracing::warn!(%group, left, "transactions did not finish in time and are cut");
+        } else if let Err(error) =
+            // Proxies elsewhere may not have heard yet.
+            self.engine.refuse_writes(Duration::from_millis(limits::REFUSE_WRITES_MS)).await
+        {
+            tracing::warn!(%group, %error, "writes are not refused in time; clients are cut");
+        }
+        self.fence().await;
+    }
+
     /// S3: gate, clients, read-only, and past the bound SIGKILL.
     pub(super) async fn fence(&self) {
         let epoch = self.lock().member.leads();

@@ -59,63 +59,41 @@ pub(super) const OWNED: Owned = Owned {
 
 /// Settings with which a promise does not hold.
 pub(super) fn unsafe_settings(g: &Table, sync: bool) -> Vec<String> {
-    let cell = |name| g.cell(0, name).unwrap_or_default();
     let mut out = Unsafe::default();
-    let mut must = |fine: bool, says: String| out.unless(fine, || says);
-    let lost = HOST_CRASH;
-    must(cell("log_bin") == "1", "log_bin is off: nothing can replicate from this instance".into());
-    must(
-        cell("log_slave_updates") == "1",
-        "log_slave_updates is off: after a failover the others cannot follow this instance".into(),
-    );
-    must(cell("sync_binlog") == "1", format!("sync_binlog is {}, not 1: {lost}", cell("sync_binlog")));
-    must(
-        matches!(cell("flush_log"), "1" | "3"),
-        format!("innodb_flush_log_at_trx_commit is {}, not 1: {lost}", cell("flush_log")),
-    );
-    must(
-        cell("binlog_format") == "ROW",
-        format!("binlog_format is {}, not ROW: replicas can diverge", cell("binlog_format")),
-    );
-    must(cell("gtid_strict") == "1", "gtid_strict_mode is off: a diverged history goes unnoticed".into());
-    must(
-        cell("gtid_domain") == "0",
-        format!(
-            "gtid_domain_id is {}, not 0: positions of the group cannot be compared",
-            cell("gtid_domain")
-        ),
-    );
-    must(
-        cell("relay_log_recovery") == "0",
-        "relay_log_recovery is on: a restart discards what was received and acknowledged".into(),
-    );
+    let mut is = |name: &str, cell: &str, good: &str, then: &str| out.unless_is(g, name, cell, good, then);
+    is("sync_binlog", "sync_binlog", "1", HOST_CRASH);
+    is("binlog_format", "binlog_format", "ROW", "replicas can diverge");
+    is("gtid_domain_id", "gtid_domain", "0", "positions of the group cannot be compared");
     if sync {
-        must(
-            cell("sync_relay_log") == "1",
-            format!(
-                "sync_relay_log is {}, not 1: {lost} that this replica acknowledged",
-                cell("sync_relay_log")
-            ),
-        );
-        must(
-            cell("wait_point") == "AFTER_SYNC",
-            format!(
-                "rpl_semi_sync_master_wait_point is {}, not AFTER_SYNC: clients see writes that can be lost",
-                cell("wait_point")
-            ),
-        );
-        let timeout_ms = g.number::<u64>(0, "ack_timeout").unwrap_or(0);
-        must(
-            timeout_ms >= ACK_TIMEOUT_SAFE_MS,
-            format!(
-                "rpl_semi_sync_master_timeout is {timeout_ms} ms: after that, commits go on without a replica"
-            ),
-        );
-        must(
-            cell("wait_no_slave") == "1",
-            "rpl_semi_sync_master_wait_no_slave is off: without a replica, commits do not wait".into(),
-        );
+        let acknowledged = format!("{HOST_CRASH} that this replica acknowledged");
+        is("sync_relay_log", "sync_relay_log", "1", &acknowledged);
+        let shown = "clients see writes that can be lost";
+        is("rpl_semi_sync_master_wait_point", "wait_point", "AFTER_SYNC", shown);
     }
+    let mut switched = |name: &str, cell: &str, on: bool, then: &str| {
+        let (good, is) = if on { ("1", "off") } else { ("0", "on") };
+        out.unless(g.cell(0, cell) == Some(good), || format!("{name} is {is}: {then}"));
+    };
+    switched("log_bin", "log_bin", true, "nothing can replicate from this instance");
+    let others = "after a failover the others cannot follow this instance";
+    switched("log_slave_updates", "log_slave_updates", true, others);
+    switched("gtid_strict_mode", "gtid_strict", true, "a diverged history goes unnoticed");
+    let discards = "a restart discards what was received and acknowledged";
+    switched("relay_log_recovery", "relay_log_recovery", false, discards);
+    if sync {
+        let waits = "without a replica, commits do not wait";
+        switched("rpl_semi_sync_master_wait_no_slave", "wait_no_slave", true, waits);
+    }
+    let flushes = g.cell(0, "flush_log").unwrap_or_default();
+    out.unless(matches!(flushes, "1" | "3"), || {
+        format!("innodb_flush_log_at_trx_commit is {flushes}, not 1: {HOST_CRASH}")
+    });
+    let timeout_ms = g.number::<u64>(0, "ack_timeout").unwrap_or(0);
+    out.unless(!sync || timeout_ms >= ACK_TIMEOUT_SAFE_MS, || {
+        format!(
+            "rpl_semi_sync_master_timeout is {timeout_ms} ms: after that, commits go on without a replica"
+        )
+    });
     out.0
 }
 

@@ -67,10 +67,7 @@ pub(super) const OWNED: Owned = Owned {
 /// Settings with which a promise does not hold.
 pub(super) fn unsafe_settings(g: &Table, sync: bool) -> Vec<String> {
     let mut out = Unsafe::default();
-    let mut is = |name: &str, cell: &str, good: &str, then: &str| {
-        let value = g.cell(0, cell).unwrap_or_default();
-        out.unless(value == good, || format!("{name} is {value}, not {good}: {then}"));
-    };
+    let mut is = |name: &str, cell: &str, good: &str, then: &str| out.unless_is(g, name, cell, good, then);
     is("log_bin", "log_bin", "1", "nothing can replicate from this instance");
     is(
         "log_replica_updates",
