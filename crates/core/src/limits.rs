@@ -23,6 +23,12 @@ pub const LEASE_MS: u64 = 3_000;
 pub const LEASE_RENEW_EVERY_MS: u64 = 500;
 /// The holder stops this much before its lease ends, to have time to cut clients (S2, S3).
 pub const LEASE_MARGIN_MS: u64 = 500;
+/// A primary whose lease was not renewed for this long asks the members (S14). Longer than the store is without a leader when
+/// the controller moves: who vouches does not open for a lease, and a switchover just then would wait for that.
+pub const VOUCH_AFTER_MS: u64 = 1_500;
+/// How often it then asks, and how long an answer may take.
+pub const VOUCH_EVERY_MS: u64 = REPORT_EVERY_MS;
+pub const VOUCH_ANSWER_MS: u64 = 400;
 /// How far two hosts' monotonic clocks may drift apart over one lease (S2).
 pub const CLOCK_DRIFT_MS: u64 = 200;
 /// How long a proxy may route writes on a snapshot it could not renew. Less than what the holder has, so that a
@@ -127,6 +133,10 @@ const _: () = assert!(STREAM_SILENT_AFTER_MS < SILENT_AFTER_MS, "a stream is kno
 const _: () = assert!(REPORT_EVERY_MS * 2 <= SETTLE_MS, "a first report may be lost");
 const _: () =
     assert!(LEASE_RENEW_EVERY_MS * 3 < LEASE_MS - LEASE_MARGIN_MS, "a lease survives two lost renewals");
+const _: () = assert!(
+    VOUCH_AFTER_MS + VOUCH_EVERY_MS * 2 + VOUCH_ANSWER_MS < LEASE_MS - LEASE_MARGIN_MS,
+    "vouchers are there before the holder stops, though one question finds nobody in time"
+);
 const _: () = assert!(FENCE_MS < LEASE_MARGIN_MS, "the holder is closed before its lease ends");
 const _: () = assert!(READ_LAG_MIN_MS <= READ_LAG_MS && READ_LAG_MS <= READ_LAG_MAX_MS);
 const _: () = assert!(READ_WAIT_MS * 5 < READER_LATE_MS, "most reads of a late reader do not wait");

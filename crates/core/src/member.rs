@@ -329,7 +329,7 @@ impl Member {
     pub fn wants_vouchers(&self, now: Millis) -> Option<VouchRequest> {
         let epoch = self.leads?;
         let lease = self.lease.filter(|l| l.epoch == epoch)?;
-        (now.since(lease.sent) > limits::SILENT_AFTER_MS).then(|| VouchRequest {
+        (now.since(lease.sent) > limits::VOUCH_AFTER_MS).then(|| VouchRequest {
             group: self.group.clone(),
             primary: self.node.clone(),
             epoch,

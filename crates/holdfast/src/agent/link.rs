@@ -11,7 +11,7 @@ use crate::http::{self, Client};
 use holdfast_core::member::VouchRequest;
 use holdfast_core::record::Session;
 use holdfast_core::topology::{Node, Topology};
-use holdfast_core::{GroupName, NodeName};
+use holdfast_core::{GroupName, NodeName, limits};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Mutex;
@@ -135,8 +135,10 @@ impl ControllerLink {
     /// S14. Anything but a clear yes is a no.
     pub async fn vouch(&self, node: &NodeName, ask: &VouchRequest) -> bool {
         let Some(target) = self.target_of(node) else { return false };
-        let answer: Result<Vouch, _> =
-            self.client.post(&target, "/v1/host/vouch", ask, Duration::from_millis(400)).await;
+        let answer: Result<Vouch, _> = self
+            .client
+            .post(&target, "/v1/host/vouch", ask, Duration::from_millis(limits::VOUCH_ANSWER_MS))
+            .await;
         answer.is_ok_and(|v| v.yes)
     }
 

@@ -174,7 +174,7 @@ impl Agent {
     /// While the store is away, a primary asks every other member directly whether it may go on.
     async fn gather_vouchers(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(Duration::from_millis(limits::LEASE_RENEW_EVERY_MS)).await;
+            tokio::time::sleep(Duration::from_millis(limits::VOUCH_EVERY_MS)).await;
             for instance in &self.options.instances {
                 let Some(ask) = instance.wants_vouchers() else { continue };
                 self.ask_for_vouchers(instance, &ask).await;
