@@ -190,6 +190,12 @@ fn new_group(w: &World) -> Option<Verdict> {
         primary: Incumbent { node: (*node).clone(), session: report.session, epoch: record.epoch },
     };
     record.floor = Some(position.clone());
+    // Nobody has to be able to write before replicas can connect.
+    if w.sync() && w.service.admits_replicas() {
+        let others = w.service.members.iter().filter(|n| *n != *node);
+        record.ackers = others.map(|n| (n.clone(), Acker::Joining)).collect();
+        record.assurance = if record.ackers.is_empty() { Assurance::Degraded } else { Assurance::Held };
+    }
     let data = if position.is_empty() { "all members are empty" } else { "it has all data there is" };
     act(w, record, PlanKind::Bootstrap, format!("new group; {node} comes first and {data}"))
 }
@@ -277,7 +283,7 @@ fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
     let fits = |r: &InstanceReport| matches!((&r.seen.received, &report.seen.received), (Some(has), Some(floor)) if floor.contains(has));
     let can_follow = |r: &InstanceReport| must_not_follow(&r.seen.version, &report.seen.version).is_none();
     let able = replicas_by_fitness(w, node).filter(|(_, r)| r.running() && fits(r) && can_follow(r));
-    record.ackers = able.take(w.service.sync_replicas).map(|(n, _)| (n.clone(), Acker::Joining)).collect();
+    record.ackers = able.take(w.service.wanted_ackers()).map(|(n, _)| (n.clone(), Acker::Joining)).collect();
     record.assurance = match (record.ackers.is_empty(), w.service.when_no_sync_replica) {
         (true, WhenNoSyncReplica::Degrade) => Assurance::Degraded,
         (false, _) | (true, WhenNoSyncReplica::Block) => Assurance::Held,
@@ -508,6 +514,14 @@ fn member_away(w: &World) -> Option<Verdict> {
         Some(r) => {
             let refused = r.seen.upstream.as_ref().and_then(|u| match &u.stream {
                 Stream::Refused { why } => Some(why.clone()),
+                Stream::Copying { received_bytes, data_bytes } => {
+                    let mib = |bytes: u64| bytes >> 20;
+                    Some(format!(
+                        "it is given all data: {} of {} MiB",
+                        mib(*received_bytes),
+                        mib(*data_bytes)
+                    ))
+                }
                 Stream::Off | Stream::Up | Stream::Broken { .. } => None,
             });
             let doing = r.activity.clone().or_else(|| r.trouble.clone()).or(refused);
@@ -530,7 +544,9 @@ fn reinit_done(w: &World) -> Option<Verdict> {
         let p = in_office(w);
         w.fresh(n).is_some_and(|r| {
             let other_life = r.session != *s;
-            let rebuilt = r.settled > 0 && p.is_some_and(|p| r.follows(&p.node)) && r.rebuilt_for == Some(*s);
+            // Where a member is recorded before it follows, it waits for that with its data thrown away.
+            let fits = r.ready || p.is_some_and(|p| r.follows(&p.node));
+            let rebuilt = r.settled > 0 && fits && r.rebuilt_for == Some(*s);
             other_life && r.rebuilt_for.is_some() || rebuilt
         })
     };

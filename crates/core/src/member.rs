@@ -8,7 +8,7 @@ use crate::record::{Assignment, Life, Role, Session};
 use crate::report::{InstanceReport, Lost, Observed, Process, Stream};
 use crate::{Epoch, GroupName, Millis, NodeName, Position, limits};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why an assignment is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +34,8 @@ pub enum Verb {
     Promote { wait_for_ack: bool },
     /// Create the accounts of the topology; only on the first primary of a new group.
     CreateAccounts,
+    /// Primary: let these members, and no others, replicate.
+    Admit(BTreeSet<NodeName>),
     /// Take writes.
     Open,
     /// Primary: wait for acknowledgements, or not (recorded first, S5).
@@ -103,6 +105,15 @@ pub struct Member {
     /// When the question was sent to which a controller answered with the assignment in force.
     confirmed: Option<Millis>,
     owes: Owes,
+    waits: Waits,
+}
+
+/// Where waiting for acknowledgements is the proxies' part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    No,
+    /// They are told to; from this moment on, all that could still send a write were.
+    From(Millis),
 }
 
 /// What must be received before an instance again has everything that it ever acknowledged.
@@ -143,6 +154,7 @@ impl Member {
             lost: None,
             confirmed: None,
             owes: Owes::Unknown,
+            waits: Waits::No,
         }
     }
 
@@ -176,7 +188,10 @@ impl Member {
             return Err(Refusal::OldRevision { offered: a.revision, held: held.revision });
         }
         self.promised = a.epoch;
-        if !matches!(a.role, Role::Follow { reclone: true, .. }) {
+        if self.forgotten() {
+            self.owes = Owes::Nothing;
+        }
+        if !matches!(a.role, Role::Follow { reclone: true, .. } | Role::Prepare { reclone: true, .. }) {
             self.rebuilt_for = None; // the wish is settled; the next one is another
         }
         let of = followed(&a);
@@ -213,7 +228,7 @@ impl Member {
     /// `LEASE_MS + CLOCK_DRIFT_MS`.
     pub fn vouch(&mut self, ask: &VouchRequest, now: Millis) -> bool {
         let follows = self.assignment.as_ref().is_some_and(|a| {
-            matches!(&a.role, Role::Follow { primary, .. } if *primary == ask.primary) && a.epoch == ask.epoch
+            followed(a).is_some_and(|(epoch, primary)| primary == ask.primary && epoch == ask.epoch)
         });
         let yes = follows && self.promised == ask.epoch && self.leads.is_none();
         if yes {
@@ -258,6 +273,21 @@ impl Member {
         }
     }
 
+    /// [`Verb::Promote`] is about to be carried out. Nobody can send a write yet.
+    pub fn promoting(&mut self, wait_for_ack: bool, now: Millis) {
+        self.waits = if wait_for_ack { Waits::From(now) } else { Waits::No };
+    }
+
+    /// [`Verb::WaitForAck`], where waiting is the proxies' part: from now on they are told so, or no longer.
+    pub fn proxies_wait(&mut self, on: bool, now: Millis) {
+        self.waits = if on { Waits::From(now.plus(limits::ROUTES_TURNED_MS)) } else { Waits::No };
+    }
+
+    /// What proxies that ask this primary itself are told of waiting.
+    pub fn tells_to_wait(&self) -> bool {
+        self.waits != Waits::No
+    }
+
     pub fn accounts_created(&mut self) {
         self.accounts_made = true;
     }
@@ -277,13 +307,21 @@ impl Member {
             return;
         }
         // It has something, or the histories would not diverge: found nowhere means not saved.
-        let nothing = Lost { transactions: 0, file: String::new(), epoch: self.promised, complete: false };
-        let lost = lost.unwrap_or(nothing);
+        let lost = lost.unwrap_or_else(|| Lost {
+            transactions: 0,
+            unit: "transactions".into(),
+            file: String::new(),
+            epoch: self.promised,
+            complete: false,
+        });
         self.history = if lost.complete { History::Saved } else { History::Unsaved };
         if !lost.complete {
             self.rebuilt_for = None; // a wish that still stands is for this as well
         }
-        self.lost = Some(lost);
+        // Heartbeats alone are no loss.
+        if lost.transactions > 0 || !lost.complete {
+            self.lost = Some(lost);
+        }
     }
 
     /// [`Verb::Reclone`] is done; `lost` is what it found and saved that the donor did not have.
@@ -291,8 +329,9 @@ impl Member {
         // Compared again before it follows: the donor's data is what the primary had when the copy ended.
         self.history = History::Unknown;
         // A rebuild that nobody wished for does not stand for one that is wished for later.
-        let wished =
-            self.assignment.as_ref().is_some_and(|a| matches!(a.role, Role::Follow { reclone: true, .. }));
+        let wished = self.assignment.as_ref().is_some_and(|a| {
+            matches!(a.role, Role::Follow { reclone: true, .. } | Role::Prepare { reclone: true, .. })
+        });
         self.rebuilt_for = self.rebuilt_for.max(wished.then_some(self.session));
         self.lost = lost.or(self.lost.take());
     }
@@ -306,7 +345,9 @@ impl Member {
         let epoch = match &a.role {
             Role::Lead { session, .. } if *session == self.session => a.epoch,
             Role::Yield => self.leads?,
-            Role::Lead { .. } | Role::Idle | Role::Halt | Role::Follow { .. } => return None,
+            Role::Lead { .. } | Role::Idle | Role::Halt | Role::Follow { .. } | Role::Prepare { .. } => {
+                return None;
+            }
         };
         if self.gave_up.is_some_and(|g| g >= epoch) {
             return None;
@@ -357,24 +398,42 @@ impl Member {
             Role::Idle => None,
             Role::Halt => seen.receives().then_some(Verb::StopReceiving),
             Role::Yield => self.leads.is_some().then_some(Verb::Yield),
-            Role::Lead { session, wait_for_ack, found } if *session == self.session => {
-                self.next_as_primary(seen, now, *wait_for_ack, *found)
+            Role::Lead { session, wait_for_ack, found, admits } if *session == self.session => {
+                self.next_as_primary(seen, now, *wait_for_ack, *found, admits.as_ref())
             }
             Role::Lead { .. } => seen.receives().then_some(Verb::StopReceiving),
-            Role::Follow { restart: Some(life), .. } if *life == self.life => next_to_restart(seen),
+            Role::Follow { restart: Some(life), .. } | Role::Prepare { restart: Some(life), .. }
+                if *life == self.life =>
+            {
+                next_to_restart(seen)
+            }
             Role::Follow { primary, acknowledges, reclone, .. } => {
                 self.next_as_replica(seen, now, primary, *acknowledges, *reclone)
             }
+            Role::Prepare { primary, reclone, .. } => self.next_before_following(seen, primary, *reclone),
         }
     }
 
-    fn next_as_primary(&self, seen: &Observed, now: Millis, wait_for_ack: bool, found: bool) -> Option<Verb> {
+    fn next_as_primary(
+        &self,
+        seen: &Observed,
+        now: Millis,
+        wait_for_ack: bool,
+        found: bool,
+        admits: Option<&BTreeSet<NodeName>>,
+    ) -> Option<Verb> {
         let epoch = self.assignment.as_ref()?.epoch;
+        let waits = if seen.admits.is_some() { self.tells_to_wait() } else { seen.waits_for_ack };
+        // Before it opens, so that replicas are there when the first write is.
+        let admit = admits.filter(|wanted| seen.admits.as_ref().is_some_and(|there| there != *wanted));
         if self.leads == Some(epoch) {
             if !seen.writable {
                 return Some(Verb::Open); // it was begun, and failed
             }
-            if seen.waits_for_ack != wait_for_ack {
+            if let Some(nodes) = admit {
+                return Some(Verb::Admit(nodes.clone()));
+            }
+            if waits != wait_for_ack {
                 return Some(Verb::WaitForAck(wait_for_ack));
             }
             // Leads again after a crash: what its start rolled back is history that nobody has.
@@ -390,8 +449,11 @@ impl Member {
         if !seen.drained {
             return None; // S7
         }
-        if seen.upstream.is_some() || seen.waits_for_ack != wait_for_ack {
+        if seen.upstream.is_some() || waits != wait_for_ack {
             return Some(Verb::Promote { wait_for_ack });
+        }
+        if let Some(nodes) = admit {
+            return Some(Verb::Admit(nodes.clone()));
         }
         if found && !self.accounts_made {
             return Some(Verb::CreateAccounts);
@@ -409,16 +471,45 @@ impl Member {
     ) -> Option<Verb> {
         // Who was cut off may be out of the recorded set by now: it acknowledges again when it was told so (S5).
         let trusted = self.confirmed.is_none_or(|sent| now.since(sent) < limits::ACKER_TRUST_MS);
-        let rebuild = reclone && self.rebuilt_for != Some(self.session);
+        let rebuild = self.rebuild(reclone);
         let upstream = seen.upstream.as_ref().filter(|u| u.node.as_ref() == Some(primary));
         // A broken stream is the engine's to retry, or a sign that the primary is gone: it is reported, not mended.
         if !rebuild && upstream.is_some_and(|u| u.stream.tries() && u.apply_error.is_none()) {
-            let may = seen.acknowledges != acknowledges && (!acknowledges || trusted);
-            return may.then_some(Verb::Acknowledge(acknowledges));
+            // Where the primary admits whom it counts, following is acknowledging.
+            let may = seen.admits.is_none() && seen.acknowledges != acknowledges;
+            return (may && (!acknowledges || trusted)).then_some(Verb::Acknowledge(acknowledges));
         }
+        match self.next_before_following(seen, primary, reclone) {
+            // Starting the replication threads purges the relay log (S7).
+            None if self.fit_to_follow(seen, rebuild) => {
+                let acknowledges = acknowledges && trusted;
+                Some(Verb::Follow { primary: primary.clone(), acknowledges })
+            }
+            other => other,
+        }
+    }
+
+    /// Its history is known to be the beginning of the primary's, and nothing is to be done about its data.
+    fn fit_to_follow(&self, seen: &Observed, rebuild: bool) -> bool {
+        matches!(self.history, History::Fits { .. })
+            && !rebuild
+            && seen.running()
+            && seen.unjudged == 0
+            && seen.drained
+            && !seen.receives()
+    }
+
+    fn rebuild(&self, reclone: bool) -> bool {
+        reclone && self.rebuilt_for != Some(self.session)
+    }
+
+    /// All that comes before [`Verb::Follow`].
+    fn next_before_following(&self, seen: &Observed, primary: &NodeName, reclone: bool) -> Option<Verb> {
         if seen.receives() {
             return Some(Verb::StopReceiving);
         }
+        let rebuild = self.rebuild(reclone);
+        let upstream = seen.upstream.as_ref().filter(|u| u.node.as_ref() == Some(primary));
         // Neither its own log nor the primary's has what comes next: only the data itself is left to follow from.
         let refused = upstream.is_some_and(|u| matches!(u.stream, Stream::Refused { .. }));
         match &self.history {
@@ -432,15 +523,17 @@ impl Member {
             History::Fits { .. } if rebuild || refused || applying_failed(seen) => {
                 Some(Verb::Reclone { primary: primary.clone() })
             }
-            // Starting the replication threads purges the relay log (S7).
-            History::Fits { .. } => {
-                let acknowledges = acknowledges && trusted;
-                seen.drained.then(|| Verb::Follow { primary: primary.clone(), acknowledges })
-            }
+            History::Fits { .. } => None,
             History::Diverges { theirs } => Some(Verb::SaveDivergence { theirs: theirs.clone() }),
             History::Saved => Some(Verb::Reclone { primary: primary.clone() }),
             History::Unsaved => rebuild.then(|| Verb::Reclone { primary: primary.clone() }),
         }
+    }
+
+    /// The record had no part for it any more when it was told last, and it does not connect before it is told of one:
+    /// whatever it acknowledged before is elsewhere, and nothing is owed of it (S5).
+    fn forgotten(&self) -> bool {
+        self.assignment.as_ref().is_some_and(|a| matches!(a.role, Role::Prepare { recorded: false, .. }))
     }
 
     /// Nothing that this instance ever acknowledged is missing. Worth a mark on its disk ([`Observed::retained`]).
@@ -450,7 +543,7 @@ impl Member {
             Owes::Nothing => true,
             Owes::Until(theirs) => received.contains(theirs),
         });
-        seen.running() && (seen.retained || all)
+        seen.running() && (seen.retained || all || self.forgotten() && seen.received.is_some())
     }
 
     /// True if the instance is what its assignment says.
@@ -465,6 +558,7 @@ impl Member {
                 .upstream
                 .as_ref()
                 .is_some_and(|u| u.node.as_ref() == Some(primary) && u.stream == Stream::Up),
+            Role::Prepare { reclone, .. } => self.fit_to_follow(seen, self.rebuild(*reclone)),
         };
         role && seen.running() && self.next(seen, now).is_none()
     }
@@ -478,6 +572,11 @@ impl Member {
         now: Millis,
     ) -> InstanceReport {
         let settled = self.assignment.as_ref().filter(|_| self.fits(seen, now)).map_or(0, |a| a.revision);
+        let prepares = matches!(self.assignment.as_ref().map(|a| &a.role), Some(Role::Prepare { .. }));
+        let mut shown = seen.clone();
+        if seen.admits.is_some() {
+            shown.waits_for_ack = matches!(self.waits, Waits::From(since) if now >= since);
+        }
         InstanceReport {
             group: self.group.clone(),
             session: self.session,
@@ -487,11 +586,12 @@ impl Member {
             settled,
             leads: self.leads,
             gave_up: self.gave_up,
-            seen: seen.clone(),
+            seen: shown,
             activity,
             trouble,
             lost: self.lost.clone(),
             intact: self.intact(seen),
+            ready: prepares && settled > 0,
             life: self.life,
             installed: None,
             rebuilt_for: self.rebuilt_for,
@@ -513,7 +613,7 @@ fn applying_failed(seen: &Observed) -> bool {
 
 fn followed(a: &Assignment) -> Option<(Epoch, NodeName)> {
     match &a.role {
-        Role::Follow { primary, .. } => Some((a.epoch, primary.clone())),
+        Role::Follow { primary, .. } | Role::Prepare { primary, .. } => Some((a.epoch, primary.clone())),
         Role::Idle | Role::Halt | Role::Yield | Role::Lead { .. } => None,
     }
 }

@@ -174,6 +174,9 @@ pub enum Role {
         wait_for_ack: bool,
         /// No primary was open yet: create the accounts.
         found: bool,
+        /// Members that may replicate from it; `None`: its engine makes no difference.
+        #[serde(default)]
+        admits: Option<BTreeSet<NodeName>>,
     },
     /// Replicate from `primary`.
     Follow {
@@ -184,6 +187,17 @@ pub enum Role {
         /// Rebuild from a donor even if the histories fit.
         reclone: bool,
         /// End this life of the process, and begin the next.
+        #[serde(default)]
+        restart: Option<Life>,
+    },
+    /// Make itself fit to follow `primary`, and do not connect yet: where whoever is connected acknowledges, it is
+    /// recorded first (S5).
+    Prepare {
+        primary: NodeName,
+        reclone: bool,
+        /// The record still counts it among those that could acknowledge.
+        recorded: bool,
+        /// As for [`Role::Follow`].
         #[serde(default)]
         restart: Option<Life>,
     },
@@ -258,13 +272,14 @@ impl GroupRecord {
     pub fn assignment(&self, service: &Service, revision: u64, node: &NodeName) -> Assignment {
         let role = match &self.stage {
             Stage::New => Role::Idle,
-            Stage::Claimed(claim) => self.role_under_claim(claim, node),
+            Stage::Claimed(claim) => self.role_under_claim(service, claim, node),
             Stage::Led { primary } if primary.node == *node => Role::Lead {
                 session: primary.session,
                 wait_for_ack: service.durability == Durability::Sync && self.assurance != Assurance::Degraded,
                 found: !self.founded,
+                admits: service.admits_replicas().then(|| self.admitted(service, node)),
             },
-            Stage::Led { primary } => self.follow(primary, node, false),
+            Stage::Led { primary } => self.follow(service, primary, node, false),
         };
         Assignment {
             group: self.group.clone(),
@@ -275,22 +290,38 @@ impl GroupRecord {
         }
     }
 
-    fn role_under_claim(&self, claim: &Claim, node: &NodeName) -> Role {
+    fn role_under_claim(&self, service: &Service, claim: &Claim, node: &NodeName) -> Role {
         match (&claim.kind, &claim.from) {
             (ClaimKind::Handover { .. }, Some(from)) if from.node == *node => Role::Yield,
-            (ClaimKind::Handover { to }, Some(from)) => self.follow(from, node, to == node),
+            (ClaimKind::Handover { to }, Some(from)) => self.follow(service, from, node, to == node),
             (ClaimKind::Handover { .. }, None) | (ClaimKind::Takeover { .. }, _) => Role::Halt,
         }
     }
 
-    fn follow(&self, primary: &Incumbent, node: &NodeName, hurry: bool) -> Role {
-        let acknowledges = matches!(self.ackers.get(node), Some(Acker::Joining | Acker::Member));
+    fn follow(&self, service: &Service, primary: &Incumbent, node: &NodeName, hurry: bool) -> Role {
+        let acknowledges = self.acknowledges(node);
         // What a recorded acker received may be all there is of an acknowledged write: it leaves the set first.
-        let reclone = self.reinit.contains_key(node) && !self.ackers.contains_key(node);
+        let recorded = self.ackers.contains_key(node);
+        let reclone = self.reinit.contains_key(node) && !recorded;
         // Not in the middle of a handover.
-        let due = |r: &&Restart| self.primary().is_some() && (r.in_set || !self.ackers.contains_key(node));
+        let due = |r: &&Restart| self.primary().is_some() && (r.in_set || !recorded);
         let restart = self.restart.get(node).filter(due).map(|r| r.life);
-        Role::Follow { primary: primary.node.clone(), acknowledges, hurry, reclone, restart }
+        let primary = primary.node.clone();
+        if service.admits_replicas() && service.durability == Durability::Sync && !acknowledges {
+            return Role::Prepare { primary, reclone, recorded, restart };
+        }
+        Role::Follow { primary, acknowledges, hurry, reclone, restart }
+    }
+
+    fn acknowledges(&self, node: &NodeName) -> bool {
+        matches!(self.ackers.get(node), Some(Acker::Joining | Acker::Member))
+    }
+
+    /// Who may replicate from `primary`. Where nothing is promised, everybody.
+    fn admitted(&self, service: &Service, primary: &NodeName) -> BTreeSet<NodeName> {
+        let all = service.durability == Durability::Async;
+        let members = service.members.iter().filter(|n| *n != primary && (all || self.acknowledges(n)));
+        members.cloned().collect()
     }
 
     /// Leaves the sync set, if another can stand in, because its process or its data is about to be replaced.

@@ -68,7 +68,13 @@ fn what_could_not_all_be_saved_is_discarded_only_by_a_persons_wish() {
     let returning = seen("0-1-50,0-2-60", None);
     member.compared(&at("0-1-50,0-2-60"), &at("0-1-100"));
     assert!(matches!(member.next(&returning, NOW), Some(Verb::SaveDivergence { .. })));
-    let lost = Lost { transactions: 3, file: "a.sql".into(), epoch: Epoch(4), complete: false };
+    let lost = Lost {
+        transactions: 3,
+        unit: "transactions".into(),
+        file: "a.sql".into(),
+        epoch: Epoch(4),
+        complete: false,
+    };
     member.saved(Some(lost));
     assert_eq!(member.next(&returning, NOW), None);
     assert!(!member.report(&returning, None, None, NOW).lost.unwrap().complete);

@@ -92,7 +92,13 @@ fn an_operators_choice_waits_for_nobody() {
 fn what_could_not_be_saved_is_for_a_person_to_judge() {
     let mut s = asynchronous();
     s.halted(3, "0-1-90,0-2-95");
-    s.of(3).lost = Some(Lost { transactions: 2, file: "f.sql".into(), epoch: EPOCH, complete: false });
+    s.of(3).lost = Some(Lost {
+        transactions: 2,
+        unit: "transactions".into(),
+        file: "f.sql".into(),
+        epoch: EPOCH,
+        complete: false,
+    });
     check(
         &s,
         expect![[r#"

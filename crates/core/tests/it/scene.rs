@@ -87,6 +87,7 @@ fn report(seen: Observed) -> InstanceReport {
         trouble: None,
         lost: None,
         intact: true,
+        ready: false,
         life: Life { session: Session(1), number: 1 },
         installed: Some(VERSION.into()),
         rebuilt_for: None,

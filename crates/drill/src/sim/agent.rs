@@ -335,7 +335,10 @@ impl Sim {
         let leads = agent.member.assignment().is_some_and(|a| {
             a.epoch == epoch && matches!(a.role, Role::Lead { session, .. } if session == agent.session)
         });
+        // Where opening begins a new history, nobody can follow before.
+        let begun = self.hosts[node].engine.memory.as_ref().is_none_or(|m| m.leads);
         if leads
+            && begun
             && seen.running()
             && seen.drained
             && !seen.receives()
