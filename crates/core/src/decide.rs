@@ -13,7 +13,7 @@ use crate::topology::WhenNoSyncReplica;
 use crate::upgrade;
 use crate::version::must_not_follow;
 use crate::world::World;
-use crate::{NodeName, Position, limits};
+use crate::{Epoch, NodeName, Position, limits};
 
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,9 +186,7 @@ fn new_group(w: &World) -> Option<Verdict> {
     };
     let mut record = w.record.clone();
     record.epoch = w.record.epoch.next();
-    record.stage = Stage::Led {
-        primary: Incumbent { node: (*node).clone(), session: report.session, epoch: record.epoch },
-    };
+    record.stage = Stage::Led { primary: incumbent(report, node, record.epoch) };
     record.floor = Some(position.clone());
     // Nobody has to be able to write before replicas can connect.
     if w.sync() && w.service.admits_replicas() {
@@ -261,13 +259,18 @@ fn process_ended(w: &World, node: &NodeName) -> bool {
     w.fresh(node).is_some_and(|r| matches!(r.seen.process, Process::Exited { .. } | Process::Refuses { .. }))
 }
 
+fn incumbent(report: &InstanceReport, node: &NodeName, epoch: Epoch) -> Incumbent {
+    Incumbent { node: node.clone(), session: report.session, process: report.life.number, epoch }
+}
+
 /// The record in which `node` leads the claimed epoch.
 fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
     let report = w.last(node).expect("a candidate has reported");
     let mut record = w.record.clone();
-    record.stage = Stage::Led {
-        primary: Incumbent { node: node.clone(), session: report.session, epoch: record.epoch },
-    };
+    record.stage = Stage::Led { primary: incumbent(report, node, record.epoch) };
+    if let Some(from) = claim.from.as_ref().filter(|_| record.assurance == Assurance::Degraded) {
+        record.ceases_to_be_relaxed(&from.node);
+    }
     record.floor = report.seen.received.clone();
     record.left_behind = None;
     record.reinit.remove(node);
@@ -399,11 +402,11 @@ fn primary_stuck(w: &World) -> Option<Verdict> {
         return take_over(w, true, format!("{}'s engine does not answer", p.node));
     }
     if r.session == p.session && r.gave_up >= Some(p.epoch) {
-        return take_over(
-            w,
-            true,
-            format!("{} closed at the end of its lease and may not open again", p.node),
-        );
+        let why = match r.life.number == p.process {
+            true => "closed at the end of its lease",
+            false => "ended and is another process now",
+        };
+        return take_over(w, true, format!("{} {why} and may not open again", p.node));
     }
     if r.leads != Some(p.epoch) && w.stage_age_ms() > limits::OPEN_MS {
         let trouble = r.trouble.clone().unwrap_or_else(|| "no reason given".into());

@@ -105,15 +105,12 @@ pub struct Member {
     /// When the question was sent to which a controller answered with the assignment in force.
     confirmed: Option<Millis>,
     owes: Owes,
-    waits: Waits,
-}
-
-/// Where waiting for acknowledgements is the proxies' part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waits {
-    No,
-    /// They are told to; from this moment on, all that could still send a write were.
-    From(Millis),
+    /// Where waiting for acknowledgements is the proxies' part: they are told to.
+    tells_to_wait: bool,
+    /// How often it was a primary that did not wait ([`Assignment::relaxed`]), and from when on no proxy can still act on
+    /// what it was told then.
+    relaxed: u64,
+    turned: Millis,
 }
 
 /// What must be received before an instance again has everything that it ever acknowledged.
@@ -154,10 +151,15 @@ impl Member {
             lost: None,
             confirmed: None,
             owes: Owes::Unknown,
-            waits: Waits::No,
+            tells_to_wait: false,
+            relaxed: 0,
+            turned: Millis(0),
         }
     }
 
+    pub fn life(&self) -> Life {
+        self.life
+    }
     pub fn group(&self) -> &GroupName {
         &self.group
     }
@@ -180,7 +182,7 @@ impl Member {
     // ---- what comes in ----
 
     /// Takes an assignment, unless it is older than what was promised.
-    pub fn assign(&mut self, a: Assignment) -> Result<(), Refusal> {
+    pub fn assign(&mut self, a: Assignment, now: Millis) -> Result<(), Refusal> {
         if a.epoch < self.promised {
             return Err(Refusal::OldEpoch { offered: a.epoch, promised: self.promised });
         }
@@ -194,6 +196,12 @@ impl Member {
         if !matches!(a.role, Role::Follow { reclone: true, .. } | Role::Prepare { reclone: true, .. }) {
             self.rebuilt_for = None; // the wish is settled; the next one is another
         }
+        if a.relaxed > self.relaxed {
+            (self.relaxed, self.turned) = (a.relaxed, now.plus(limits::ROUTES_TURNED_MS));
+        }
+        if self.cannot_be_meant(&a) {
+            self.gave_up = self.gave_up.max(Some(a.epoch));
+        }
         let of = followed(&a);
         if self.history_of != of {
             self.history = History::Unknown;
@@ -201,6 +209,13 @@ impl Member {
         }
         self.assignment = Some(a);
         Ok(())
+    }
+
+    /// The process that was chosen to lead is gone, and with it what was in its memory (S9).
+    fn cannot_be_meant(&self, a: &Assignment) -> bool {
+        matches!(a.role, Role::Lead { session, process, admits: Some(_), .. }
+            if session == self.session && process != self.life.number)
+            && self.leads != Some(a.epoch)
     }
 
     /// A controller answered to a report sent at `sent`, and the assignment it gave was taken. Until the first call,
@@ -248,6 +263,9 @@ impl Member {
     pub fn exited(&mut self) {
         self.life.number += 1;
         self.give_up();
+        if let Some(a) = self.assignment.as_ref().filter(|a| self.cannot_be_meant(a)) {
+            self.gave_up = self.gave_up.max(Some(a.epoch));
+        }
         self.history = History::Unknown;
         self.owes = Owes::Unknown;
     }
@@ -273,19 +291,19 @@ impl Member {
         }
     }
 
-    /// [`Verb::Promote`] is about to be carried out. Nobody can send a write yet.
-    pub fn promoting(&mut self, wait_for_ack: bool, now: Millis) {
-        self.waits = if wait_for_ack { Waits::From(now) } else { Waits::No };
+    /// [`Verb::Promote`] or [`Verb::WaitForAck`], where waiting is the proxies' part: who asks this primary itself is told
+    /// to wait, or not to.
+    pub fn proxies_wait(&mut self, on: bool) {
+        self.tells_to_wait = on;
     }
 
-    /// [`Verb::WaitForAck`], where waiting is the proxies' part: from now on they are told so, or no longer.
-    pub fn proxies_wait(&mut self, on: bool, now: Millis) {
-        self.waits = if on { Waits::From(now.plus(limits::ROUTES_TURNED_MS)) } else { Waits::No };
-    }
-
-    /// What proxies that ask this primary itself are told of waiting.
     pub fn tells_to_wait(&self) -> bool {
-        self.waits != Waits::No
+        self.tells_to_wait
+    }
+
+    /// All that could still send a write were told to wait.
+    fn turned(&self, now: Millis) -> bool {
+        now >= self.turned
     }
 
     pub fn accounts_created(&mut self) {
@@ -398,7 +416,7 @@ impl Member {
             Role::Idle => None,
             Role::Halt => seen.receives().then_some(Verb::StopReceiving),
             Role::Yield => self.leads.is_some().then_some(Verb::Yield),
-            Role::Lead { session, wait_for_ack, found, admits } if *session == self.session => {
+            Role::Lead { session, wait_for_ack, found, admits, .. } if *session == self.session => {
                 self.next_as_primary(seen, now, *wait_for_ack, *found, admits.as_ref())
             }
             Role::Lead { .. } => seen.receives().then_some(Verb::StopReceiving),
@@ -458,7 +476,8 @@ impl Member {
         if found && !self.accounts_made {
             return Some(Verb::CreateAccounts);
         }
-        (self.may_write(now) && now >= self.vouched_until).then_some(Verb::Open)
+        let by_old_routes = seen.admits.is_some() && wait_for_ack && !self.turned(now);
+        (self.may_write(now) && now >= self.vouched_until && !by_old_routes).then_some(Verb::Open)
     }
 
     fn next_as_replica(
@@ -575,7 +594,7 @@ impl Member {
         let prepares = matches!(self.assignment.as_ref().map(|a| &a.role), Some(Role::Prepare { .. }));
         let mut shown = seen.clone();
         if seen.admits.is_some() {
-            shown.waits_for_ack = matches!(self.waits, Waits::From(since) if now >= since);
+            shown.waits_for_ack = self.tells_to_wait && self.turned(now);
         }
         InstanceReport {
             group: self.group.clone(),

@@ -20,6 +20,9 @@ pub struct Session(pub u64);
 pub struct Incumbent {
     pub node: NodeName,
     pub session: Session,
+    /// Which of its processes ([`Life::number`]): what is in memory alone is gone with it (S9).
+    #[serde(default)]
+    pub process: u64,
     pub epoch: Epoch,
 }
 
@@ -132,6 +135,10 @@ pub struct GroupRecord {
     pub stage: Stage,
     pub ackers: BTreeMap<NodeName, Acker>,
     pub assurance: Assurance,
+    /// How often each member was a primary that did not wait, and ceased to be. Where it is the proxies that wait, each
+    /// time some may still act on what they were told before ([`crate::limits::ROUTES_TURNED_MS`]).
+    #[serde(default)]
+    pub relaxed: BTreeMap<NodeName, u64>,
     /// What the primary had when it was promoted. An acker is only promoted if it has that too: writes from before
     /// were acknowledged by the ackers of that time.
     pub floor: Option<Position>,
@@ -171,6 +178,9 @@ pub enum Role {
     Lead {
         /// Only the agent life that was chosen may open.
         session: Session,
+        /// The process that was chosen ([`Incumbent::process`]).
+        #[serde(default)]
+        process: u64,
         wait_for_ack: bool,
         /// No primary was open yet: create the accounts.
         found: bool,
@@ -211,6 +221,9 @@ pub struct Assignment {
     /// Revision of the group's record in the store; grows with every change.
     pub revision: u64,
     pub role: Role,
+    /// How often this member was a primary that did not wait, and ceased to be ([`GroupRecord::relaxed`]).
+    #[serde(default)]
+    pub relaxed: u64,
     /// All members of the group, for S14.
     pub members: Vec<NodeName>,
 }
@@ -227,6 +240,7 @@ impl GroupRecord {
                 Durability::Sync => Assurance::Degraded,
                 Durability::Async => Assurance::Held,
             },
+            relaxed: BTreeMap::new(),
             floor: None,
             left_behind: None,
             mode: Mode::Automatic,
@@ -238,6 +252,11 @@ impl GroupRecord {
             last_takeover: None,
             plan: 0,
         }
+    }
+
+    /// Of a primary that did not wait for acknowledgements: from now on it does, or another is the primary.
+    pub(crate) fn ceases_to_be_relaxed(&mut self, primary: &NodeName) {
+        *self.relaxed.entry(primary.clone()).or_default() += 1;
     }
 
     /// The primary in office, if there is one.
@@ -275,6 +294,7 @@ impl GroupRecord {
             Stage::Claimed(claim) => self.role_under_claim(service, claim, node),
             Stage::Led { primary } if primary.node == *node => Role::Lead {
                 session: primary.session,
+                process: primary.process,
                 wait_for_ack: service.durability == Durability::Sync && self.assurance != Assurance::Degraded,
                 found: !self.founded,
                 admits: service.admits_replicas().then(|| self.admitted(service, node)),
@@ -286,6 +306,7 @@ impl GroupRecord {
             epoch: self.epoch,
             revision,
             role,
+            relaxed: self.relaxed.get(node).copied().unwrap_or(0),
             members: service.members.clone(),
         }
     }

@@ -80,30 +80,14 @@ fn acker_lost_for_good(w: &World, p: &Incumbent, node: &NodeName) -> bool {
 /// Takes an acker out that does not follow, once another can stand in; with none, degrades if the policy says so.
 pub(crate) fn acker_lost(w: &World) -> Option<Verdict> {
     let (p, _) = leading_fresh(w)?;
-    let active = |a: &Acker| *a != Acker::Leaving;
-    let lost =
-        w.record.ackers.iter().find(|(n, a)| active(a) && acker_lost_for_good(w, p, n)).map(|(n, _)| n);
-    let well = w.record.ackers.iter().filter(|(n, a)| active(a) && acker_well(w, p, n)).count();
+    let active = || w.record.ackers.iter().filter(|(_, a)| **a != Acker::Leaving).map(|(n, _)| n);
+    let well = active().filter(|n| acker_well(w, p, n)).count();
     let spare = spare_replica(w, p);
-    let mut record = w.record.clone();
-    if let Some(node) = lost {
-        if let Some(spare) = spare.as_ref().filter(|_| well < w.service.wanted_ackers()) {
-            record.ackers.insert(spare.clone(), Acker::Joining);
-            return act(
-                w,
-                record,
-                PlanKind::SyncSet,
-                format!("{spare} stands in for {node}, which {}", ails(w, node)),
-            );
-        }
-        if w.ackers_in(Acker::Member).any(|m| acker_well(w, p, m) && w.caught_up(m, &p.node)) {
-            record.ackers.insert(node.clone(), Acker::Leaving);
-            return act(w, record, PlanKind::SyncSet, format!("{node} {}", ails(w, node)));
-        }
-        if let Some(verdict) = last_acker_lost(w, p, node).filter(|_| spare.is_none()) {
-            return Some(verdict);
-        }
+    let lost = || active().filter(|n| acker_lost_for_good(w, p, n));
+    if let Some(verdict) = lost().find_map(|n| one_acker_lost(w, p, n, well, spare.as_ref())) {
+        return Some(verdict);
     }
+    let mut record = w.record.clone();
     if spare.is_none() && may_degrade(w) {
         // Who is being copied to goes on: where followers acknowledge, leaving would break it off.
         let stays = |n: &NodeName| w.service.admits_replicas() && acker_coming(w, p, n);
@@ -114,6 +98,27 @@ pub(crate) fn acker_lost(w: &World) -> Option<Verdict> {
         return act(w, record, PlanKind::Degrade, because);
     }
     None
+}
+
+/// `well`: how many others are not lost. `spare`: who could stand in.
+fn one_acker_lost(
+    w: &World,
+    p: &Incumbent,
+    node: &NodeName,
+    well: usize,
+    spare: Option<&NodeName>,
+) -> Option<Verdict> {
+    let mut record = w.record.clone();
+    if let Some(spare) = spare.filter(|_| well < w.service.wanted_ackers()) {
+        record.ackers.insert(spare.clone(), Acker::Joining);
+        let because = format!("{spare} stands in for {node}, which {}", ails(w, node));
+        return act(w, record, PlanKind::SyncSet, because);
+    }
+    if w.ackers_in(Acker::Member).any(|m| acker_well(w, p, m) && w.caught_up(m, &p.node)) {
+        record.ackers.insert(node.clone(), Acker::Leaving);
+        return act(w, record, PlanKind::SyncSet, format!("{node} {}", ails(w, node)));
+    }
+    if spare.is_none() { last_acker_lost(w, p, node) } else { None }
 }
 
 fn ails(w: &World, node: &NodeName) -> &'static str {
@@ -182,7 +187,8 @@ fn spare_replica(w: &World, p: &Incumbent) -> Option<NodeName> {
 
 /// It follows; or, where it may not before it is recorded, it is fit to.
 fn can_join(w: &World, p: &Incumbent, node: &NodeName) -> bool {
-    acker_well(w, p, node) || w.fresh(node).is_some_and(|r| r.ready && r.held >= w.revision)
+    let ready = |r: &InstanceReport| r.ready && r.held >= w.revision && !w.record.is_to_leave(node);
+    acker_well(w, p, node) || w.fresh(node).is_some_and(ready)
 }
 
 /// The way back: a replica acknowledges and is caught up → the primary waits again → all that was written
@@ -196,6 +202,7 @@ pub(crate) fn degraded(w: &World) -> Option<Verdict> {
         Assurance::Degraded => {
             let node = active_ackers(w).find(ready)?;
             record.assurance = Assurance::Restoring;
+            record.ceases_to_be_relaxed(&p.node);
             act(
                 w,
                 record,

@@ -195,11 +195,15 @@ impl Sim {
         }
     }
 
-    fn agent_assign(&mut self, node: usize, assignment: Assignment) {
+    fn agent_assign(&mut self, node: usize, mut assignment: Assignment) {
+        let now = self.local(node);
+        if self.sabotaged(Sabotage::RoutesTurnedAtOnce) {
+            assignment.relaxed = 0;
+        }
         let Some(agent) = &mut self.hosts[node].agent else { return };
         let news = agent.member.assignment().is_none_or(|held| held.revision < assignment.revision);
         let (epoch, revision, role) = (assignment.epoch, assignment.revision, assignment.role.clone());
-        match agent.member.assign(assignment) {
+        match agent.member.assign(assignment, now) {
             Ok(()) if news => {
                 tell!(self, "{} is told epoch {epoch} rev {revision}: {role:?}", self.names[node]);
                 self.agent_report(node);

@@ -5,10 +5,10 @@ use super::event::{Message, Timer};
 use super::moments::Moment;
 use super::{Sabotage, Sim, agent, engine, invariants, memory, tell};
 use holdfast_core::limits::{CLOCK_DRIFT_MS, FENCE_MS, LEASE_MS};
-use holdfast_core::member::{Member, Verb};
+use holdfast_core::member::Verb;
 use holdfast_core::record::Role;
 use holdfast_core::report::{Lost, Observed, Process};
-use holdfast_core::{Millis, NodeName, Position};
+use holdfast_core::{NodeName, Position};
 
 /// How long an engine may take to obey an opening.
 const OPEN_BOUND_MS: u64 = 300;
@@ -138,7 +138,7 @@ impl Sim {
             }
             Verb::StopReceiving => self.hosts[node].engine.stop_receiving(),
             Verb::Promote { wait_for_ack } => {
-                self.told_to_wait(node, |member, now| member.promoting(wait_for_ack, now));
+                self.told_to_wait(node, wait_for_ack);
                 let engine = &mut self.hosts[node].engine;
                 engine.purge_relay();
                 engine.receiver = None;
@@ -147,13 +147,7 @@ impl Sim {
             }
             Verb::CreateAccounts => self.create_accounts(node),
             Verb::Admit(nodes) => self.admit(node, &nodes),
-            Verb::WaitForAck(on) if self.in_memory() => {
-                let at_once = self.sabotaged(Sabotage::RoutesTurnedAtOnce);
-                self.told_to_wait(node, |member, now| match at_once {
-                    true => member.promoting(on, now),
-                    false => member.proxies_wait(on, now),
-                });
-            }
+            Verb::WaitForAck(on) if self.in_memory() => self.told_to_wait(node, on),
             Verb::WaitForAck(true) => self.hosts[node].engine.waits = true,
             Verb::WaitForAck(false) => self.relax(node),
             Verb::Follow { primary, .. } if !self.may_follow(node, &primary) => {
@@ -174,10 +168,9 @@ impl Sim {
     }
 
     /// Where waiting for acknowledgements is the proxies' part.
-    fn told_to_wait(&mut self, node: usize, tell: impl FnOnce(&mut Member, Millis)) {
-        let now = self.local(node);
+    fn told_to_wait(&mut self, node: usize, on: bool) {
         if let Some(agent) = &mut self.hosts[node].agent {
-            tell(&mut agent.member, now);
+            agent.member.proxies_wait(on);
         }
     }
 

@@ -154,7 +154,7 @@ impl Instance {
     fn take_assignment(&self) {
         let mut state = self.lock();
         let Some((assignment, sent)) = state.pending.take() else { return };
-        match state.member.assign(assignment) {
+        match state.member.assign(assignment, self.clock.now()) {
             Ok(()) => state.member.confirmed(sent),
             Err(e) => {
                 tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "assignment refused");
@@ -457,7 +457,7 @@ impl Instance {
             Verb::Open => self.open().await?,
             Verb::WaitForAck(on) => {
                 self.engine.set_wait_for_ack(on).await?;
-                self.lock().member.proxies_wait(on, self.clock.now());
+                self.lock().member.proxies_wait(on);
             }
             Verb::Acknowledge(on) => self.engine.set_acknowledges(on).await?,
             Verb::Compare { primary } => {

@@ -12,7 +12,7 @@ impl Instance {
     pub(super) async fn promote(&self, wait_for_ack: bool) -> Result<(), Error> {
         let epoch = {
             let mut state = self.lock();
-            state.member.promoting(wait_for_ack, self.clock.now());
+            state.member.proxies_wait(wait_for_ack);
             state.member.promised()
         };
         self.engine.promote(wait_for_ack, epoch.0).await?;
