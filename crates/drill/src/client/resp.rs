@@ -62,10 +62,11 @@ impl Client {
                     answers.push(value);
                 }
                 None if self.buffer.len() > ANSWER_BYTES_MAX => return Err(Error::Garbled),
-                None => match self.stream.read_buf(&mut self.buffer).await.map_err(Error::Broken)? {
-                    0 => return Err(Error::Broken(io::ErrorKind::UnexpectedEof.into())),
-                    _ => {}
-                },
+                None => {
+                    if self.stream.read_buf(&mut self.buffer).await.map_err(Error::Broken)? == 0 {
+                        return Err(Error::Broken(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
             }
         }
         Ok(answers)
