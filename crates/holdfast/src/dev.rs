@@ -37,7 +37,10 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
         port: args.port.unwrap_or_else(|| usual_port(args.engine.engine())),
         engine: args.engine.engine(),
         programs: args.engine.programs.clone(),
-        service_lines: format!("read_consistency = \"{}\"", consistency(args.read_consistency)),
+        service_lines: match args.read_consistency {
+            Consistency::Strong => String::new(),
+            other => format!("read_consistency = \"{}\"", consistency(other)),
+        },
         ..Options::new(exe, args.dir, args.nodes)
     };
     let mut sandbox =

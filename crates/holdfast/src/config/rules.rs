@@ -317,7 +317,14 @@ fn durability(service: &ServiceDraft, out: &mut Findings) {
 /// Fields about reads that change nothing.
 fn reads(service: &ServiceDraft, out: &mut Findings) {
     let (Some(consistency), Some(members)) = (&service.read_consistency, &service.members) else { return };
-    if consistency.value != ReadConsistency::Strong && members.value.len() == 1 {
+    let redis = service.engine.is_some_and(|e| e.family() == Family::Redis);
+    if consistency.value != ReadConsistency::Strong && redis {
+        out.push(
+            Finding::error("unsupported", "reads of this engine's clients are not split yet")
+                .at(&consistency.span, "only `strong`")
+                .hint("remove it; clients that want a replica connect to `read_port`"),
+        );
+    } else if consistency.value != ReadConsistency::Strong && members.value.len() == 1 {
         out.push(
             Finding::warning("unused-field", "there is no replica that could serve reads")
                 .at(&consistency.span, "has no effect")
