@@ -87,6 +87,8 @@ pub struct Options {
     pub port: u16,
     /// More lines for the top of the topology file.
     pub top_lines: String,
+    /// More lines for its `[sentinel]`.
+    pub sentinel_lines: String,
     /// More lines for the service's table in the topology file.
     pub service_lines: String,
     /// More lines for its engine options.
@@ -112,6 +114,7 @@ impl Options {
             durability: "sync".into(),
             port: 3306,
             top_lines: String::new(),
+            sentinel_lines: String::new(),
             service_lines: String::new(),
             engine_lines: String::new(),
         }
@@ -237,7 +240,7 @@ impl Sandbox {
             text += &format!("\n[tls]\ndir = \"{dir}/tls\"\n");
         }
         if let Some(port) = self.options.sentinel {
-            text += &format!("\n[sentinel]\nport = {port}\n");
+            text += &format!("\n[sentinel]\nport = {port}\n{}\n", self.options.sentinel_lines);
         }
         let members = usize::from(self.options.nodes);
         for (at, node) in self.nodes.iter().enumerate() {
