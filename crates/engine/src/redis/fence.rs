@@ -71,16 +71,17 @@ impl RedisEngine {
     pub(super) async fn wait_for_waiters(&self, within: Duration) -> Result<u32, Error> {
         let until = Instant::now() + within;
         let pause = (within + PAUSE_MORE).as_millis().to_string();
-        let mut batch = Batch::new(&["CLIENT", "PAUSE", &pause, "WRITE"]).and(&["CLIENT", "LIST"]);
         loop {
+            let batch = Batch::new(&["CLIENT", "PAUSE", &pause, "WRITE"]).and(&["CLIENT", "LIST"]);
             let answers = self.act("waiting for acknowledgements", batch).await?;
             let waits = |c: &&Client| c.flags.contains('b') && c.command == "wait";
             let left = clients(answers.last().unwrap_or(&Value::Nil)).iter().filter(waits).count() as u32;
             if left == 0 || Instant::now() >= until {
                 return Ok(left);
             }
+            // While writes are paused no replica is asked what it has; by itself it says so once a second.
+            self.act("waiting for acknowledgements", Batch::new(&["CLIENT", "UNPAUSE"])).await?;
             sleep(WAITERS_POLL).await;
-            batch = Batch::new(&["CLIENT", "LIST"]);
         }
     }
 }

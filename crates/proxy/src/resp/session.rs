@@ -26,8 +26,9 @@ use tokio::time::Instant;
 
 /// Own answers that wait for the client; with more, it must take them first.
 const OUTBOX_BYTES_MAX: usize = 64 << 10;
-/// How long one question to the replicas takes at most. Asked again, it is asked of the route there is then.
-const WAIT_MS: u64 = 500;
+/// How long one question to the replicas takes at most. Asked again, it is asked of the route there is then; and a replica
+/// that has connected meanwhile says what it has only when there is another question, or once a second.
+const WAIT_MS: u64 = 50;
 
 /// Why a session ends.
 #[derive(Debug)]

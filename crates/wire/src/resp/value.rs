@@ -128,11 +128,11 @@ mod tests {
     #[test]
     fn pieces_are_waited_for_and_read_once() {
         let bytes = b"*2\r\n$5\r\nhello\r\n:1\r\n:2\r\n";
-        for cut in 0..20 {
+        for cut in 0..19 {
             let (mut scanner, mut seen) = (Scanner::default(), 0);
             assert_eq!(Value::next(&mut scanner, &mut seen, &bytes[..cut]).unwrap(), None, "{cut}");
             let (value, end) = Value::next(&mut scanner, &mut seen, bytes).unwrap().unwrap();
-            assert_eq!((value.items().len(), end, seen), (2, 20, 0));
+            assert_eq!((value.items().len(), end, seen), (2, 19, 0));
         }
     }
 
