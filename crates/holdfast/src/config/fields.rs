@@ -181,7 +181,7 @@ static TLS: Section = Section {
 
 static SENTINEL: Section = Section {
     title: "[sentinel]",
-    doc: "Every node answers as a Sentinel of all Redis and Valkey services; see [clients.md](clients.md). A service's name is \
+    doc: "Every node answers as a Sentinel of all Redis and Valkey services; see [operations.md](operations.md#clients-of-sentinel). A service's name is \
           what clients call the master's name. With a password, clients give it before they are told anything.",
     fields: &[
         field(
