@@ -70,10 +70,10 @@ fn sentinel_of(sandbox: &Sandbox, node: &str) -> SocketAddr {
     sandbox.sentinels()[place]
 }
 
-/// redis-py and Redis.pm, each with a key of its own.
+/// redis-py and Redis.pm, of Debian's packages, each with a key of its own.
 fn clients(sandbox: &Sandbox) -> [(Running, &'static str); 2] {
     let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/sentinel/client");
-    [("python3", "py"), ("perl", "pl")].map(|(program, ending)| {
+    [("/usr/bin/python3", "py"), ("/usr/bin/perl", "pl")].map(|(program, ending)| {
         let mut args = vec![format!("{here}.{ending}")];
         args.extend([SERVICE, USER, PASSWORD, ending].map(String::from));
         args.extend(sandbox.sentinels().iter().map(SocketAddr::to_string));

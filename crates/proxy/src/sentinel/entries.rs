@@ -104,7 +104,7 @@ pub fn sentinel(s: &SentinelFacts, facts: &Facts) -> Row {
         (false, None) => "sentinel,s_down,disconnected",
     };
     let at = split(s.addr);
-    let mut row = known_as(s.id.clone(), at, &s.id, flags.into());
+    let mut row = known_as(s.addr.to_string(), at, &s.id, flags.into());
     heard(s.heard_ms_ago, &mut row);
     row.extend([
         ("last-hello-message", s.heard_ms_ago.unwrap_or(0).to_string()),
