@@ -7,14 +7,14 @@ MAKEFLAGS += --no-print-directory
 
 # Real servers for real tests. gcc links Rust programs.
 PACKAGES := gcc haproxy iproute2 mariadb-backup mariadb-server mmdebstrap nftables nutcracker python3-cryptography python3-pymysql python3-redis python3-venv \
-  python3-zstandard redis-server restic sysbench zstd
+  python3-zstandard redis-server redis-tools restic sysbench zstd
 # Services that Debian would start with these packages; ours run on ports and in directories of their own.
 SERVICES := mariadb haproxy nftables nutcracker redis-server
 
 POLICY := /usr/sbin/policy-rc.d
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-# Servers that Debian 12 does not have: MySQL, and a later MariaDB. Tests look for them here, wherever Cargo builds.
+# Servers that Debian 12 does not have: MySQL, a later MariaDB, Valkey. Tests look for them here, wherever Cargo builds.
 ENGINES := $(CURDIR)/target
 
 .PHONY: help setup engines build lint test demo bench
@@ -22,10 +22,10 @@ ENGINES := $(CURDIR)/target
 help:
 	@echo 'make demo    a three-node MariaDB service on this machine: kill its primary, switch it over'
 	@echo 'make test    everything that is checked: lints, then every test on real servers'
-	@echo 'make bench   the proxies beside HAProxy and twemproxy, writes beside a pair set up by hand, backups beside restic; as ratios'
+	@echo 'make bench   the proxies beside HAProxy and twemproxy, writes beside a pair set up by hand, backups beside restic, failovers beside Sentinel'
 	@echo 'make lint    formatting, clippy, crate edges, generated files'
 	@echo 'make setup   install the Debian packages that tests and demo need (the others call it)'
-	@echo 'make engines MySQL 9.7 and MariaDB 11.8 in target/, if they are not there (make test calls it)'
+	@echo 'make engines MySQL 9.7, MariaDB 11.8 and Valkey 8 in target/, if they are not there (make test calls it)'
 
 # Installs what is missing and leaves no service of it running: a policy-rc.d that says no, unless there is one.
 setup:
@@ -55,6 +55,7 @@ setup:
 engines: setup
 	@scripts/engine-folder.sh mysql $(ENGINES)/mysql
 	@scripts/engine-folder.sh mariadb $(ENGINES)/mariadb
+	@scripts/engine-folder.sh valkey $(ENGINES)/valkey
 
 # All targets at once: features are then resolved as for the tests, and nothing is built twice. Fetched is also what only
 # other platforms need: `xtask tidy` reads every licence.
@@ -80,5 +81,6 @@ bench: setup
 	cargo build --release --locked --package holdfast
 	bench/bench.py $(TARGET)/release/holdfast
 	bench/backup.py $(TARGET)/release/holdfast
+	bench/sentinel.py --holdfast $(TARGET)/release/holdfast
 	cargo build --release --locked --package holdfast-proxy --example front
 	bench/redis.py $(TARGET)/release/examples/front

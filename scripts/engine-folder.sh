@@ -15,16 +15,22 @@ mark=$dir/.whole
 
 case $engine in
   mysql)
-    suite=sid server=mysqld
+    suite=sid server=mysqld says='--no-defaults --version'
     packages=mysql-server-core,mysql-client-core,mysql-router
     programs='sbin/mysqld bin/mysql bin/mysqlbinlog bin/mysqlrouter'
     ;;
   mariadb)
-    suite=trixie server=mariadbd
+    suite=trixie server=mariadbd says='--no-defaults --version'
     packages=mariadb-server-core,mariadb-client,mariadb-backup
     programs='sbin/mariadbd bin/mariadb bin/mariadb-binlog bin/mariadb-check bin/mariadb-upgrade bin/mariabackup bin/mbstream'
     ;;
-  *) echo "unknown engine $engine: mysql or mariadb" >&2; exit 2 ;;
+  valkey)
+    # Only what backports have is from there.
+    suite=bookworm more="deb $mirror bookworm-backports main" server=valkey-server says=--version
+    packages=valkey-server,valkey-tools
+    programs='bin/valkey-server bin/valkey-cli bin/valkey-check-rdb'
+    ;;
+  *) echo "unknown engine $engine: mysql, mariadb or valkey" >&2; exit 2 ;;
 esac
 
 [ ! -e "$mark" ] || exit 0
@@ -34,10 +40,13 @@ mkdir -p "$(dirname "$dir")"
 echo "$engine of Debian $suite into $dir"
 # Unpacked, not configured: nothing of it is ever a system.
 mmdebstrap --quiet --variant=extract --aptopt='Acquire::Check-Valid-Until "false"' --include="$packages" \
-  "$suite" "$dir" "$mirror"
+  "$suite" "$dir" "deb $mirror $suite main" ${more:+"$more"}
 rm -rf "$dir/var" "$dir/dev" "$dir/usr/share/doc" "$dir/usr/share/man"
 
 mkdir "$dir/programs"
+# Older suites have it at the top.
+loader=usr/lib64/ld-linux-x86-64.so.2
+[ -e "$dir/$loader" ] || loader=${loader#usr/}
 # wrap PROGRAM ARGUMENT…: --argv0 keeps `ps` readable, and lets a program find those beside it; the arguments come last,
 # since a first --no-defaults must be first.
 wrap() {
@@ -45,15 +54,15 @@ wrap() {
   cat >"$wrapper" <<END
 #!/bin/sh
 root=\$(dirname "\$(dirname "\$(readlink -f "\$0")")")
-libraries=\$root/usr/lib/x86_64-linux-gnu:\$root/usr/lib/mysql-router
-exec "\$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "\$libraries" --argv0 "\$0" "\$root/usr/$1" "\$@" ${2:-}
+libraries=\$root/usr/lib/x86_64-linux-gnu:\$root/lib/x86_64-linux-gnu:\$root/usr/lib/mysql-router
+exec "\$root/$loader" --library-path "\$libraries" --argv0 "\$0" "\$root/usr/$1" "\$@" ${2:-}
 END
   chmod 755 "$wrapper"
 }
 for program in $programs; do
-  wrap "$program" "$([ "${program##*/}" != "$server" ] || echo '--basedir="$root/usr"')"
+  wrap "$program" "$([ "${program##*/}" != mysqld ] && [ "${program##*/}" != mariadbd ] || echo '--basedir="$root/usr"')"
 done
 # The folder is readable for whoever a server runs as.
 chmod 755 "$dir"
-"$dir/programs/$server" --no-defaults --version
+"$dir/programs/$server" $says
 touch "$mark"

@@ -36,7 +36,7 @@ impl Blocker {
 pub struct Choice {
     pub node: NodeName,
     pub because: String,
-    /// Transactions, at least, that may have been acknowledged and are given up.
+    /// What, at least, may have been acknowledged and is given up, in [`Position::unit`]s.
     pub known_loss: Option<u64>,
 }
 
@@ -95,8 +95,12 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
         return Err(blockers);
     }
     pool.retain(|(_, p)| evidence.iter().any(|must_have| must_have.iter().all(|m| p.contains(m))));
-    // A data directory that was lost is not a history to go on with, under any durability.
-    let emptied = |p: &Position| p.is_empty() && w.record.floor.as_ref().is_some_and(|f| !f.is_empty());
+    // A data directory that was lost is not a history to go on with, under any durability. Where an opening alone begins
+    // a history, nor is a copy not begun yet; elsewhere the first primary may have had no more than its accounts.
+    let had_data = w.record.floor.as_ref().is_some_and(|f| !f.is_empty())
+        || w.service.engine.family().forgets()
+            && (w.record.founded || claim.known.as_ref().is_some_and(|p| !p.is_empty()));
+    let emptied = |p: &Position| p.is_empty() && had_data;
     pool.retain(|(_, p)| claim.accept_loss || !emptied(p));
     pool.sort_by_key(|(n, _)| (w.record.reinit.contains_key(*n), upgrade::left_behind(w, n)));
     if let ClaimKind::Takeover { to: Some(to) } = &claim.kind
@@ -122,7 +126,8 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
         if let Some(n) = behind {
             let _ = write!(
                 because,
-                "; {n} transactions of the old primary that were acknowledged to nobody are left behind"
+                "; {n} {} of the old primary that were acknowledged to nobody are left behind",
+                position.unit()
             );
         }
         return Ok(Choice { node: node.clone(), because, known_loss: None });
@@ -134,12 +139,12 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     Ok(Choice { node: node.clone(), because, known_loss: behind })
 }
 
-/// How many transactions, at least, the incumbent had that are not in `position`: by what it had when it was claimed, and by
+/// How much, at least, the incumbent had that is not in `position`, in [`Position::unit`]s: by what it had when it was claimed, and by
 /// what it says it has now that it is closed.
 fn behind(w: &World, claim: &Claim, position: &Position) -> Option<u64> {
     let now = claim.from.as_ref().and_then(|f| w.halted_position(&f.node));
     let known = claim.known.iter().chain(now).cloned().reduce(|a, b| a.union(&b));
-    known.map(|k| k.transactions_missing_in(position)).filter(|n| *n > 0)
+    known.map(|k| k.missing_in(position)).filter(|n| *n > 0)
 }
 
 /// Who has no room hangs in its first commit: another is promoted if there is one, though a full primary that could close in
@@ -157,7 +162,9 @@ fn leave_full_disks(w: &World, claim: &Claim, pool: &mut Vec<(&NodeName, &Positi
 /// Under `async`, the shortest outage is not worth what is known to be lost by it: for a while, an incumbent that can be
 /// started again is waited for.
 fn may_return(w: &World, claim: &Claim) -> bool {
-    let unnamed = matches!(claim.kind, ClaimKind::Takeover { to: None });
+    // What a process kept in memory alone does not return.
+    let unnamed =
+        matches!(claim.kind, ClaimKind::Takeover { to: None }) && !w.service.engine.family().forgets();
     let Some(from) = claim.from.as_ref().filter(|_| unnamed && !w.sync() && !claim.accept_loss) else {
         return false;
     };
@@ -198,23 +205,30 @@ fn evidence(w: &World, claim: &Claim) -> Result<Vec<Vec<Position>>, Vec<Blocker>
     // The incumbent itself has every write it ever acknowledged; if it can be asked, the ackers need not be. Nor do
     // they then stand in the way with tails of their own that were never acknowledged.
     let whole = |p: &&Position| w.record.floor.as_ref().is_none_or(|f| p.contains(f));
+    // Unless it has them no more: what was in memory alone went with its process (S9).
+    let keeps = |r: &InstanceReport| {
+        r.running() && r.seen.drained && (r.intact || !w.service.engine.family().forgets())
+    };
     if let Some(position) = w.halted_position(&from.node).filter(whole)
-        && w.fresh(&from.node).is_some_and(|r| r.running() && r.seen.drained)
+        && w.fresh(&from.node).is_some_and(keeps)
     {
         let held = if w.record.assurance == Assurance::Held { held_evidence(w).ok() } else { None };
         return Ok(held.into_iter().chain([vec![position.clone()]]).collect());
     }
     if w.record.assurance != Assurance::Held {
-        return Err(vec![
-            Blocker::new(
-                "durability-degraded",
-                format!(
-                    "writes may exist on {} alone: durability was degraded when it failed (S5)",
-                    from.node
-                ),
+        let node = &from.node;
+        // Back, and without what was in its memory.
+        let gone =
+            w.service.engine.family().forgets() && w.fresh(node).is_some_and(|r| !r.intact && r.running());
+        let says = if gone {
+            format!(
+                "durability was degraded when {node}'s process ended: writes that only it had are gone (S5, S9)"
             )
-            .hint(format!("bring {} back; {ACCEPT_LOSS}", from.node)),
-        ]);
+        } else {
+            format!("writes may exist on {node} alone: durability was degraded when it failed (S5)")
+        };
+        let hint = if gone { ACCEPT_LOSS.to_owned() } else { format!("bring {node} back; {ACCEPT_LOSS}") };
+        return Err(vec![Blocker::new("durability-degraded", says).hint(hint)]);
     }
     Ok(vec![held_evidence(w)?])
 }

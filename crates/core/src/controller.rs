@@ -4,7 +4,7 @@
 
 use crate::choose::Blocker;
 use crate::decide::{Verdict, decide};
-use crate::record::{ClaimKind, GroupRecord, Session, Stage};
+use crate::record::{Assurance, ClaimKind, GroupRecord, Session, Stage};
 use crate::report::InstanceReport;
 use crate::topology::Topology;
 use crate::world::World;
@@ -223,6 +223,8 @@ impl Controller {
                 if open { (Gate::Open, endpoint(&primary.node)) } else { (Gate::Closed, None) }
             }
         };
+        let promised = world.sync() && world.record.assurance != Assurance::Degraded;
+        let acks = world.service.admits_replicas() && promised;
         let writer_node = world.record.primary().map(|p| p.node.clone());
         let mut readers: Vec<(u64, Endpoint)> = world
             .fresh_members()
@@ -241,16 +243,17 @@ impl Controller {
             gate,
             writer,
             readers: readers.into_iter().map(|(_, e)| e).collect(),
-            acks: 0,
+            acks: u32::from(acks),
             valid_for_ms: limits::ROUTE_VALID_MS,
         })
     }
 }
 
 impl Group {
-    /// Keeps since when a member does not follow: a new connection takes a moment, and is no reason to act.
+    /// Keeps since when a member does not follow: a new connection takes a moment, and is no reason to act. Nor is it one
+    /// that it waits to be recorded, as it was told to.
     fn sight_follower(&mut self, node: &NodeName, r: &InstanceReport, now: Millis) {
-        if self.record.primary().is_none_or(|p| r.follows(&p.node)) {
+        if r.ready || self.record.primary().is_none_or(|p| r.follows(&p.node)) {
             self.unwell_since.remove(node);
         } else {
             self.unwell_since.entry(node.clone()).or_insert(now);

@@ -13,7 +13,7 @@ use crate::topology::WhenNoSyncReplica;
 use crate::upgrade;
 use crate::version::must_not_follow;
 use crate::world::World;
-use crate::{NodeName, Position, limits};
+use crate::{Epoch, NodeName, Position, limits};
 
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,10 +186,14 @@ fn new_group(w: &World) -> Option<Verdict> {
     };
     let mut record = w.record.clone();
     record.epoch = w.record.epoch.next();
-    record.stage = Stage::Led {
-        primary: Incumbent { node: (*node).clone(), session: report.session, epoch: record.epoch },
-    };
+    record.stage = Stage::Led { primary: incumbent(report, node, record.epoch) };
     record.floor = Some(position.clone());
+    // Nobody has to be able to write before replicas can connect.
+    if w.sync() && w.service.admits_replicas() {
+        let others = w.service.members.iter().filter(|n| *n != *node);
+        record.ackers = others.map(|n| (n.clone(), Acker::Joining)).collect();
+        record.assurance = if record.ackers.is_empty() { Assurance::Degraded } else { Assurance::Held };
+    }
     let data = if position.is_empty() { "all members are empty" } else { "it has all data there is" };
     act(w, record, PlanKind::Bootstrap, format!("new group; {node} comes first and {data}"))
 }
@@ -255,13 +259,18 @@ fn process_ended(w: &World, node: &NodeName) -> bool {
     w.fresh(node).is_some_and(|r| matches!(r.seen.process, Process::Exited { .. } | Process::Refuses { .. }))
 }
 
+fn incumbent(report: &InstanceReport, node: &NodeName, epoch: Epoch) -> Incumbent {
+    Incumbent { node: node.clone(), session: report.session, process: report.life.number, epoch }
+}
+
 /// The record in which `node` leads the claimed epoch.
 fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
     let report = w.last(node).expect("a candidate has reported");
     let mut record = w.record.clone();
-    record.stage = Stage::Led {
-        primary: Incumbent { node: node.clone(), session: report.session, epoch: record.epoch },
-    };
+    record.stage = Stage::Led { primary: incumbent(report, node, record.epoch) };
+    if let Some(from) = claim.from.as_ref().filter(|_| record.assurance == Assurance::Degraded) {
+        record.ceases_to_be_relaxed(&from.node);
+    }
     record.floor = report.seen.received.clone();
     record.left_behind = None;
     record.reinit.remove(node);
@@ -277,7 +286,7 @@ fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
     let fits = |r: &InstanceReport| matches!((&r.seen.received, &report.seen.received), (Some(has), Some(floor)) if floor.contains(has));
     let can_follow = |r: &InstanceReport| must_not_follow(&r.seen.version, &report.seen.version).is_none();
     let able = replicas_by_fitness(w, node).filter(|(_, r)| r.running() && fits(r) && can_follow(r));
-    record.ackers = able.take(w.service.sync_replicas).map(|(n, _)| (n.clone(), Acker::Joining)).collect();
+    record.ackers = able.take(w.service.wanted_ackers()).map(|(n, _)| (n.clone(), Acker::Joining)).collect();
     record.assurance = match (record.ackers.is_empty(), w.service.when_no_sync_replica) {
         (true, WhenNoSyncReplica::Degrade) => Assurance::Degraded,
         (false, _) | (true, WhenNoSyncReplica::Block) => Assurance::Held,
@@ -393,11 +402,11 @@ fn primary_stuck(w: &World) -> Option<Verdict> {
         return take_over(w, true, format!("{}'s engine does not answer", p.node));
     }
     if r.session == p.session && r.gave_up >= Some(p.epoch) {
-        return take_over(
-            w,
-            true,
-            format!("{} closed at the end of its lease and may not open again", p.node),
-        );
+        let why = match r.life.number == p.process {
+            true => "closed at the end of its lease",
+            false => "ended and is another process now",
+        };
+        return take_over(w, true, format!("{} {why} and may not open again", p.node));
     }
     if r.leads != Some(p.epoch) && w.stage_age_ms() > limits::OPEN_MS {
         let trouble = r.trouble.clone().unwrap_or_else(|| "no reason given".into());
@@ -508,6 +517,14 @@ fn member_away(w: &World) -> Option<Verdict> {
         Some(r) => {
             let refused = r.seen.upstream.as_ref().and_then(|u| match &u.stream {
                 Stream::Refused { why } => Some(why.clone()),
+                Stream::Copying { received_bytes, data_bytes } => {
+                    let mib = |bytes: u64| bytes >> 20;
+                    Some(format!(
+                        "it is given all data: {} of {} MiB",
+                        mib(*received_bytes),
+                        mib(*data_bytes)
+                    ))
+                }
                 Stream::Off | Stream::Up | Stream::Broken { .. } => None,
             });
             let doing = r.activity.clone().or_else(|| r.trouble.clone()).or(refused);
@@ -530,7 +547,9 @@ fn reinit_done(w: &World) -> Option<Verdict> {
         let p = in_office(w);
         w.fresh(n).is_some_and(|r| {
             let other_life = r.session != *s;
-            let rebuilt = r.settled > 0 && p.is_some_and(|p| r.follows(&p.node)) && r.rebuilt_for == Some(*s);
+            // Where a member is recorded before it follows, it waits for that with its data thrown away.
+            let fits = r.ready || p.is_some_and(|p| r.follows(&p.node));
+            let rebuilt = r.settled > 0 && fits && r.rebuilt_for == Some(*s);
             other_life && r.rebuilt_for.is_some() || rebuilt
         })
     };

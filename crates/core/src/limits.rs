@@ -34,6 +34,11 @@ pub const CLOCK_DRIFT_MS: u64 = 200;
 /// How long a proxy may route writes on a snapshot it could not renew. Less than what the holder has, so that a
 /// proxy cut off from the control plane stops before a new epoch can start.
 pub const ROUTE_VALID_MS: u64 = 2_500;
+/// An answer to a proxy that asks for its route is received within this time, or not at all.
+pub const ROUTE_ANSWER_MS: u64 = 1_500;
+/// Where it is the proxies that wait for acknowledgements: this long after the primary was told that they must, none sends
+/// a write by an older route any more, and what was sent by one has been executed.
+pub const ROUTES_TURNED_MS: u64 = ROUTE_VALID_MS + ROUTE_ANSWER_MS + CLOCK_DRIFT_MS + UNRESPONSIVE_MS;
 /// An agent cannot be trusted to have stopped its engine from acknowledging before this long out of contact: the
 /// replication threads give up after `REPLICA_RETRIES` tries a second apart.
 pub const ACKER_GIVES_UP_AFTER_MS: u64 = 10_000;

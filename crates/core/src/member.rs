@@ -4,11 +4,13 @@
 //! The host (or the simulator) observes the engine, asks [`Member::next`], carries the verb out with the engine's
 //! driver, and comes again. Every verb is idempotent, and any of them may be the last before a crash.
 
+mod following;
+
 use crate::record::{Assignment, Life, Role, Session};
 use crate::report::{InstanceReport, Lost, Observed, Process, Stream};
 use crate::{Epoch, GroupName, Millis, NodeName, Position, limits};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why an assignment is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +36,8 @@ pub enum Verb {
     Promote { wait_for_ack: bool },
     /// Create the accounts of the topology; only on the first primary of a new group.
     CreateAccounts,
+    /// Primary: let these members, and no others, replicate.
+    Admit(BTreeSet<NodeName>),
     /// Take writes.
     Open,
     /// Primary: wait for acknowledgements, or not (recorded first, S5).
@@ -103,6 +107,12 @@ pub struct Member {
     /// When the question was sent to which a controller answered with the assignment in force.
     confirmed: Option<Millis>,
     owes: Owes,
+    /// Where waiting for acknowledgements is the proxies' part: they are told to.
+    tells_to_wait: bool,
+    /// How often it was a primary that did not wait ([`Assignment::relaxed`]), and from when on no proxy can still act on
+    /// what it was told then.
+    relaxed: u64,
+    turned: Millis,
 }
 
 /// What must be received before an instance again has everything that it ever acknowledged.
@@ -143,9 +153,15 @@ impl Member {
             lost: None,
             confirmed: None,
             owes: Owes::Unknown,
+            tells_to_wait: false,
+            relaxed: 0,
+            turned: Millis(0),
         }
     }
 
+    pub fn life(&self) -> Life {
+        self.life
+    }
     pub fn group(&self) -> &GroupName {
         &self.group
     }
@@ -168,7 +184,7 @@ impl Member {
     // ---- what comes in ----
 
     /// Takes an assignment, unless it is older than what was promised.
-    pub fn assign(&mut self, a: Assignment) -> Result<(), Refusal> {
+    pub fn assign(&mut self, a: Assignment, now: Millis) -> Result<(), Refusal> {
         if a.epoch < self.promised {
             return Err(Refusal::OldEpoch { offered: a.epoch, promised: self.promised });
         }
@@ -176,8 +192,17 @@ impl Member {
             return Err(Refusal::OldRevision { offered: a.revision, held: held.revision });
         }
         self.promised = a.epoch;
-        if !matches!(a.role, Role::Follow { reclone: true, .. }) {
+        if self.forgotten() {
+            self.owes = Owes::Nothing;
+        }
+        if !matches!(a.role, Role::Follow { reclone: true, .. } | Role::Prepare { reclone: true, .. }) {
             self.rebuilt_for = None; // the wish is settled; the next one is another
+        }
+        if a.relaxed > self.relaxed {
+            (self.relaxed, self.turned) = (a.relaxed, now.plus(limits::ROUTES_TURNED_MS));
+        }
+        if self.cannot_be_meant(&a) {
+            self.gave_up = self.gave_up.max(Some(a.epoch));
         }
         let of = followed(&a);
         if self.history_of != of {
@@ -186,6 +211,13 @@ impl Member {
         }
         self.assignment = Some(a);
         Ok(())
+    }
+
+    /// The process that was chosen to lead is gone, and with it what was in its memory (S9).
+    fn cannot_be_meant(&self, a: &Assignment) -> bool {
+        matches!(a.role, Role::Lead { session, process, admits: Some(_), .. }
+            if session == self.session && process != self.life.number)
+            && self.leads != Some(a.epoch)
     }
 
     /// A controller answered to a report sent at `sent`, and the assignment it gave was taken. Until the first call,
@@ -213,7 +245,7 @@ impl Member {
     /// `LEASE_MS + CLOCK_DRIFT_MS`.
     pub fn vouch(&mut self, ask: &VouchRequest, now: Millis) -> bool {
         let follows = self.assignment.as_ref().is_some_and(|a| {
-            matches!(&a.role, Role::Follow { primary, .. } if *primary == ask.primary) && a.epoch == ask.epoch
+            followed(a).is_some_and(|(epoch, primary)| primary == ask.primary && epoch == ask.epoch)
         });
         let yes = follows && self.promised == ask.epoch && self.leads.is_none();
         if yes {
@@ -233,6 +265,9 @@ impl Member {
     pub fn exited(&mut self) {
         self.life.number += 1;
         self.give_up();
+        if let Some(a) = self.assignment.as_ref().filter(|a| self.cannot_be_meant(a)) {
+            self.gave_up = self.gave_up.max(Some(a.epoch));
+        }
         self.history = History::Unknown;
         self.owes = Owes::Unknown;
     }
@@ -258,6 +293,21 @@ impl Member {
         }
     }
 
+    /// [`Verb::Promote`] or [`Verb::WaitForAck`], where waiting is the proxies' part: who asks this primary itself is told
+    /// to wait, or not to.
+    pub fn proxies_wait(&mut self, on: bool) {
+        self.tells_to_wait = on;
+    }
+
+    pub fn tells_to_wait(&self) -> bool {
+        self.tells_to_wait
+    }
+
+    /// All that could still send a write were told to wait.
+    fn turned(&self, now: Millis) -> bool {
+        now >= self.turned
+    }
+
     pub fn accounts_created(&mut self) {
         self.accounts_made = true;
     }
@@ -277,13 +327,21 @@ impl Member {
             return;
         }
         // It has something, or the histories would not diverge: found nowhere means not saved.
-        let nothing = Lost { transactions: 0, file: String::new(), epoch: self.promised, complete: false };
-        let lost = lost.unwrap_or(nothing);
+        let lost = lost.unwrap_or_else(|| Lost {
+            transactions: 0,
+            unit: "transactions".into(),
+            file: String::new(),
+            epoch: self.promised,
+            complete: false,
+        });
         self.history = if lost.complete { History::Saved } else { History::Unsaved };
         if !lost.complete {
             self.rebuilt_for = None; // a wish that still stands is for this as well
         }
-        self.lost = Some(lost);
+        // Heartbeats alone are no loss.
+        if lost.transactions > 0 || !lost.complete {
+            self.lost = Some(lost);
+        }
     }
 
     /// [`Verb::Reclone`] is done; `lost` is what it found and saved that the donor did not have.
@@ -291,8 +349,9 @@ impl Member {
         // Compared again before it follows: the donor's data is what the primary had when the copy ended.
         self.history = History::Unknown;
         // A rebuild that nobody wished for does not stand for one that is wished for later.
-        let wished =
-            self.assignment.as_ref().is_some_and(|a| matches!(a.role, Role::Follow { reclone: true, .. }));
+        let wished = self.assignment.as_ref().is_some_and(|a| {
+            matches!(a.role, Role::Follow { reclone: true, .. } | Role::Prepare { reclone: true, .. })
+        });
         self.rebuilt_for = self.rebuilt_for.max(wished.then_some(self.session));
         self.lost = lost.or(self.lost.take());
     }
@@ -306,7 +365,9 @@ impl Member {
         let epoch = match &a.role {
             Role::Lead { session, .. } if *session == self.session => a.epoch,
             Role::Yield => self.leads?,
-            Role::Lead { .. } | Role::Idle | Role::Halt | Role::Follow { .. } => return None,
+            Role::Lead { .. } | Role::Idle | Role::Halt | Role::Follow { .. } | Role::Prepare { .. } => {
+                return None;
+            }
         };
         if self.gave_up.is_some_and(|g| g >= epoch) {
             return None;
@@ -357,24 +418,42 @@ impl Member {
             Role::Idle => None,
             Role::Halt => seen.receives().then_some(Verb::StopReceiving),
             Role::Yield => self.leads.is_some().then_some(Verb::Yield),
-            Role::Lead { session, wait_for_ack, found } if *session == self.session => {
-                self.next_as_primary(seen, now, *wait_for_ack, *found)
+            Role::Lead { session, wait_for_ack, found, admits, .. } if *session == self.session => {
+                self.next_as_primary(seen, now, *wait_for_ack, *found, admits.as_ref())
             }
             Role::Lead { .. } => seen.receives().then_some(Verb::StopReceiving),
-            Role::Follow { restart: Some(life), .. } if *life == self.life => next_to_restart(seen),
+            Role::Follow { restart: Some(life), .. } | Role::Prepare { restart: Some(life), .. }
+                if *life == self.life =>
+            {
+                next_to_restart(seen)
+            }
             Role::Follow { primary, acknowledges, reclone, .. } => {
                 self.next_as_replica(seen, now, primary, *acknowledges, *reclone)
             }
+            Role::Prepare { primary, reclone, .. } => self.next_before_following(seen, primary, *reclone),
         }
     }
 
-    fn next_as_primary(&self, seen: &Observed, now: Millis, wait_for_ack: bool, found: bool) -> Option<Verb> {
+    fn next_as_primary(
+        &self,
+        seen: &Observed,
+        now: Millis,
+        wait_for_ack: bool,
+        found: bool,
+        admits: Option<&BTreeSet<NodeName>>,
+    ) -> Option<Verb> {
         let epoch = self.assignment.as_ref()?.epoch;
+        let waits = if seen.admits.is_some() { self.tells_to_wait() } else { seen.waits_for_ack };
+        // Before it opens, so that replicas are there when the first write is.
+        let admit = admits.filter(|wanted| seen.admits.as_ref().is_some_and(|there| there != *wanted));
         if self.leads == Some(epoch) {
             if !seen.writable {
                 return Some(Verb::Open); // it was begun, and failed
             }
-            if seen.waits_for_ack != wait_for_ack {
+            if let Some(nodes) = admit {
+                return Some(Verb::Admit(nodes.clone()));
+            }
+            if waits != wait_for_ack {
                 return Some(Verb::WaitForAck(wait_for_ack));
             }
             // Leads again after a crash: what its start rolled back is history that nobody has.
@@ -390,57 +469,23 @@ impl Member {
         if !seen.drained {
             return None; // S7
         }
-        if seen.upstream.is_some() || seen.waits_for_ack != wait_for_ack {
+        if seen.upstream.is_some() || waits != wait_for_ack {
             return Some(Verb::Promote { wait_for_ack });
+        }
+        if let Some(nodes) = admit {
+            return Some(Verb::Admit(nodes.clone()));
         }
         if found && !self.accounts_made {
             return Some(Verb::CreateAccounts);
         }
-        (self.may_write(now) && now >= self.vouched_until).then_some(Verb::Open)
+        let by_old_routes = seen.admits.is_some() && wait_for_ack && !self.turned(now);
+        (self.may_write(now) && now >= self.vouched_until && !by_old_routes).then_some(Verb::Open)
     }
 
-    fn next_as_replica(
-        &self,
-        seen: &Observed,
-        now: Millis,
-        primary: &NodeName,
-        acknowledges: bool,
-        reclone: bool,
-    ) -> Option<Verb> {
-        // Who was cut off may be out of the recorded set by now: it acknowledges again when it was told so (S5).
-        let trusted = self.confirmed.is_none_or(|sent| now.since(sent) < limits::ACKER_TRUST_MS);
-        let rebuild = reclone && self.rebuilt_for != Some(self.session);
-        let upstream = seen.upstream.as_ref().filter(|u| u.node.as_ref() == Some(primary));
-        // A broken stream is the engine's to retry, or a sign that the primary is gone: it is reported, not mended.
-        if !rebuild && upstream.is_some_and(|u| u.stream.tries() && u.apply_error.is_none()) {
-            let may = seen.acknowledges != acknowledges && (!acknowledges || trusted);
-            return may.then_some(Verb::Acknowledge(acknowledges));
-        }
-        if seen.receives() {
-            return Some(Verb::StopReceiving);
-        }
-        // Neither its own log nor the primary's has what comes next: only the data itself is left to follow from.
-        let refused = upstream.is_some_and(|u| matches!(u.stream, Stream::Refused { .. }));
-        match &self.history {
-            History::Unknown => {
-                (seen.drained || applying_failed(seen)).then(|| Verb::Compare { primary: primary.clone() })
-            }
-            History::Fits { theirs } if seen.unjudged > 0 => {
-                Some(Verb::SaveDivergence { theirs: theirs.clone() })
-            }
-            // Also a wished-for rebuild is compared first: what only this instance has is saved (S10).
-            History::Fits { .. } if rebuild || refused || applying_failed(seen) => {
-                Some(Verb::Reclone { primary: primary.clone() })
-            }
-            // Starting the replication threads purges the relay log (S7).
-            History::Fits { .. } => {
-                let acknowledges = acknowledges && trusted;
-                seen.drained.then(|| Verb::Follow { primary: primary.clone(), acknowledges })
-            }
-            History::Diverges { theirs } => Some(Verb::SaveDivergence { theirs: theirs.clone() }),
-            History::Saved => Some(Verb::Reclone { primary: primary.clone() }),
-            History::Unsaved => rebuild.then(|| Verb::Reclone { primary: primary.clone() }),
-        }
+    /// The record had no part for it any more when it was told last, and it does not connect before it is told of one:
+    /// whatever it acknowledged before is elsewhere, and nothing is owed of it (S5).
+    fn forgotten(&self) -> bool {
+        self.assignment.as_ref().is_some_and(|a| matches!(a.role, Role::Prepare { recorded: false, .. }))
     }
 
     /// Nothing that this instance ever acknowledged is missing. Worth a mark on its disk ([`Observed::retained`]).
@@ -450,7 +495,7 @@ impl Member {
             Owes::Nothing => true,
             Owes::Until(theirs) => received.contains(theirs),
         });
-        seen.running() && (seen.retained || all)
+        seen.running() && (seen.retained || all || self.forgotten() && seen.received.is_some())
     }
 
     /// True if the instance is what its assignment says.
@@ -465,6 +510,7 @@ impl Member {
                 .upstream
                 .as_ref()
                 .is_some_and(|u| u.node.as_ref() == Some(primary) && u.stream == Stream::Up),
+            Role::Prepare { reclone, .. } => self.fit_to_follow(seen, self.rebuild(*reclone)),
         };
         role && seen.running() && self.next(seen, now).is_none()
     }
@@ -478,6 +524,11 @@ impl Member {
         now: Millis,
     ) -> InstanceReport {
         let settled = self.assignment.as_ref().filter(|_| self.fits(seen, now)).map_or(0, |a| a.revision);
+        let prepares = matches!(self.assignment.as_ref().map(|a| &a.role), Some(Role::Prepare { .. }));
+        let mut shown = seen.clone();
+        if seen.admits.is_some() {
+            shown.waits_for_ack = self.tells_to_wait && self.turned(now);
+        }
         InstanceReport {
             group: self.group.clone(),
             session: self.session,
@@ -487,11 +538,12 @@ impl Member {
             settled,
             leads: self.leads,
             gave_up: self.gave_up,
-            seen: seen.clone(),
+            seen: shown,
             activity,
             trouble,
             lost: self.lost.clone(),
             intact: self.intact(seen),
+            ready: prepares && settled > 0,
             life: self.life,
             installed: None,
             rebuilt_for: self.rebuilt_for,
@@ -513,7 +565,7 @@ fn applying_failed(seen: &Observed) -> bool {
 
 fn followed(a: &Assignment) -> Option<(Epoch, NodeName)> {
     match &a.role {
-        Role::Follow { primary, .. } => Some((a.epoch, primary.clone())),
+        Role::Follow { primary, .. } | Role::Prepare { primary, .. } => Some((a.epoch, primary.clone())),
         Role::Idle | Role::Halt | Role::Yield | Role::Lead { .. } => None,
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::record::{Acker, GroupRecord, Role};
 use crate::topology::Service;
-use crate::{Epoch, GroupName, NodeName};
+use crate::{Epoch, GroupName, NodeName, Position};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -61,7 +61,8 @@ pub struct Plan {
     pub epoch: Epoch,
     pub kind: PlanKind,
     pub because: String,
-    /// Transactions that the old primary is known to have had, and may have acknowledged, and the new one has not: a lower bound.
+    /// What the old primary is known to have had, and may have acknowledged, and the new one has not, in
+    /// [`Plan::known_loss_unit`]s: a lower bound.
     pub known_loss: Option<u64>,
     pub steps: Vec<Step>,
     /// The record it makes.
@@ -69,6 +70,10 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What [`Plan::known_loss`] counts, for people.
+    pub fn known_loss_unit(&self) -> &'static str {
+        self.record.floor.as_ref().map_or("transactions", Position::unit)
+    }
     /// Completes `record` to a plan: numbers it and works out the steps.
     pub fn new(
         service: &Service,
@@ -115,8 +120,11 @@ fn step(service: &Service, before: &GroupRecord, after: &GroupRecord, node: &Nod
         Role::Follow { primary, reclone: true, .. } => {
             format!("is rebuilt from a donor and follows {primary}")
         }
-        Role::Follow { primary, restart: Some(_), .. } => format!("is restarted and follows {primary}"),
+        Role::Follow { primary, restart: Some(_), .. } | Role::Prepare { primary, restart: Some(_), .. } => {
+            format!("is restarted and follows {primary}")
+        }
         Role::Follow { primary, .. } => format!("follows {primary}{acker_note}"),
+        Role::Prepare { primary, .. } => format!("makes itself fit to follow {primary}{acker_note}"),
     };
     Some(Step { node: node.clone(), does })
 }

@@ -3,9 +3,11 @@
 
 mod gtid_set;
 mod mariadb;
+mod redis;
 
 pub use gtid_set::{GtidSet, Source, Tag, Uuid};
 pub use mariadb::MariaDbPosition;
+pub use redis::{HistoryId, RedisPosition};
 
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
@@ -26,6 +28,9 @@ impl Error {
     fn set(text: &str) -> Error {
         Error { text: text.into(), expected: "a MySQL GTID set (UUID:1-5:9:tag:1-3)" }
     }
+    fn history(text: &str) -> Error {
+        Error { text: text.into(), expected: "a Redis position (ID:OFFSET<ID:OFFSET)" }
+    }
 }
 
 /// An engine-typed position. Positions of different engines are incomparable, even empty ones.
@@ -34,6 +39,8 @@ impl Error {
 pub enum Position {
     MariaDb(MariaDbPosition),
     MySql(GtidSet),
+    /// Of Valkey as well.
+    Redis(RedisPosition),
 }
 
 impl Position {
@@ -45,14 +52,20 @@ impl Position {
     pub fn mysql(text: &str) -> Result<Position, Error> {
         text.parse().map(Position::MySql)
     }
+    /// A position of Redis or Valkey from its text form.
+    pub fn redis(text: &str) -> Result<Position, Error> {
+        text.parse().map(Position::Redis)
+    }
     /// Of the same engine, with nothing in it.
     pub fn nothing(&self) -> Position {
         match self {
             Position::MariaDb(_) => Position::MariaDb(MariaDbPosition::default()),
             Position::MySql(_) => Position::MySql(GtidSet::default()),
+            Position::Redis(_) => Position::Redis(RedisPosition::default()),
         }
     }
-    /// For people: the last transaction of each domain, or of each source. Says less than the position.
+    /// For people: the last transaction of each domain or source, or the last history's offset. Says less than the
+    /// position.
     pub fn brief(&self) -> String {
         match self {
             Position::MariaDb(p) => {
@@ -60,6 +73,7 @@ impl Position {
                 last.join(",")
             }
             Position::MySql(set) => set.brief(),
+            Position::Redis(p) => p.brief(),
         }
     }
     /// Nothing received yet.
@@ -67,6 +81,7 @@ impl Position {
         match self {
             Position::MariaDb(p) => p.is_empty(),
             Position::MySql(set) => set.is_empty(),
+            Position::Redis(p) => p.is_empty(),
         }
     }
     /// True if everything in `other` is in `self`.
@@ -80,18 +95,29 @@ impl Position {
         match (&mut both, other) {
             (Position::MariaDb(both), Position::MariaDb(other)) => both.unite(other),
             (Position::MySql(both), Position::MySql(other)) => both.unite(other),
-            (Position::MariaDb(_), Position::MySql(_)) | (Position::MySql(_), Position::MariaDb(_)) => {}
+            (Position::Redis(both), Position::Redis(other)) => both.unite(other),
+            (Position::MariaDb(_) | Position::MySql(_) | Position::Redis(_), _) => {}
         }
         both
     }
-    /// How many transactions of `self` are not in `other`. Of MySQL: exact. Of MariaDB: exact where each server's
-    /// sequence numbers are contiguous since the last common one; an upper bound otherwise. Of different engines: all.
-    pub fn transactions_missing_in(&self, other: &Position) -> u64 {
+    /// How much of `self` is not in `other`, in [`Position::unit`]s. Of MySQL: exact. Of MariaDB: exact where each
+    /// server's sequence numbers are contiguous since the last common one; an upper bound otherwise. Of Redis: exact
+    /// since the last history that both know. Of different engines: all.
+    pub fn missing_in(&self, other: &Position) -> u64 {
         match (self, other) {
             (Position::MariaDb(a), Position::MariaDb(b)) => a.missing_in(b),
             (Position::MySql(a), Position::MySql(b)) => a.missing_in(b),
-            (Position::MariaDb(a), Position::MySql(_)) => a.missing_in(&MariaDbPosition::default()),
-            (Position::MySql(a), Position::MariaDb(_)) => a.missing_in(&GtidSet::default()),
+            (Position::Redis(a), Position::Redis(b)) => a.missing_in(b),
+            (Position::MariaDb(a), _) => a.missing_in(&MariaDbPosition::default()),
+            (Position::MySql(a), _) => a.missing_in(&GtidSet::default()),
+            (Position::Redis(a), _) => a.missing_in(&RedisPosition::default()),
+        }
+    }
+    /// What [`Position::missing_in`] counts, for people.
+    pub fn unit(&self) -> &'static str {
+        match self {
+            Position::MariaDb(_) | Position::MySql(_) => "transactions",
+            Position::Redis(_) => "bytes of the replication stream",
         }
     }
 }
@@ -101,6 +127,7 @@ impl PartialOrd for Position {
         let contain = match (self, other) {
             (Position::MariaDb(a), Position::MariaDb(b)) => (a.contains(b), b.contains(a)),
             (Position::MySql(a), Position::MySql(b)) => (a.contains(b), b.contains(a)),
+            (Position::Redis(a), Position::Redis(b)) => (a.contains(b), b.contains(a)),
             _ => (false, false),
         };
         match contain {
@@ -117,6 +144,7 @@ impl fmt::Display for Position {
         match self {
             Position::MariaDb(p) => p.fmt(f),
             Position::MySql(set) => set.fmt(f),
+            Position::Redis(p) => p.fmt(f),
         }
     }
 }
@@ -140,9 +168,9 @@ mod tests {
 
     #[test]
     fn missing_transactions_are_counted_from_the_last_common_one() {
-        assert_eq!(at("0-1-105").transactions_missing_in(&at("0-1-100,0-2-200")), 5);
-        assert_eq!(at("0-1-100,0-2-108").transactions_missing_in(&at("0-1-100")), 8);
-        assert_eq!(at("0-1-100").transactions_missing_in(&at("0-1-100,0-2-108")), 0);
+        assert_eq!(at("0-1-105").missing_in(&at("0-1-100,0-2-200")), 5);
+        assert_eq!(at("0-1-100,0-2-108").missing_in(&at("0-1-100")), 8);
+        assert_eq!(at("0-1-100").missing_in(&at("0-1-100,0-2-108")), 0);
     }
 
     #[test]
@@ -164,7 +192,7 @@ mod tests {
         assert!(at("1-7") > at("1-5:7"));
         assert_eq!(at("1-5").partial_cmp(&at("tag:1-5")), None);
         assert!(at("1-5:tag:1-5").contains(&at("tag:2")));
-        assert_eq!(at("1-5:9:tag:1-5").transactions_missing_in(&at("2-3")), 9);
+        assert_eq!(at("1-5:9:tag:1-5").missing_in(&at("2-3")), 9);
         assert_eq!(at("1-3:4-5:5").to_string(), format!("{A}:1-5"));
         // As the server prints it, with line breaks.
         let both = set(&format!("{A}:1-2:foo:1,\n{}:3", A.replace('7', "8")));
@@ -196,7 +224,7 @@ mod tests {
     fn positions_of_different_engines_are_never_compared() {
         assert_eq!(at("").partial_cmp(&set("")), None);
         assert_eq!(at("0-1-5").union(&set(&format!("{A}:1"))), at("0-1-5"));
-        assert_eq!(set(&format!("{A}:1-5")).transactions_missing_in(&at("")), 5);
+        assert_eq!(set(&format!("{A}:1-5")).missing_in(&at("")), 5);
     }
 
     fn any_set() -> impl Strategy<Value = Position> {
@@ -218,8 +246,14 @@ mod tests {
         })
     }
 
+    fn any_redis() -> impl Strategy<Value = Position> {
+        let place = redis::tests::any_place();
+        let at = place.prop_map(|(history, offset)| redis::tests::position(history, offset, 0));
+        proptest::option::of(at).prop_map(|p| Position::Redis(p.unwrap_or_default()))
+    }
+
     fn any_position() -> impl Strategy<Value = Position> {
-        prop_oneof![any_mariadb(), any_set()]
+        prop_oneof![any_mariadb(), any_set(), any_redis()]
     }
 
     proptest! {
@@ -238,6 +272,7 @@ mod tests {
             let read = match &a {
                 Position::MariaDb(_) => at(&a.to_string()),
                 Position::MySql(_) => set(&a.to_string()),
+                Position::Redis(_) => Position::redis(&a.to_string()).unwrap(),
             };
             prop_assert_eq!(read, a);
         }
@@ -246,16 +281,16 @@ mod tests {
         fn sets_count_and_compare_like_sets_of_single_transactions(a in any_set(), b in any_set()) {
             let singles = |p: &Position| match p {
                 Position::MySql(s) => s.gtids().collect::<std::collections::BTreeSet<String>>(),
-                Position::MariaDb(_) => unreachable!("only sets are made"),
+                Position::MariaDb(_) | Position::Redis(_) => unreachable!("only sets are made"),
             };
             let (x, y) = (singles(&a), singles(&b));
             prop_assert_eq!(a.contains(&b), x.is_superset(&y));
-            prop_assert_eq!(a.transactions_missing_in(&b), x.difference(&y).count() as u64);
+            prop_assert_eq!(a.missing_in(&b), x.difference(&y).count() as u64);
             prop_assert_eq!(singles(&a.union(&b)), x.union(&y).cloned().collect());
         }
         #[test]
         fn garbage_does_not_panic(text: String) {
-            let _ = (Position::mysql(&text), Position::mariadb(&text));
+            let _ = (Position::mysql(&text), Position::mariadb(&text), Position::redis(&text));
         }
     }
 }

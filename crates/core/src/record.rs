@@ -20,6 +20,9 @@ pub struct Session(pub u64);
 pub struct Incumbent {
     pub node: NodeName,
     pub session: Session,
+    /// Which of its processes ([`Life::number`]): what is in memory alone is gone with it (S9).
+    #[serde(default)]
+    pub process: u64,
     pub epoch: Epoch,
 }
 
@@ -132,6 +135,10 @@ pub struct GroupRecord {
     pub stage: Stage,
     pub ackers: BTreeMap<NodeName, Acker>,
     pub assurance: Assurance,
+    /// How often each member was a primary that did not wait, and ceased to be. Where it is the proxies that wait, each
+    /// time some may still act on what they were told before ([`crate::limits::ROUTES_TURNED_MS`]).
+    #[serde(default)]
+    pub relaxed: BTreeMap<NodeName, u64>,
     /// What the primary had when it was promoted. An acker is only promoted if it has that too: writes from before
     /// were acknowledged by the ackers of that time.
     pub floor: Option<Position>,
@@ -171,9 +178,15 @@ pub enum Role {
     Lead {
         /// Only the agent life that was chosen may open.
         session: Session,
+        /// The process that was chosen ([`Incumbent::process`]).
+        #[serde(default)]
+        process: u64,
         wait_for_ack: bool,
         /// No primary was open yet: create the accounts.
         found: bool,
+        /// Members that may replicate from it; `None`: its engine makes no difference.
+        #[serde(default)]
+        admits: Option<BTreeSet<NodeName>>,
     },
     /// Replicate from `primary`.
     Follow {
@@ -187,6 +200,17 @@ pub enum Role {
         #[serde(default)]
         restart: Option<Life>,
     },
+    /// Make itself fit to follow `primary`, and do not connect yet: where whoever is connected acknowledges, it is
+    /// recorded first (S5).
+    Prepare {
+        primary: NodeName,
+        reclone: bool,
+        /// The record still counts it among those that could acknowledge.
+        recorded: bool,
+        /// As for [`Role::Follow`].
+        #[serde(default)]
+        restart: Option<Life>,
+    },
 }
 
 /// See [`Role`].
@@ -197,6 +221,9 @@ pub struct Assignment {
     /// Revision of the group's record in the store; grows with every change.
     pub revision: u64,
     pub role: Role,
+    /// How often this member was a primary that did not wait, and ceased to be ([`GroupRecord::relaxed`]).
+    #[serde(default)]
+    pub relaxed: u64,
     /// All members of the group, for S14.
     pub members: Vec<NodeName>,
 }
@@ -213,6 +240,7 @@ impl GroupRecord {
                 Durability::Sync => Assurance::Degraded,
                 Durability::Async => Assurance::Held,
             },
+            relaxed: BTreeMap::new(),
             floor: None,
             left_behind: None,
             mode: Mode::Automatic,
@@ -224,6 +252,11 @@ impl GroupRecord {
             last_takeover: None,
             plan: 0,
         }
+    }
+
+    /// Of a primary that did not wait for acknowledgements: from now on it does, or another is the primary.
+    pub(crate) fn ceases_to_be_relaxed(&mut self, primary: &NodeName) {
+        *self.relaxed.entry(primary.clone()).or_default() += 1;
     }
 
     /// The primary in office, if there is one.
@@ -258,39 +291,58 @@ impl GroupRecord {
     pub fn assignment(&self, service: &Service, revision: u64, node: &NodeName) -> Assignment {
         let role = match &self.stage {
             Stage::New => Role::Idle,
-            Stage::Claimed(claim) => self.role_under_claim(claim, node),
+            Stage::Claimed(claim) => self.role_under_claim(service, claim, node),
             Stage::Led { primary } if primary.node == *node => Role::Lead {
                 session: primary.session,
+                process: primary.process,
                 wait_for_ack: service.durability == Durability::Sync && self.assurance != Assurance::Degraded,
                 found: !self.founded,
+                admits: service.admits_replicas().then(|| self.admitted(service, node)),
             },
-            Stage::Led { primary } => self.follow(primary, node, false),
+            Stage::Led { primary } => self.follow(service, primary, node, false),
         };
         Assignment {
             group: self.group.clone(),
             epoch: self.epoch,
             revision,
             role,
+            relaxed: self.relaxed.get(node).copied().unwrap_or(0),
             members: service.members.clone(),
         }
     }
 
-    fn role_under_claim(&self, claim: &Claim, node: &NodeName) -> Role {
+    fn role_under_claim(&self, service: &Service, claim: &Claim, node: &NodeName) -> Role {
         match (&claim.kind, &claim.from) {
             (ClaimKind::Handover { .. }, Some(from)) if from.node == *node => Role::Yield,
-            (ClaimKind::Handover { to }, Some(from)) => self.follow(from, node, to == node),
+            (ClaimKind::Handover { to }, Some(from)) => self.follow(service, from, node, to == node),
             (ClaimKind::Handover { .. }, None) | (ClaimKind::Takeover { .. }, _) => Role::Halt,
         }
     }
 
-    fn follow(&self, primary: &Incumbent, node: &NodeName, hurry: bool) -> Role {
-        let acknowledges = matches!(self.ackers.get(node), Some(Acker::Joining | Acker::Member));
+    fn follow(&self, service: &Service, primary: &Incumbent, node: &NodeName, hurry: bool) -> Role {
+        let acknowledges = self.acknowledges(node);
         // What a recorded acker received may be all there is of an acknowledged write: it leaves the set first.
-        let reclone = self.reinit.contains_key(node) && !self.ackers.contains_key(node);
+        let recorded = self.ackers.contains_key(node);
+        let reclone = self.reinit.contains_key(node) && !recorded;
         // Not in the middle of a handover.
-        let due = |r: &&Restart| self.primary().is_some() && (r.in_set || !self.ackers.contains_key(node));
+        let due = |r: &&Restart| self.primary().is_some() && (r.in_set || !recorded);
         let restart = self.restart.get(node).filter(due).map(|r| r.life);
-        Role::Follow { primary: primary.node.clone(), acknowledges, hurry, reclone, restart }
+        let primary = primary.node.clone();
+        if service.admits_replicas() && service.durability == Durability::Sync && !acknowledges {
+            return Role::Prepare { primary, reclone, recorded, restart };
+        }
+        Role::Follow { primary, acknowledges, hurry, reclone, restart }
+    }
+
+    fn acknowledges(&self, node: &NodeName) -> bool {
+        matches!(self.ackers.get(node), Some(Acker::Joining | Acker::Member))
+    }
+
+    /// Who may replicate from `primary`. Where nothing is promised, everybody.
+    fn admitted(&self, service: &Service, primary: &NodeName) -> BTreeSet<NodeName> {
+        let all = service.durability == Durability::Async;
+        let members = service.members.iter().filter(|n| *n != primary && (all || self.acknowledges(n)));
+        members.cloned().collect()
     }
 
     /// Leaves the sync set, if another can stand in, because its process or its data is about to be replaced.

@@ -34,6 +34,12 @@ pub enum Stream {
     Up,
     /// Wants to receive but does not; the engine's own words.
     Broken { why: String },
+    /// Receives all data anew: what it had will be replaced as a whole.
+    Copying {
+        received_bytes: u64,
+        /// Of how many; 0 where that is not known.
+        data_bytes: u64,
+    },
     /// Does not receive and never will from there: the upstream has purged what comes next, or does not know what this
     /// instance has. Trying again does not help.
     Refused { why: String },
@@ -42,7 +48,7 @@ pub enum Stream {
 impl Stream {
     /// Receives, or tries to.
     pub fn tries(&self) -> bool {
-        matches!(self, Stream::Up | Stream::Broken { .. })
+        matches!(self, Stream::Up | Stream::Broken { .. } | Stream::Copying { .. })
     }
 }
 
@@ -61,12 +67,19 @@ pub struct Upstream {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
     pub transactions: u64,
+    /// What is counted.
+    #[serde(default = "transactions")]
+    pub unit: String,
     pub file: String,
     /// In which epoch they were found.
     pub epoch: Epoch,
     /// All of them are in the file. Not so where the log that held them was purged, or came with a clone.
     #[serde(default = "complete")]
     pub complete: bool,
+}
+
+fn transactions() -> String {
+    "transactions".into()
 }
 
 fn complete() -> bool {
@@ -92,10 +105,14 @@ pub struct Observed {
     pub upstream: Option<Upstream>,
     /// Acknowledges to its upstream on the present connection.
     pub acknowledges: bool,
-    /// Primary: waits for an acknowledgement before it answers a commit.
+    /// Primary: waits for an acknowledgement before it answers a commit. Where that is the proxies' part: all that could
+    /// still send it a write do.
     pub waits_for_ack: bool,
     /// Primary: replicas connected that may be acknowledging; nobody else is.
     pub ackers: BTreeSet<NodeName>,
+    /// Members that may connect as replicas. `None`: the engine makes no difference.
+    #[serde(default)]
+    pub admits: Option<BTreeSet<NodeName>>,
     pub connections: u32,
     /// Nothing that this instance ever acknowledged is missing, by a mark on its own disk: it was intact, and no start
     /// since then lost anything that had been received.
@@ -123,6 +140,7 @@ impl Observed {
             acknowledges: false,
             waits_for_ack: false,
             ackers: BTreeSet::new(),
+            admits: None,
             connections: 0,
             retained: false,
             unjudged: 0,
@@ -173,6 +191,9 @@ pub struct InstanceReport {
     /// its disk says so, until it has caught up with its primary.
     #[serde(default)]
     pub intact: bool,
+    /// It is fit to follow the primary it was told of, and waits to be recorded before it does.
+    #[serde(default)]
+    pub ready: bool,
     /// The present life of the process, or the last one.
     #[serde(default)]
     pub life: Life,
@@ -213,6 +234,13 @@ impl InstanceReport {
     /// What it says of its engine is not old: one that does not answer neither receives nor has stopped (S11).
     pub fn looked(&self) -> bool {
         self.taken.since(self.seen.at) < limits::STREAM_SILENT_AFTER_MS
+    }
+    /// Is being given all data of `primary` anew, to follow it then.
+    pub fn copies(&self, primary: &NodeName) -> bool {
+        self.running()
+            && self.seen.upstream.as_ref().is_some_and(|u| {
+                u.node.as_ref() == Some(primary) && matches!(u.stream, Stream::Copying { .. })
+            })
     }
     /// Replicating from `primary` without a fault.
     pub fn follows(&self, primary: &NodeName) -> bool {

@@ -20,6 +20,10 @@ fn leading_fresh<'w>(w: &'w World) -> Option<(&'w Incumbent, &'w InstanceReport)
 pub(crate) fn acker_gone(w: &World) -> Option<Verdict> {
     let (p, primary) = leading_fresh(w)?;
     let out = |n: &NodeName| {
+        // A primary that does not admit it hears nothing of it, whatever it says.
+        if let Some(admitted) = &primary.seen.admits {
+            return primary.held >= w.revision && !admitted.contains(n) && !primary.seen.ackers.contains(n);
+        }
         let itself = w.fresh(n).is_some_and(|r| r.quit_acknowledging(w.revision));
         let away = w.absent_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::ACKER_GIVES_UP_AFTER_MS);
         // A hung engine does not count its attempts: when it goes on, it connects and acknowledges as before.
@@ -60,46 +64,61 @@ fn acker_well(w: &World, p: &Incumbent, node: &NodeName) -> bool {
     w.fresh(node).is_some_and(|r| r.follows(&p.node)) && !w.record.is_to_leave(node)
 }
 
+/// It is being given all data. What it had goes only when all that comes in its place is there.
+fn acker_coming(w: &World, p: &Incumbent, node: &NodeName) -> bool {
+    w.fresh(node).is_some_and(|r| r.copies(&p.node)) && !w.record.reinit.contains_key(node)
+}
+
 /// Not only while it connects anew.
 fn acker_lost_for_good(w: &World, p: &Incumbent, node: &NodeName) -> bool {
     let unwell = || w.unwell_since.get(node).is_some_and(|t| w.now.since(*t) >= limits::SILENT_AFTER_MS);
-    !acker_well(w, p, node) && (w.fresh(node).is_none() || w.record.is_to_leave(node) || unwell())
+    !acker_well(w, p, node)
+        && !acker_coming(w, p, node)
+        && (w.fresh(node).is_none() || w.record.is_to_leave(node) || unwell())
 }
 
 /// Takes an acker out that does not follow, once another can stand in; with none, degrades if the policy says so.
 pub(crate) fn acker_lost(w: &World) -> Option<Verdict> {
     let (p, _) = leading_fresh(w)?;
-    let active = |a: &Acker| *a != Acker::Leaving;
-    let lost =
-        w.record.ackers.iter().find(|(n, a)| active(a) && acker_lost_for_good(w, p, n)).map(|(n, _)| n);
-    let well = w.record.ackers.iter().filter(|(n, a)| active(a) && acker_well(w, p, n)).count();
+    let active = || w.record.ackers.iter().filter(|(_, a)| **a != Acker::Leaving).map(|(n, _)| n);
+    let well = active().filter(|n| acker_well(w, p, n)).count();
     let spare = spare_replica(w, p);
-    let mut record = w.record.clone();
-    if let Some(node) = lost {
-        if let Some(spare) = spare.as_ref().filter(|_| well < w.service.sync_replicas) {
-            record.ackers.insert(spare.clone(), Acker::Joining);
-            return act(
-                w,
-                record,
-                PlanKind::SyncSet,
-                format!("{spare} stands in for {node}, which {}", ails(w, node)),
-            );
-        }
-        if w.ackers_in(Acker::Member).any(|m| acker_well(w, p, m) && w.caught_up(m, &p.node)) {
-            record.ackers.insert(node.clone(), Acker::Leaving);
-            return act(w, record, PlanKind::SyncSet, format!("{node} {}", ails(w, node)));
-        }
-        if let Some(verdict) = last_acker_lost(w, p, node).filter(|_| spare.is_none()) {
-            return Some(verdict);
-        }
+    let lost = || active().filter(|n| acker_lost_for_good(w, p, n));
+    if let Some(verdict) = lost().find_map(|n| one_acker_lost(w, p, n, well, spare.as_ref())) {
+        return Some(verdict);
     }
+    let mut record = w.record.clone();
     if spare.is_none() && may_degrade(w) {
-        record.ackers = record.ackers.keys().map(|n| (n.clone(), Acker::Leaving)).collect();
+        // Who is being copied to goes on: where followers acknowledge, leaving would break it off.
+        let stays = |n: &NodeName| w.service.admits_replicas() && acker_coming(w, p, n);
+        let part = |n: &NodeName| if stays(n) { Acker::Joining } else { Acker::Leaving };
+        record.ackers = record.ackers.keys().map(|n| (n.clone(), part(n))).collect();
         record.assurance = Assurance::Degraded;
         let because = "no replica is left that could acknowledge, and the policy is to go on without (S5)";
         return act(w, record, PlanKind::Degrade, because);
     }
     None
+}
+
+/// `well`: how many others are not lost. `spare`: who could stand in.
+fn one_acker_lost(
+    w: &World,
+    p: &Incumbent,
+    node: &NodeName,
+    well: usize,
+    spare: Option<&NodeName>,
+) -> Option<Verdict> {
+    let mut record = w.record.clone();
+    if let Some(spare) = spare.filter(|_| well < w.service.wanted_ackers()) {
+        record.ackers.insert(spare.clone(), Acker::Joining);
+        let because = format!("{spare} stands in for {node}, which {}", ails(w, node));
+        return act(w, record, PlanKind::SyncSet, because);
+    }
+    if w.ackers_in(Acker::Member).any(|m| acker_well(w, p, m) && w.caught_up(m, &p.node)) {
+        record.ackers.insert(node.clone(), Acker::Leaving);
+        return act(w, record, PlanKind::SyncSet, format!("{node} {}", ails(w, node)));
+    }
+    if spare.is_none() { last_acker_lost(w, p, node) } else { None }
 }
 
 fn ails(w: &World, node: &NodeName) -> &'static str {
@@ -162,8 +181,14 @@ fn may_degrade(w: &World) -> bool {
 /// The fittest replica that is not recorded yet.
 fn spare_replica(w: &World, p: &Incumbent) -> Option<NodeName> {
     replicas_by_fitness(w, &p.node)
-        .find(|(n, _)| !w.record.ackers.contains_key(*n) && acker_well(w, p, n))
+        .find(|(n, _)| !w.record.ackers.contains_key(*n) && can_join(w, p, n))
         .map(|(n, _)| n.clone())
+}
+
+/// It follows; or, where it may not before it is recorded, it is fit to.
+fn can_join(w: &World, p: &Incumbent, node: &NodeName) -> bool {
+    let ready = |r: &InstanceReport| r.ready && r.held >= w.revision && !w.record.is_to_leave(node);
+    acker_well(w, p, node) || w.fresh(node).is_some_and(ready)
 }
 
 /// The way back: a replica acknowledges and is caught up → the primary waits again → all that was written
@@ -177,6 +202,7 @@ pub(crate) fn degraded(w: &World) -> Option<Verdict> {
         Assurance::Degraded => {
             let node = active_ackers(w).find(ready)?;
             record.assurance = Assurance::Restoring;
+            record.ceases_to_be_relaxed(&p.node);
             act(
                 w,
                 record,
@@ -219,12 +245,12 @@ pub(crate) fn acker_ready(w: &World) -> Option<Verdict> {
 pub(crate) fn sync_set_small(w: &World) -> Option<Verdict> {
     let (p, _) = leading_fresh(w)?;
     let active = w.record.ackers.values().filter(|a| **a != Acker::Leaving).count();
-    if active >= w.service.sync_replicas {
+    if active >= w.service.wanted_ackers() {
         return None;
     }
     let mut record = w.record.clone();
     // A leaving node that follows again is the first choice: it is recorded already.
-    let returning = w.ackers_in(Acker::Leaving).find(|n| acker_well(w, p, n)).cloned();
+    let returning = w.ackers_in(Acker::Leaving).find(|n| can_join(w, p, n)).cloned();
     let node = returning.or_else(|| spare_replica(w, p))?;
     record.ackers.insert(node.clone(), Acker::Joining);
     act(w, record, PlanKind::SyncSet, format!("{node} follows and can acknowledge"))
@@ -236,7 +262,8 @@ pub(crate) fn sync_set_large(w: &World) -> Option<Verdict> {
     let active = |n: &NodeName| w.record.ackers.get(n).is_some_and(|a| *a != Acker::Leaving);
     let count = w.record.ackers.keys().filter(|n| active(n)).count();
     let stay = w.ackers_in(Acker::Member).filter(|n| w.caught_up(n, &p.node)).count();
-    if count <= w.service.sync_replicas || stay <= w.service.sync_replicas {
+    let wanted = w.service.wanted_ackers();
+    if count <= wanted || stay <= wanted {
         return None;
     }
     let least = replicas_by_fitness(w, &p.node).map(|(n, _)| n).filter(|n| active(n)).last()?;
@@ -249,7 +276,7 @@ pub(crate) fn sync_set_large(w: &World) -> Option<Verdict> {
 pub(crate) fn short_of_ackers(w: &World) -> Option<Verdict> {
     let (p, _) = leading_fresh(w)?;
     let well = w.ackers_in(Acker::Member).filter(|n| acker_well(w, p, n)).count();
-    let wanted = w.service.sync_replicas;
+    let wanted = w.service.wanted_ackers();
     let blocker = match w.record.assurance {
         Assurance::Held if well >= wanted => return None,
         Assurance::Held if well > 0 => {

@@ -97,6 +97,29 @@ pub enum Family {
     Redis,
 }
 
+impl Family {
+    /// Every replica that is connected acknowledges, recorded or not, and it is the proxies that wait for it. So a
+    /// primary admits only those it is told to (ADR 0019).
+    pub fn admits_replicas(self) -> bool {
+        self == Family::Redis
+    }
+    /// What a process had executed may be gone once it ended.
+    pub fn forgets(self) -> bool {
+        self == Family::Redis
+    }
+}
+
+impl Service {
+    /// See [`Family::admits_replicas`].
+    pub fn admits_replicas(&self) -> bool {
+        self.engine.family().admits_replicas()
+    }
+    /// Under `sync`: how many replicas are to acknowledge. Where all do that follow, all members but the primary.
+    pub fn wanted_ackers(&self) -> usize {
+        if self.admits_replicas() { self.members.len() - 1 } else { self.sync_replicas }
+    }
+}
+
 impl Engine {
     pub fn family(self) -> Family {
         match self {

@@ -43,6 +43,13 @@ pub fn steps(w: &World, replicas_only: bool) -> Result<Vec<Step>, String> {
             "its engines are attached: only what starts them can restart them with other programs".into()
         );
     }
+    if w.service.admits_replicas() {
+        return Err(format!(
+            "upgrades of {} in place are not built yet: restart one replica after the other with the new programs, each \
+             once the one before acknowledges again, then switch over and restart the last",
+            w.service.engine.word()
+        ));
+    }
     let primary = Programs::of(w, &p.node)?;
     let mut replicas = Vec::new();
     for node in w.service.members.iter().filter(|n| **n != p.node) {

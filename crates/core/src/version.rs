@@ -6,33 +6,50 @@
 /// What a server, or a program of it, calls itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    mariadb: bool,
+    kind: Kind,
     /// Patch levels of one release replicate both ways, and start on each other's data.
     release: (u32, u32),
     patch: u32,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    MySql,
+    MariaDb,
+    Redis,
+    Valkey,
+}
+
 impl Version {
-    /// `10.11.19-MariaDB-0+deb12u1-log`, `9.7.4-2`, `5.5.5-10.11.19-MariaDB` …
+    /// `10.11.19-MariaDB-0+deb12u1-log`, `9.7.4-2`, `5.5.5-10.11.19-MariaDB`, `Redis 7.0.15`, `Valkey 8.1.1` …
     pub fn read(text: &str) -> Option<Version> {
         let mut parts = without_prefix(text).split(|c: char| !c.is_ascii_digit());
         let mut next = || parts.next()?.parse().ok();
         let release = (next()?, next()?);
-        Some(Version { mariadb: is_mariadb(text), release, patch: next().unwrap_or(0) })
+        Some(Version { kind: kind(text), release, patch: next().unwrap_or(0) })
     }
     /// Of one release, whatever the patch level.
     pub fn same_release(&self, other: &Version) -> bool {
-        (self.mariadb, self.release) == (other.mariadb, other.release)
+        (self.kind, self.release) == (other.kind, other.release)
     }
 }
 
-fn is_mariadb(text: &str) -> bool {
-    text.contains("MariaDB")
+fn kind(text: &str) -> Kind {
+    match text {
+        _ if text.contains("MariaDB") => Kind::MariaDb,
+        _ if text.starts_with("Redis ") => Kind::Redis,
+        _ if text.starts_with("Valkey ") => Kind::Valkey,
+        _ => Kind::MySql,
+    }
 }
 
-/// MariaDB says it to clients that know no version beyond MySQL's 5.
+/// MariaDB's is for clients that know no version beyond MySQL's 5; those of other kinds are names.
 fn without_prefix(text: &str) -> &str {
-    text.strip_prefix("5.5.5-").filter(|_| is_mariadb(text)).unwrap_or(text)
+    match kind(text) {
+        Kind::MySql => text,
+        Kind::MariaDb => text.strip_prefix("5.5.5-").unwrap_or(text),
+        Kind::Redis | Kind::Valkey => text.split_once(' ').map_or(text, |(_, number)| number),
+    }
 }
 
 /// The very same build, as far as the texts tell. A server adds to its version that it logs.
@@ -72,7 +89,7 @@ fn both(a: &str, b: &str) -> Result<(Version, Version), String> {
     let (Some(one), Some(other)) = (Version::read(a), Version::read(b)) else {
         return Err(format!("the versions {a:?} and {b:?} cannot be compared"));
     };
-    if one.mariadb != other.mariadb {
+    if one.kind != other.kind {
         return Err(format!("{a} and {b} are not the same kind of server; they never mix in one group"));
     }
     Ok((one, other))
@@ -91,6 +108,8 @@ mod tests {
             ("8.4.3", "8.4.9"),
             ("10.11.19-MariaDB-log", MARIA),
             ("11.8.3-MariaDB", MARIA),
+            ("Redis 7.2.1", "Redis 7.0.15"),
+            ("Valkey 8.0.2", "Valkey 8.0.9"),
         ] {
             assert_eq!(must_not_follow(mine, theirs), None, "{mine} {theirs}");
         }
@@ -101,6 +120,9 @@ mod tests {
             (MARIA, "9.7.4"),
             ("10.11.19-MariaDB", "5.5.5-11.8.3-MariaDB"),
             ("x", "9.7.4"),
+            ("Redis 7.0.15", "Redis 7.2.1"),
+            ("Redis 8.0.0", "Valkey 8.0.2"),
+            ("9.7.4", "Redis 7.0.15"),
         ] {
             assert!(must_not_follow(mine, theirs).is_some(), "{mine} {theirs}");
         }

@@ -1,13 +1,13 @@
 //! Clients that write to the engines directly, past every proxy: they find two primaries where there are two.
 //!
-//! Every engine tells after each write under which server id it was logged, and a primacy has a server id of its own
-//! (epoch and node). A write is *dual* if it was sent after a write of a later epoch had been acknowledged, and was
+//! Every engine tells after each write under whose primacy it took it: by the server id under which it was logged (epoch
+//! and node), or by the name of its history. Of histories, the later one is the one whose first write was acknowledged
+//! later. A write is *dual* if it was sent after a write of a later epoch had been acknowledged, and was
 //! acknowledged all the same.
 
+use crate::client::{Client, Primacy};
 use crate::ground::Vantage;
 use crate::ledger::{self, Account, Ledger};
-use mysql_async::Conn;
-use mysql_async::prelude::Queryable;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// One acknowledged write.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Taken {
-    epoch: u64,
+    primacy: Primacy,
     sent: Instant,
     acked: Instant,
 }
@@ -43,18 +43,22 @@ const PAUSE: Duration = Duration::from_millis(10);
 const CONNECT: Duration = Duration::from_millis(300);
 /// A write that no replica acknowledges hangs; this long.
 const STATEMENT: Duration = Duration::from_secs(2);
-/// A primary's server id is epoch·128 + node; a follower's has the highest bit set.
-const NODE_BITS: u32 = 7;
-const FOLLOWER_BIT: u64 = 1 << 31;
 
 impl Probers {
     /// One for each engine, writing as the writers `first`, `first + 1`, … of `run`.
-    pub fn start(at: &Vantage, engines: &[SocketAddr], account: &Account, run: u64, first: u8) -> Probers {
+    pub fn start(
+        at: &Vantage,
+        engines: &[SocketAddr],
+        account: &Account,
+        sync: bool,
+        run: u64,
+        first: u8,
+    ) -> Probers {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = tokio::task::JoinSet::new();
         for (writer, addr) in (first..).zip(engines) {
             let first = ledger::first_id(run, writer);
-            tasks.spawn_on(probe(*addr, account.clone(), first, stop.clone()), at.handle());
+            tasks.spawn_on(probe(*addr, account.clone(), sync, first, stop.clone()), at.handle());
         }
         Probers { stop, tasks }
     }
@@ -79,70 +83,56 @@ impl Direct {
 
     /// Writes that an engine took although a later epoch's primary had acknowledged one before they were sent (S1).
     pub fn dual_writes(&self) -> u64 {
-        let mut first: BTreeMap<u64, Instant> = BTreeMap::new();
+        let mut first: BTreeMap<&Primacy, Instant> = BTreeMap::new();
         for t in &self.taken {
-            first.entry(t.epoch).and_modify(|at| *at = t.acked.min(*at)).or_insert(t.acked);
+            first.entry(&t.primacy).and_modify(|at| *at = t.acked.min(*at)).or_insert(t.acked);
         }
-        let dual = |t: &&Taken| first.range(t.epoch + 1..).any(|(_, at)| *at < t.sent);
+        let later = |one: &Primacy, than: &Primacy| match (one, than) {
+            (Primacy::Epoch(one), Primacy::Epoch(than)) => one > than,
+            _ => first.get(one) > first.get(than),
+        };
+        let dual = |t: &&Taken| first.iter().any(|(p, at)| later(p, &t.primacy) && *at < t.sent);
         self.taken.iter().filter(dual).count() as u64
     }
 }
 
-async fn probe(addr: SocketAddr, account: Account, first: u64, stop: Arc<AtomicBool>) -> Direct {
+async fn probe(addr: SocketAddr, account: Account, sync: bool, first: u64, stop: Arc<AtomicBool>) -> Direct {
     let mut seen = Direct::default();
-    let mut conn = None;
+    let mut client = None;
     let mut id = first;
     while !stop.load(Ordering::Relaxed) {
         tokio::time::sleep(PAUSE).await;
-        let mut c = match conn.take() {
+        let mut c = match client.take() {
             Some(c) => c,
-            None => match tokio::time::timeout(CONNECT, ledger::connect(addr, &account)).await {
+            None => match tokio::time::timeout(CONNECT, Client::connect(addr, &account)).await {
                 Ok(Ok(c)) => c,
                 Ok(Err(_)) | Err(_) => continue,
             },
         };
         id += 1;
         let sent = Instant::now();
-        match tokio::time::timeout(STATEMENT, write(&mut c, id)).await {
-            Ok(Ok((acked, server_id))) => {
+        match tokio::time::timeout(STATEMENT, c.write_directly(id, sync)).await {
+            Ok(Ok((acked, primacy))) => {
                 seen.ledger.acked.push((id, acked));
-                match server_id {
-                    Some(id) if id & FOLLOWER_BIT == 0 => {
-                        seen.taken.push(Taken { epoch: id >> NODE_BITS, sent, acked });
-                    }
-                    Some(_) => seen.misnumbered += 1,
+                match primacy {
+                    Some(Primacy::Misnumbered) => seen.misnumbered += 1,
+                    Some(primacy) => seen.taken.push(Taken { primacy, sent, acked }),
                     None => {}
                 }
-                conn = Some(c);
+                client = Some(c);
             }
-            Ok(Err(mysql_async::Error::Server(e))) => {
-                if !refused(e.code) {
+            Ok(Err(e)) => {
+                if !e.refused_by_engine() {
                     seen.ledger.unknown.insert(id);
                 }
-                conn = Some(c);
+                client = e.is_answer().then_some(c);
             }
-            Ok(Err(_)) | Err(_) => {
+            Err(_) => {
                 seen.ledger.unknown.insert(id);
             }
         }
     }
     seen
-}
-
-/// Writes; when that was acknowledged, and under which server id it was logged, if the engine lived to tell. (`RETURNING`
-/// would tell in one, but only MariaDB has it.) The connection lives no longer than the role in which the server gave it its id.
-async fn write(c: &mut Conn, id: u64) -> Result<(Instant, Option<u64>), mysql_async::Error> {
-    c.query_drop(format!("INSERT INTO holdfast_drill_ledger VALUES ({id}, NOW(6))")).await?;
-    let acked = Instant::now();
-    // An error here means that the connection broke: the write was acknowledged all the same.
-    Ok((acked, c.query_first("SELECT @@server_id").await.unwrap_or_default()))
-}
-
-/// The engine's answers that mean that nothing was executed: read-only, no such table yet.
-fn refused(code: u16) -> bool {
-    const READ_ONLY: u16 = 1290;
-    const NO_SUCH_TABLE: u16 = 1146;
-    matches!(code, READ_ONLY | NO_SUCH_TABLE)
 }
 
 #[cfg(test)]
@@ -153,13 +143,22 @@ mod tests {
     fn a_write_of_an_old_epoch_is_dual_if_it_was_sent_after_a_later_epoch_took_one() {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
-        let taken = |epoch, sent, acked| Taken { epoch, sent: at(sent), acked: at(acked) };
+        let of = |primacy, sent, acked| Taken { primacy, sent: at(sent), acked: at(acked) };
+        let taken = |epoch, sent, acked| of(Primacy::Epoch(epoch), sent, acked);
         let mut seen = Direct { taken: vec![taken(1, 0, 1), taken(2, 10, 12)], ..Direct::default() };
         assert_eq!(seen.dual_writes(), 0);
         // Under way when the later epoch began: no proof of two primaries.
         seen.taken.push(taken(1, 11, 15));
         assert_eq!(seen.dual_writes(), 0);
         seen.taken.push(taken(1, 13, 14));
+        assert_eq!(seen.dual_writes(), 1);
+
+        // Names have no order of their own.
+        let of_history = |name: &str, sent, acked| of(Primacy::History(name.into()), sent, acked);
+        let mut seen =
+            Direct { taken: vec![of_history("z", 0, 1), of_history("a", 10, 12)], ..Direct::default() };
+        assert_eq!(seen.dual_writes(), 0);
+        seen.taken.push(of_history("z", 13, 14));
         assert_eq!(seen.dual_writes(), 1);
     }
 }

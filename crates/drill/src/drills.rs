@@ -8,6 +8,7 @@ use crate::judge::{Promise, Round, Seen, judge};
 use crate::ledger::{self, Account, Ledger, Writers};
 use crate::operator::{self, Operator};
 use crate::sandbox;
+use holdfast_core::topology::Family;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -35,7 +36,7 @@ pub enum Error {
     #[error(transparent)]
     Operator(#[from] operator::Error),
     #[error("a client")]
-    Client(#[from] mysql_async::Error),
+    Client(#[from] crate::client::Error),
     #[error("no write was acknowledged within {0} s")]
     NoLoad(u64),
     #[error("{0} is not possible here: it needs {1}")]
@@ -154,9 +155,9 @@ impl Drill {
     }
 }
 
-/// The account of a sandbox.
+/// The account of a sandbox whose servers are of the MySQL family.
 pub fn account() -> Account {
-    sandbox::account()
+    sandbox::account(Family::MySql)
 }
 
 /// Runs one round on a healthy deployment, and leaves it healthy.
@@ -244,11 +245,11 @@ impl Load {
         let proxies = site.proxies_without(Some(victim).filter(|_| takes_proxy));
         let clients = deployment.clients()?;
         prepare(site, &clients).await?;
-        let account = &site.account;
+        let (account, sync) = (&site.account, site.durability == "sync");
         let mut load = Load {
             main: Writers::start(&clients, &proxies, account, run, 0..writers),
             local: None,
-            probers: vec![Probers::start(&clients, &site.engines(), account, run, PROBERS)],
+            probers: vec![Probers::start(&clients, &site.engines(), account, sync, run, PROBERS)],
             _vantages: Vec::new(),
         };
         if matches!(drill, Drill::PartitionPrimary)
@@ -256,7 +257,7 @@ impl Load {
         {
             let (proxy, engine) = (site.host(victim)?.proxy, site.engine(victim)?);
             load.local = Some(Writers::start(&there, &[proxy], account, run, LOCAL_WRITERS));
-            load.probers.push(Probers::start(&there, &[engine], account, run, LOCAL_PROBER));
+            load.probers.push(Probers::start(&there, &[engine], account, sync, run, LOCAL_PROBER));
             load._vantages.push(there);
         }
         load._vantages.push(clients);

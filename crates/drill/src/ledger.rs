@@ -1,12 +1,12 @@
 //! Clients that write through the proxy and keep a ledger of what was acknowledged, to be compared with the survivor.
 //!
-//! Every write is one row with an id of its own, in one autocommitted statement. Its outcome is *acknowledged*,
+//! Every write is one command with an id of its own: a row in one autocommitted statement, a member of a set. Its outcome is *acknowledged*,
 //! *refused* (an error that says it was not executed) or *unknown* (anything else). Nothing is ever tried again under
 //! the same id, so that a row tells exactly which write it is from.
 
+use crate::client::{Client, Error};
 use crate::ground::Vantage;
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Opts, OptsBuilder};
+use holdfast_core::topology::Family;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -20,7 +20,10 @@ use tokio::time::Instant;
 pub struct Account {
     pub user: String,
     pub password: String,
+    /// Where tables are made; of no use where there are none.
     pub database: String,
+    /// Which protocol is spoken.
+    pub family: Family,
 }
 
 /// What the writers of one run saw.
@@ -64,90 +67,54 @@ pub struct Writers {
     acked: Arc<AtomicU64>,
 }
 
-/// What drills write to, in the database of their account.
-pub const TABLES: [&str; 2] = ["holdfast_drill_ledger", "holdfast_drill_register"];
 /// Ids of one run start at a multiple of this, ids of one of its writers at a multiple of the smaller.
 pub const IDS_PER_RUN: u64 = 1 << 40;
 const IDS_PER_WRITER: u64 = 1 << 32;
 /// One statement may take this long, holding included, before a client gives up on it.
 const STATEMENT: Duration = Duration::from_secs(20);
-/// Holding while there is no primary included.
-const CONNECT: Duration = Duration::from_secs(10);
 const ERRORS_KEPT: usize = 1_000;
 
-/// The proxy's answers that promise that nothing was executed: MySQL codes and how their text begins.
-pub(crate) fn not_executed(e: &mysql_async::Error) -> bool {
-    match e {
-        mysql_async::Error::Server(e) => e.message.contains("not executed"),
-        _ => false,
-    }
+/// Makes what writes need.
+pub async fn prepare(addr: SocketAddr, account: &Account) -> Result<(), Error> {
+    let mut client = Client::connect(addr, account).await?;
+    client.prepare().await?;
+    client.disconnect().await;
+    Ok(())
 }
 
-/// Connects within [`CONNECT`].
-pub async fn connect(addr: SocketAddr, account: &Account) -> Result<Conn, mysql_async::Error> {
-    let opts = OptsBuilder::default()
-        .ip_or_hostname(addr.ip().to_string())
-        .tcp_port(addr.port())
-        .user(Some(&account.user))
-        .pass(Some(&account.password))
-        .db_name(Some(&account.database))
-        .prefer_socket(false);
-    let late = || std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{addr} did not answer"));
-    match tokio::time::timeout(CONNECT, Conn::new(Opts::from(opts))).await {
-        Ok(connected) => connected,
-        Err(_) => Err(mysql_async::Error::Io(late().into())),
-    }
-}
-
-/// Creates the table if it is missing.
-pub async fn prepare(addr: SocketAddr, account: &Account) -> Result<(), mysql_async::Error> {
-    let mut conn = connect(addr, account).await?;
-    conn.query_drop(
-        "CREATE TABLE IF NOT EXISTS holdfast_drill_ledger (id BIGINT UNSIGNED PRIMARY KEY, at TIMESTAMP(6)) ENGINE=InnoDB",
-    )
-    .await?;
-    conn.disconnect().await
-}
-
-/// Begins anew: drops what an earlier run left, and writes.
-pub async fn begin(addr: SocketAddr, account: &Account) -> Result<(), mysql_async::Error> {
-    clear(addr, account).await?;
-    prepare(addr, account).await?;
-    let mut conn = connect(addr, account).await?;
+/// Begins anew: removes what an earlier run left, and writes.
+pub async fn begin(addr: SocketAddr, account: &Account) -> Result<(), Error> {
+    let mut client = Client::connect(addr, account).await?;
+    client.clear().await?;
+    client.prepare().await?;
     // An id of no run.
-    conn.query_drop("INSERT INTO holdfast_drill_ledger VALUES (0, NOW(6))").await?;
-    conn.disconnect().await
+    client.write(0).await?;
+    client.disconnect().await;
+    Ok(())
 }
 
 /// Logs in and asks for something.
-pub async fn answers(addr: SocketAddr, account: &Account) -> Result<(), mysql_async::Error> {
-    let mut conn = connect(addr, account).await?;
-    conn.query_drop("SELECT 1").await?;
-    conn.disconnect().await
+pub async fn answers(addr: SocketAddr, account: &Account) -> Result<(), Error> {
+    let mut client = Client::connect(addr, account).await?;
+    client.ping().await?;
+    client.disconnect().await;
+    Ok(())
 }
 
-/// Drops the tables of all drills.
-pub async fn clear(addr: SocketAddr, account: &Account) -> Result<(), mysql_async::Error> {
-    let mut conn = connect(addr, account).await?;
-    for table in TABLES {
-        conn.query_drop(format!("DROP TABLE IF EXISTS {table}")).await?;
-    }
-    conn.disconnect().await
+/// Removes what all drills wrote.
+pub async fn clear(addr: SocketAddr, account: &Account) -> Result<(), Error> {
+    let mut client = Client::connect(addr, account).await?;
+    client.clear().await?;
+    client.disconnect().await;
+    Ok(())
 }
 
 /// Ids of a run that are on a server.
-pub async fn present(
-    addr: SocketAddr,
-    account: &Account,
-    run: u64,
-) -> Result<BTreeSet<u64>, mysql_async::Error> {
-    let mut conn = connect(addr, account).await?;
-    let (first, last) = (run * IDS_PER_RUN, (run + 1) * IDS_PER_RUN);
-    let ids: Vec<u64> = conn
-        .query(format!("SELECT id FROM holdfast_drill_ledger WHERE id >= {first} AND id < {last}"))
-        .await?;
-    conn.disconnect().await?;
-    Ok(ids.into_iter().collect())
+pub async fn present(addr: SocketAddr, account: &Account, run: u64) -> Result<BTreeSet<u64>, Error> {
+    let mut client = Client::connect(addr, account).await?;
+    let ids = client.ids(run * IDS_PER_RUN..(run + 1) * IDS_PER_RUN).await?;
+    client.disconnect().await;
+    Ok(ids)
 }
 
 /// Ids of a writer follow this one.
@@ -199,12 +166,12 @@ async fn write(
     total: Arc<AtomicU64>,
 ) -> Ledger {
     let mut ledger = Ledger::default();
-    let mut conn: Option<Conn> = None;
+    let mut client: Option<Client> = None;
     let mut id = first;
     while !stop.load(Ordering::Relaxed) {
-        let mut c = match conn.take() {
+        let mut c = match client.take() {
             Some(c) => c,
-            None => match connect(addr, &account).await {
+            None => match Client::connect(addr, &account).await {
                 Ok(c) => c,
                 Err(e) => {
                     note(&mut ledger, format!("connect: {e}"));
@@ -214,20 +181,18 @@ async fn write(
             },
         };
         id += 1;
-        let statement = format!("INSERT INTO holdfast_drill_ledger VALUES ({id}, NOW(6))");
-        match tokio::time::timeout(STATEMENT, c.query_drop(statement)).await {
+        match tokio::time::timeout(STATEMENT, c.write(id)).await {
             Ok(Ok(())) => {
                 ledger.acked.push((id, Instant::now()));
                 total.fetch_add(1, Ordering::Relaxed);
-                conn = Some(c);
+                client = Some(c);
             }
             Ok(Err(e)) => {
-                if !not_executed(&e) {
+                if !e.not_executed() {
                     ledger.unknown.insert(id);
                 }
                 note(&mut ledger, e.to_string());
-                // An answer leaves the connection usable; anything else does not.
-                conn = matches!(e, mysql_async::Error::Server(_)).then_some(c);
+                client = e.is_answer().then_some(c);
             }
             Err(_) => {
                 ledger.unknown.insert(id);
@@ -235,8 +200,8 @@ async fn write(
             }
         }
     }
-    if let Some(c) = conn {
-        let _ = c.disconnect().await;
+    if let Some(c) = client {
+        c.disconnect().await;
     }
     ledger
 }

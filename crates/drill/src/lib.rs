@@ -1,5 +1,6 @@
 //! Proof: seeded simulator, testbed of real processes, fault injection, checkers.
 
+pub mod client;
 pub mod deployment;
 pub mod direct;
 pub mod disk;

@@ -92,7 +92,8 @@ pub async fn incident<D: Deployment>(
     prepare(&site, &clients).await?;
     let before = deployment.operator().primary().await?;
     let writers = Writers::start(&clients, &proxies, &site.account, number, 0..WRITERS);
-    let probers = Probers::start(&clients, &site.engines(), &site.account, number, PROBERS);
+    let sync = site.durability == "sync";
+    let probers = Probers::start(&clients, &site.engines(), &site.account, sync, number, PROBERS);
     let registers = Registers::start(&clients, &proxies, &site.account, number).await?;
     let began = Instant::now();
 

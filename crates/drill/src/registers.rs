@@ -4,10 +4,9 @@
 //! A write whose outcome is unknown may have happened at any time since, or never: it is open until the end. What was
 //! refused as not executed, and reads that failed, say nothing.
 
+use crate::client::{Client, Error};
 use crate::ground::Vantage;
-use crate::ledger::{self, Account};
-use mysql_async::Conn;
-use mysql_async::prelude::Queryable;
+use crate::ledger::Account;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,13 +46,13 @@ impl Registers {
         proxies: &[SocketAddr],
         account: &Account,
         run: u64,
-    ) -> Result<Registers, mysql_async::Error> {
+    ) -> Result<Registers, Error> {
         let (proxy, who) = (proxies[0], account.clone());
         at.run(async move { prepare(proxy, &who, run).await }).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = tokio::task::JoinSet::new();
         for (client, addr) in (1..=CLIENTS).zip(proxies.iter().cycle()) {
-            let client = Client { addr: *addr, account: account.clone(), run, client, stop: stop.clone() };
+            let client = Caller { addr: *addr, account: account.clone(), run, client, stop: stop.clone() };
             tasks.spawn_on(client.run(), at.handle());
         }
         Ok(Registers { stop, tasks })
@@ -75,20 +74,17 @@ impl Registers {
     }
 }
 
-async fn prepare(addr: SocketAddr, account: &Account, run: u64) -> Result<(), mysql_async::Error> {
-    let mut conn = ledger::connect(addr, account).await?;
-    conn.query_drop(
-        "CREATE TABLE IF NOT EXISTS holdfast_drill_register (id BIGINT UNSIGNED PRIMARY KEY, v BIGINT UNSIGNED)",
-    )
-    .await?;
+async fn prepare(addr: SocketAddr, account: &Account, run: u64) -> Result<(), Error> {
+    let mut client = Client::connect(addr, account).await?;
+    client.prepare().await?;
     for row in 0..ROWS {
-        conn.query_drop(format!("REPLACE INTO holdfast_drill_register VALUES ({}, 0)", run * ROWS + row))
-            .await?;
+        client.make_register(run * ROWS + row).await?;
     }
-    conn.disconnect().await
+    client.disconnect().await;
+    Ok(())
 }
 
-struct Client {
+struct Caller {
     addr: SocketAddr,
     account: Account,
     run: u64,
@@ -96,16 +92,16 @@ struct Client {
     stop: Arc<AtomicBool>,
 }
 
-impl Client {
+impl Caller {
     async fn run(self) -> Vec<Call> {
         let mut calls = Vec::new();
         let mut conn = None;
         let mut turn = self.client;
         while !self.stop.load(Ordering::Relaxed) && calls.len() < CALLS_MAX {
             tokio::time::sleep(PACE).await;
-            let mut c: Conn = match conn.take() {
+            let mut c: Client = match conn.take() {
                 Some(c) => c,
-                None => match ledger::connect(self.addr, &self.account).await {
+                None => match Client::connect(self.addr, &self.account).await {
                     Ok(c) => c,
                     Err(_) => continue,
                 },
@@ -124,22 +120,20 @@ impl Client {
         calls
     }
 
-    async fn write(&self, conn: &mut Conn, row: u64, value: u64) -> (Option<Call>, bool) {
+    async fn write(&self, conn: &mut Client, row: u64, value: u64) -> (Option<Call>, bool) {
         let sent = Instant::now();
-        let statement = format!("UPDATE holdfast_drill_register SET v = {value} WHERE id = {row}");
         let call = |answered| Some(Call { row, operation: RegisterOperation::Write(value), sent, answered });
-        match tokio::time::timeout(STATEMENT, conn.query_drop(statement)).await {
+        match tokio::time::timeout(STATEMENT, conn.set_register(row, value)).await {
             Ok(Ok(())) => (call(Some(Instant::now())), true),
-            Ok(Err(e)) if ledger::not_executed(&e) => (None, true),
+            Ok(Err(e)) if e.not_executed() => (None, e.is_answer()),
             Ok(Err(_)) | Err(_) => (call(None), false),
         }
     }
 }
 
-async fn read(conn: &mut Conn, row: u64) -> (Option<Call>, bool) {
+async fn read(conn: &mut Client, row: u64) -> (Option<Call>, bool) {
     let sent = Instant::now();
-    let statement = format!("SELECT v FROM holdfast_drill_register WHERE id = {row}");
-    match tokio::time::timeout(STATEMENT, conn.query_first::<u64, _>(statement)).await {
+    match tokio::time::timeout(STATEMENT, conn.register(row)).await {
         Ok(Ok(value)) => {
             // A row that is gone has no value that was ever written.
             let operation = RegisterOperation::Read(Some(value.unwrap_or(u64::MAX)));

@@ -12,6 +12,7 @@ use crate::ground::{Cut, Ground, Place, Vantage, Ways};
 use crate::ledger::Account;
 use crate::operator::{self, Operator};
 use holdfast_core::limits;
+use holdfast_core::topology::{Engine, Family};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -75,8 +76,7 @@ pub struct Options {
     pub disk_mib: Option<u32>,
     /// Certificates between the hosts, tokens for people.
     pub tls: bool,
-    /// As in the topology file: `mariadb` or `mysql`.
-    pub engine: String,
+    pub engine: Engine,
     /// Where its programs are; `None`: found through `PATH`.
     pub programs: Option<PathBuf>,
     /// `sync` or `async`.
@@ -104,7 +104,7 @@ impl Options {
             desk: false,
             disk_mib: None,
             tls: false,
-            engine: "mariadb".into(),
+            engine: Engine::MariaDb,
             programs: None,
             durability: "sync".into(),
             port: 3306,
@@ -219,6 +219,11 @@ impl Sandbox {
     fn topology(&self) -> String {
         let Options { dir, engine, durability, port, top_lines, service_lines, engine_lines, .. } =
             &self.options;
+        let (family, engine) = (engine.family(), engine.word());
+        let (option, grant) = match family {
+            Family::MySql => ("innodb_buffer_pool_size = \"64M\"", format!("ALL PRIVILEGES ON {DATABASE}.*")),
+            Family::Redis => ("maxmemory = \"256mb\"", "~* &* +@all".to_owned()),
+        };
         let programs = self.options.programs.as_ref();
         let programs = programs.map(|p| format!("programs = \"{}\"\n", p.display())).unwrap_or_default();
         let dir = dir.display();
@@ -246,9 +251,9 @@ impl Sandbox {
         let (read_port, engine_port) = (port + 1, port + 2);
         text += &format!(
             "\n[[service]]\nname = \"{SERVICE}\"\nengine = \"{engine}\"\n{programs}durability = \"{durability}\"\nmembers = [{}]\nport = {port}\nread_port = {read_port}\nengine_port = {engine_port}\n{service_lines}\n\
-             [service.engine_options]\ninnodb_buffer_pool_size = \"64M\"\n{engine_lines}\n\n\
+             [service.engine_options]\n{option}\n{engine_lines}\n\n\
              [service.replication]\nuser = \"holdfast_repl\"\npassword_file = \"{dir}/replication.password\"\n\n\
-             [[service.user]]\nname = \"{USER}\"\npassword_file = \"{dir}/app.password\"\ngrants = [\"ALL PRIVILEGES ON {DATABASE}.*\"]\n",
+             [[service.user]]\nname = \"{USER}\"\npassword_file = \"{dir}/app.password\"\ngrants = [\"{grant}\"]\n",
             members.join(", ")
         );
         text
@@ -467,7 +472,7 @@ fn site(options: &Options, ground: &Ground, nodes: &[Node]) -> Site {
     };
     Site {
         hosts: nodes.iter().enumerate().map(host).collect(),
-        account: account(),
+        account: account(options.engine.family()),
         durability: options.durability.clone(),
         alone: true,
         cool_down: COOL_DOWN,
@@ -477,8 +482,8 @@ fn site(options: &Options, ground: &Ground, nodes: &[Node]) -> Site {
 }
 
 /// The account of every sandbox.
-pub fn account() -> Account {
-    Account { user: USER.into(), password: PASSWORD.into(), database: DATABASE.into() }
+pub fn account(family: Family) -> Account {
+    Account { user: USER.into(), password: PASSWORD.into(), database: DATABASE.into(), family }
 }
 
 impl Deployment for Sandbox {

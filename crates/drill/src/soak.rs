@@ -4,7 +4,7 @@
 //! the end. Does not know: what an engine uses; that is the engine's.
 
 use crate::deployment::Deployment;
-use crate::drills::{self, Error, account};
+use crate::drills::{self, Error};
 use crate::fault::Fault;
 use crate::judge::{Promise, Round, Seen, judge};
 use crate::ledger::{self, Writers};
@@ -49,10 +49,11 @@ const TENTHS: usize = 3;
 pub async fn period(sandbox: &mut Sandbox, number: u64, lasts: Duration) -> Result<Round, Error> {
     let client = sandbox.vantage(sandbox.client())?;
     let proxies = sandbox.proxies();
-    let (first, who) = (proxies[0], account());
+    let account = sandbox.site().account.clone();
+    let (first, who) = (proxies[0], account.clone());
     client.run(async move { ledger::prepare(first, &who).await }).await?;
     let before = sandbox.primary().await?;
-    let writers = Writers::start(&client, &proxies, &account(), number, 0..WRITERS);
+    let writers = Writers::start(&client, &proxies, &account, number, 0..WRITERS);
     let began = Instant::now();
     tokio::time::sleep(lasts / STRIKE_AT).await;
     let planned = number.is_multiple_of(3);

@@ -28,7 +28,7 @@ pub enum Error {
         addr: SocketAddr,
         user: String,
         #[source]
-        source: Box<mysql_async::Error>,
+        source: Box<crate::client::Error>,
     },
     /// Nothing was broken.
     #[error("{0}")]

@@ -5,18 +5,33 @@
 //! from the caller.
 //! Deliberately absent: epochs, leases, other hosts, the store, HTTP, TOML.
 
+mod files;
+mod installed;
 pub mod links;
 pub mod mysql;
+mod process;
+pub mod redis;
+mod spawn;
+mod spec;
+
+pub use spec::{Account, Spec, UserAccount};
 
 use async_trait::async_trait;
 use holdfast_core::{NodeName, Position};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::sync::watch;
+
+/// A look takes no longer, or is given up.
+pub const OBSERVE_MS: u64 = 200;
+/// Recovery from a crash, or loading all data into memory, may take this long.
+pub const START_MS: u64 = 600_000;
+/// Ids listed in a [`Saved`]; the count is always exact.
+pub const SAVED_IDS_MAX: usize = 1_000;
 
 /// Why a verb failed. `Display` says what happened and what is safe; the source is in the chain.
 #[derive(Debug, thiserror::Error)]
@@ -33,11 +48,12 @@ pub enum Error {
     Unresponsive { doing: &'static str, after_ms: u64 },
     #[error("not done, because {0}")]
     Precondition(String),
+    /// It said no, or the conversation with it broke off.
     #[error("the engine failed while {doing}")]
-    Sql {
+    Failed {
         doing: &'static str,
         #[source]
-        source: Box<mysql_async::Error>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error("{doing} {} failed", path.display())]
     Io {
@@ -85,6 +101,11 @@ pub enum ThreadState {
         last_error: Option<String>,
     },
     Stopped,
+    /// Receives all data anew, to go on from there; 0 where the engine does not tell.
+    Copying {
+        received_bytes: u64,
+        data_bytes: u64,
+    },
     /// Not running, and the last thing it met was an error, in the engine's words. Also a thread that was told to stop
     /// while it tried to reconnect.
     Failed {
@@ -115,7 +136,7 @@ pub struct Upstream {
 
 /// Which connected replicas acknowledge, as far as the primary can tell.
 ///
-/// MariaDB lists its connected replicas by server id and *counts* those that acknowledge, but does not say which
+/// Redis lists them by address, and all of them do. MariaDB lists its connected replicas by server id and *counts* those that acknowledge, but does not say which
 /// they are. The answer is exact when none or all do; else only the replica's own [`Upstream::acknowledges`] tells.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ackers {
@@ -147,23 +168,24 @@ pub struct Observation {
     pub server_id: u32,
     /// Takes writes of clients.
     pub writable: bool,
-    /// Received ∪ applied, including what a restart left unapplied in the relay log.
-    pub received: Position,
-    pub applied: Position,
+    /// Received ∪ applied, including what a restart left unapplied in the relay log. `None`: not known, as while all data
+    /// is being replaced.
+    pub received: Option<Position>,
+    pub applied: Option<Position>,
     /// Everything received is applied.
     pub drained: bool,
     pub upstream: Option<Upstream>,
     /// Set to acknowledge to its upstream (takes effect with a connection: see [`Upstream::acknowledges`]).
     pub acknowledges: bool,
-    /// Waits for an acknowledgement before it answers a commit.
+    /// Waits for an acknowledgement before it answers a commit. Of an engine that never does, false.
     pub waits_for_ack: bool,
     /// Commits that wait for one now.
     pub ack_waiters: u32,
     pub ackers: Ackers,
     /// `ackers.certain()` by name. Ids that are no peer's are left out; see `foreign_replicas`.
     pub ackers_connected: BTreeSet<NodeName>,
-    /// Connected replicas whose server id is no peer's.
-    pub foreign_replicas: BTreeSet<u32>,
+    /// Connected replicas that are no peer's: server ids, or addresses.
+    pub foreign_replicas: BTreeSet<String>,
     /// Connections that are neither replicas nor this driver's own.
     pub client_connections: u32,
     /// Settings with which a promise does not hold, each said in full.
@@ -175,22 +197,27 @@ pub struct Observation {
     pub unjudged_transactions: u64,
     /// It was marked intact ([`Engine::mark_intact`]), and no start since then lost anything that had been received.
     pub retained: bool,
+    /// Members that may connect as replicas, by [`Engine::admit`]. `None`: the engine makes no difference.
+    pub admits: Option<BTreeSet<NodeName>>,
 }
 
 /// What [`Engine::save_divergence`] kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Saved {
-    /// SQL text that `mariadb` can replay, or a binary log (`.binlog`) where the text could not be made.
+    /// SQL text that `mariadb` can replay, or a binary log (`.binlog`) where the text could not be made. Commands that
+    /// `redis-cli --pipe` can replay (`.resp`), or all data (`.rdb`) where there is no log of them.
     pub path: PathBuf,
     /// Exact, unless `complete` is false: then a lower bound.
     pub transactions: u64,
-    /// Their ids, the first [`mysql::SAVED_GTIDS_MAX`] of them.
-    pub gtids: Vec<String>,
+    /// What is counted, for people.
+    pub unit: &'static str,
+    /// Their ids, the first [`SAVED_IDS_MAX`] of them.
+    pub ids: Vec<String>,
     /// False if the engine had already purged a part of what only it had.
     pub complete: bool,
 }
 
-/// A donor's side of a clone: read to the end and handed, byte for byte, to [`Engine::clone_into`].
+/// A donor's side of a clone: read to the end and handed, byte for byte, to [`CopyByStream::clone_into`].
 pub struct CloneSource {
     /// Framed and self-checking: a cut stream does not pass for a complete one.
     pub reader: Pin<Box<dyn AsyncRead + Send>>,
@@ -208,7 +235,7 @@ pub enum ClonePhase {
     Starting,
 }
 
-/// Progress of [`Engine::clone_into`].
+/// Progress of [`CopyByStream::clone_into`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CloneProgress {
     pub phase: ClonePhase,
@@ -235,16 +262,18 @@ pub trait Engine: Send + Sync {
     /// What [`Engine::start`] promises holds for the process that runs now. If one runs and it does not, nothing else
     /// may be asked of it: start again.
     fn started(&self) -> bool;
+    /// The engine's Unix socket, whether or not it runs.
+    fn socket(&self) -> &Path;
     /// The version of the programs that a start would use now.
     async fn installed(&self) -> Result<String, Error>;
-    /// One look, one round trip, at most [`mysql::OBSERVE_MS`]. `Unresponsive` if the engine hangs.
+    /// One look, one round trip, at most [`OBSERVE_MS`]. `Unresponsive` if the engine hangs.
     async fn observe(&self) -> Result<Observation, Error>;
 
-    /// S3: cuts clients and makes the engine read-only; the final position. On an error the caller kills. Commits that
+    /// S3: cuts clients and makes the engine read-only; the final position, if it is known. On an error the caller kills. Commits that
     /// wait for an acknowledgement are not cut: if none comes, closing fails, and the kill lets the next start roll
     /// them back, where cutting them would have committed them.
-    async fn close(&self, within: Duration) -> Result<Position, Error>;
-    /// Waits until no client transaction is open; how many are left.
+    async fn close(&self, within: Duration) -> Result<Option<Position>, Error>;
+    /// Waits until no client transaction is open, and none waits for an acknowledgement; how many are left.
     async fn drain_clients(&self, within: Duration) -> Result<u32, Error>;
     /// Makes the engine read-only without cutting anybody, for a planned [`Engine::close`]: what is under way is answered, and
     /// what a client that has not heard of it sends is refused as a whole, instead of being cut with an unknown outcome. An
@@ -257,18 +286,23 @@ pub trait Engine: Send + Sync {
     async fn stop_receiving(&self) -> Result<(), Error>;
     /// True if everything received is applied.
     async fn drained(&self) -> Result<bool, Error>;
-    /// Ends being a replica; stays read-only. Refuses unless it no longer receives and is drained (S7).
+    /// Fit to be opened: no replica any more, where that does not open it; stays read-only. Refuses unless it no longer receives and is drained (S7).
     ///
     /// `primacy` marks what is written from now on: no other promotion in this group ever had the same, so that the
     /// number of a transaction that was rolled back is never given to another.
     async fn promote(&self, sync: bool, primacy: u64) -> Result<(), Error>;
-    /// Takes writes. Refuses while it is a replica.
+    /// Takes writes. Refuses while it is somebody's replica.
     async fn open(&self) -> Result<(), Error>;
     /// Primary: from now on commits wait for an acknowledgement, or no longer do. Turning it off releases those that
     /// wait (S5: recorded first).
     async fn set_wait_for_ack(&self, on: bool) -> Result<(), Error>;
     /// Replica: acknowledges, or no longer does. Reconnects the receiving thread if that changes something.
     async fn set_acknowledges(&self, on: bool) -> Result<(), Error>;
+    /// Primary: these members, and no others, may connect as replicas. Who may not is cut, and stays cut. For engines
+    /// that say in [`Observation::admits`] whom they admit; nothing to do for others.
+    async fn admit(&self, _nodes: &BTreeSet<NodeName>) -> Result<(), Error> {
+        Ok(())
+    }
     /// Replicates from `primary`. Refuses while writable or while commits wait for an acknowledgement. Also restarts
     /// threads that stopped.
     async fn follow(&self, primary: SocketAddr, acknowledges: bool) -> Result<(), Error>;
@@ -278,6 +312,23 @@ pub trait Engine: Send + Sync {
     /// S10: writes everything that only this instance has, compared with `theirs`, to a file. `None` if there is
     /// nothing. Also judges what the last start rolled back.
     async fn save_divergence(&self, theirs: &Position) -> Result<Option<Saved>, Error>;
+    /// The instance is about to follow, or to be compared with, the primary at `at`, which has `theirs`. An engine whose
+    /// servers forget their past remembers what that says of it.
+    async fn learn(&self, _theirs: &Position, _at: SocketAddr) -> Result<(), Error> {
+        Ok(())
+    }
+    /// How all data is had anew. `None`: an instance without data ([`Engine::discard`]) gets it by following.
+    fn copy_by_stream(&self) -> Option<&dyn CopyByStream>;
+    /// Throws all data away; what only this instance had was saved before. Ends running, closed, as if new. Only where
+    /// there is no [`Engine::copy_by_stream`].
+    async fn discard(&self) -> Result<(), Error> {
+        Err(Error::Precondition("this engine gets a copy in place of its data, and throws none away".into()))
+    }
+}
+
+/// A whole copy of one instance becomes another's data.
+#[async_trait]
+pub trait CopyByStream: Send + Sync {
     /// Donor: streams a consistent copy.
     async fn clone_source(&self) -> Result<CloneSource, Error>;
     /// Receiver: replaces all data by the stream's; saves first what the donor does not have (S10). Ends running,

@@ -1,11 +1,14 @@
 //! `holdfast dev`: a sandbox on loopback until Ctrl-C.
 
 use crate::cli::DevArgs;
-use crate::cli::args::{Consistency, Durability, EngineArgs, Flavour};
+use crate::cli::args::{Consistency, Durability, EngineArgs};
 use crate::sayln;
-use holdfast_drill::drills::account;
+use holdfast_core::topology::{Engine, Family};
+use holdfast_drill::deployment::Deployment as _;
+use holdfast_drill::ledger::Account;
 use holdfast_drill::sandbox::{Network, Options, Sandbox};
 use miette::{IntoDiagnostic, Report, WrapErr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The word of the topology file.
@@ -31,10 +34,13 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
     let options = Options {
         network: Network::Loopback(Some(0)),
         durability: if args.nodes == 1 { "async".into() } else { mode.into() },
-        port: args.port,
-        engine: args.engine.word().into(),
+        port: args.port.unwrap_or_else(|| usual_port(args.engine.engine())),
+        engine: args.engine.engine(),
         programs: args.engine.programs.clone(),
-        service_lines: format!("read_consistency = \"{}\"", consistency(args.read_consistency)),
+        service_lines: match args.read_consistency {
+            Consistency::Strong => String::new(),
+            other => format!("read_consistency = \"{}\"", consistency(other)),
+        },
         ..Options::new(exe, args.dir, args.nodes)
     };
     let mut sandbox =
@@ -64,22 +70,33 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
     }
 }
 
-fn banner(sandbox: &Sandbox, engine: &EngineArgs) {
-    let account = account();
-    let client = match engine.engine {
-        Flavour::Mariadb => "mariadb",
-        Flavour::Mysql => "mysql",
+fn usual_port(engine: Engine) -> u16 {
+    match engine.family() {
+        Family::MySql => 3306,
+        Family::Redis => 6379,
+    }
+}
+
+/// How to connect by hand.
+fn connect(engine: Engine, proxy: SocketAddr, account: &Account) -> String {
+    let (ip, port, user, password) = (proxy.ip(), proxy.port(), &account.user, &account.password);
+    let client = match engine {
+        Engine::MariaDb => "mariadb",
+        Engine::MySql => "mysql",
+        Engine::Redis => "redis-cli",
+        Engine::Valkey => "valkey-cli",
     };
+    match engine.family() {
+        Family::MySql => format!("{client} -h {ip} -P {port} -u {user} -p{password} {}", account.database),
+        Family::Redis => format!("{client} -h {ip} -p {port} --user {user} --pass {password}"),
+    }
+}
+
+fn banner(sandbox: &Sandbox, engine: &EngineArgs) {
+    let account = &sandbox.site().account;
     sayln!("Healthy. Connect through any proxy:\n");
     for proxy in sandbox.proxies() {
-        sayln!(
-            "  {client} -h {} -P {} -u {} -p{} {}",
-            proxy.ip(),
-            proxy.port(),
-            account.user,
-            account.password,
-            account.database
-        );
+        sayln!("  {}", connect(engine.engine(), proxy, account));
     }
     sayln!("\nIn another terminal:\n");
     let config = sandbox.config();

@@ -2,7 +2,7 @@
 //! itself whether it still leads (it may, under S14). That is asked too while no controller has been found yet.
 
 use crate::agent::link::{ControllerLink, Error};
-use crate::api::hosts::{LONG_POLL_MS, Routes};
+use crate::api::hosts::{LONG_POLL_MS, Lead, Routes};
 use holdfast_core::{Epoch, Gate, GroupName, NodeName, RouteSnapshot, limits};
 use holdfast_proxy::Route;
 use std::collections::BTreeMap;
@@ -95,13 +95,15 @@ impl RouteKeeper {
             let (link, group) = (self.link.clone(), group.clone());
             asked.spawn(async move {
                 let epoch = route.snapshot.epoch;
-                ask(&link, &writer.node, &group, epoch).await.map(|for_ms| (route, for_ms))
+                ask(&link, &writer.node, &group, epoch).await.map(|lead| (route, lead))
             });
         }
         while let Some(answer) = asked.join_next().await {
-            if let Ok(Some((route, valid_for_ms))) = answer {
-                let valid_for_ms = valid_for_ms.min(limits::ROUTE_VALID_MS);
-                self.take(RouteSnapshot { valid_for_ms, ..route.snapshot.clone() }, Instant::now());
+            if let Ok(Some((route, lead))) = answer {
+                let valid_for_ms = lead.for_ms.min(limits::ROUTE_VALID_MS);
+                // What the route said of waiting may be from before the primary was told otherwise.
+                let snapshot = RouteSnapshot { valid_for_ms, acks: lead.acks, ..route.snapshot.clone() };
+                self.take(snapshot, Instant::now());
             }
         }
     }
@@ -109,9 +111,10 @@ impl RouteKeeper {
 
 /// How long the primary may go on, if it still leads the epoch. Its answer took time: what it may be wrong by is in
 /// the lease's margin.
-async fn ask(link: &ControllerLink, node: &NodeName, group: &GroupName, epoch: Epoch) -> Option<u64> {
+async fn ask(link: &ControllerLink, node: &NodeName, group: &GroupName, epoch: Epoch) -> Option<Lead> {
     let asked = Instant::now();
     let lead = link.lead(node, group).await.ok().filter(|l| l.epoch == epoch)?;
     let took = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Some(lead.for_ms.saturating_sub(took)).filter(|ms| *ms > 0)
+    let for_ms = lead.for_ms.saturating_sub(took);
+    (for_ms > 0).then_some(Lead { for_ms, ..lead })
 }

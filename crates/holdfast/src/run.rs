@@ -14,10 +14,11 @@ use crate::proxies::Proxies;
 use crate::routes::{Receivers, RouteKeeper};
 use crate::voter::Voter;
 use holdfast_core::record::Session;
-use holdfast_core::topology::{Node, PasswordSource, Service, Topology};
+use holdfast_core::topology::{Family, Node, PasswordSource, Service, Topology};
 use holdfast_core::{GroupName, NodeName, UserName};
-use holdfast_engine::Engine;
-use holdfast_engine::mysql::{Account, MySqlEngine, Spec, UserAccount};
+use holdfast_engine::mysql::MySqlEngine;
+use holdfast_engine::redis::RedisEngine;
+use holdfast_engine::{Account, Engine, Spec, UserAccount};
 use miette::{IntoDiagnostic, Report, WrapErr, miette};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,7 +28,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 /// This node's engines, by their service.
-type Engines = BTreeMap<GroupName, Arc<MySqlEngine>>;
+type Engines = BTreeMap<GroupName, Arc<dyn Engine>>;
 
 /// How long engines may take to shut down in order.
 const STOP: Duration = Duration::from_secs(10);
@@ -227,7 +228,7 @@ fn make_agent(
     let mut instances = Vec::new();
     for service in topology.services.iter().filter(|s| s.members.contains(&node.name)) {
         let Some(engine) = engines.get(&service.name) else { continue };
-        let engine: Arc<dyn Engine> = engine.clone();
+        let engine = engine.clone();
         let gate = proxies.iter().find(|(g, _)| *g == service.name).map(|(_, h)| h.clone());
         instances.push(Instance::new(agent::instance::Options {
             node: node.name.clone(),
@@ -276,7 +277,7 @@ fn new_session(node: &Node) -> Result<Session, Report> {
     Ok(Session(session))
 }
 
-fn make_engine(topology: &Topology, node: &Node, service: &Service) -> Result<Arc<MySqlEngine>, Report> {
+fn make_engine(topology: &Topology, node: &Node, service: &Service) -> Result<Arc<dyn Engine>, Report> {
     let account = |name: &UserName, password: &PasswordSource| -> Result<Account, Report> {
         let password = secrets::resolve(password).into_diagnostic();
         let password = password.wrap_err_with(|| format!("the password of {name}"))?;
@@ -301,9 +302,15 @@ fn make_engine(topology: &Topology, node: &Node, service: &Service) -> Result<Ar
         replication: account(&service.replication.name, &service.replication.password)?,
         users,
         peers: topology.nodes.iter().map(|n| (n.id, n.name.clone())).collect(),
+        addresses: topology
+            .nodes
+            .iter()
+            .map(|n| (n.name.clone(), SocketAddr::new(n.address, service.engine_port)))
+            .collect(),
     };
-    let engine = MySqlEngine::new(spec)
-        .into_diagnostic()
-        .wrap_err_with(|| format!("the engine of {}", service.name))?;
-    Ok(Arc::new(engine))
+    let engine: Result<Arc<dyn Engine>, _> = match service.engine.family() {
+        Family::MySql => MySqlEngine::new(spec).map(|e| Arc::new(e) as Arc<dyn Engine>),
+        Family::Redis => RedisEngine::new(spec).map(|e| Arc::new(e) as Arc<dyn Engine>),
+    };
+    engine.into_diagnostic().wrap_err_with(|| format!("the engine of {}", service.name))
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::scene::{at, n};
+use holdfast_core::limits::ROUTES_TURNED_MS;
 use holdfast_core::member::{Member, Verb};
 use holdfast_core::record::{Assignment, Role, Session};
 use holdfast_core::report::{Lost, Observed, Process, Stream, Upstream};
@@ -20,7 +21,7 @@ fn follow(member: &mut Member, revision: u64, reclone: bool) {
     let role = Role::Follow { primary: n(1), acknowledges: false, hurry: false, reclone, restart: None };
     let members = (1..=3).map(n).collect();
     let group = "shop".parse().unwrap();
-    member.assign(Assignment { group, epoch: Epoch(4), revision, role, members }).unwrap();
+    member.assign(Assignment { group, epoch: Epoch(4), revision, role, relaxed: 0, members }, NOW).unwrap();
 }
 
 fn seen(position: &str, stream: Option<Stream>) -> Observed {
@@ -68,7 +69,13 @@ fn what_could_not_all_be_saved_is_discarded_only_by_a_persons_wish() {
     let returning = seen("0-1-50,0-2-60", None);
     member.compared(&at("0-1-50,0-2-60"), &at("0-1-100"));
     assert!(matches!(member.next(&returning, NOW), Some(Verb::SaveDivergence { .. })));
-    let lost = Lost { transactions: 3, file: "a.sql".into(), epoch: Epoch(4), complete: false };
+    let lost = Lost {
+        transactions: 3,
+        unit: "transactions".into(),
+        file: "a.sql".into(),
+        epoch: Epoch(4),
+        complete: false,
+    };
     member.saved(Some(lost));
     assert_eq!(member.next(&returning, NOW), None);
     assert!(!member.report(&returning, None, None, NOW).lost.unwrap().complete);
@@ -110,4 +117,57 @@ fn a_wish_that_still_stands_covers_what_could_not_be_saved_since() {
     member.compared(&at("0-1-50,0-2-60"), &at("0-1-100"));
     member.saved(None);
     assert_eq!(member.next(&returning, NOW), Some(Verb::Reclone { primary: n(1) }));
+}
+
+/// n2, chosen in its first process to lead epoch 4 with data in memory, and told of `relaxed`.
+fn chosen(member: &mut Member, relaxed: u64) {
+    let role = Role::Lead {
+        session: Session(1),
+        process: 0,
+        wait_for_ack: true,
+        found: false,
+        admits: Some([n(1)].into()),
+    };
+    let members = (1..=2).map(n).collect();
+    let group = "shop".parse().unwrap();
+    let told = Assignment { group, epoch: Epoch(4), revision: 9, role, relaxed, members };
+    member.assign(told, NOW).unwrap();
+    member.proxies_wait(true);
+    member.renewed(Epoch(4), NOW);
+}
+
+fn in_memory() -> Observed {
+    Observed { admits: Some([n(1)].into()), ..seen("0-1-50", None) }
+}
+
+fn leader() -> Member {
+    Member::new(n(2), "shop".parse().unwrap(), Session(1))
+}
+
+/// Simulator in memory, seed 7271: killed and started again before it was told, it opened with what its disk had (S9).
+#[test]
+fn what_was_in_memory_does_not_lead_in_another_process() {
+    let mut member = leader();
+    chosen(&mut member, 0);
+    assert_eq!(member.next(&in_memory(), NOW), Some(Verb::Open));
+    member.exited();
+    assert_eq!((member.next(&in_memory(), NOW), member.gave_up()), (None, Some(Epoch(4))));
+
+    let mut restarted_before = leader();
+    restarted_before.exited();
+    chosen(&mut restarted_before, 0);
+    assert_eq!((restarted_before.next(&in_memory(), NOW), restarted_before.renewal()), (None, None));
+}
+
+/// Simulator in memory, seed 586: as the primary of the next epoch it was written to by routes from before, unawaited (S5).
+#[test]
+fn who_led_unawaited_does_not_open_before_all_proxies_wait() {
+    let mut member = leader();
+    chosen(&mut member, 1);
+    assert_eq!(member.next(&in_memory(), NOW), None);
+    assert!(!member.report(&in_memory(), None, None, NOW).seen.waits_for_ack);
+    let turned = NOW.plus(ROUTES_TURNED_MS);
+    member.renewed(Epoch(4), turned);
+    assert_eq!(member.next(&in_memory(), turned), Some(Verb::Open));
+    assert!(member.report(&in_memory(), None, None, turned).seen.waits_for_ack);
 }

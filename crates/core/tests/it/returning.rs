@@ -92,7 +92,13 @@ fn an_operators_choice_waits_for_nobody() {
 fn what_could_not_be_saved_is_for_a_person_to_judge() {
     let mut s = asynchronous();
     s.halted(3, "0-1-90,0-2-95");
-    s.of(3).lost = Some(Lost { transactions: 2, file: "f.sql".into(), epoch: EPOCH, complete: false });
+    s.of(3).lost = Some(Lost {
+        transactions: 2,
+        unit: "transactions".into(),
+        file: "f.sql".into(),
+        epoch: EPOCH,
+        complete: false,
+    });
     check(
         &s,
         expect![[r#"
@@ -169,7 +175,7 @@ fn an_engine_that_does_not_answer_a_new_agent_is_not_known_to_be_closed() {
 fn an_incumbent_that_may_never_have_led_is_recorded_as_an_acker() {
     let mut s = sync();
     s.taken_over().halted(2, "0-1-100").halted(3, "0-1-100").lease_over();
-    s.claim().from = Some(Incumbent { node: n(1), session: Session(1), epoch: EPOCH });
+    s.claim().from = Some(Incumbent { node: n(1), session: Session(1), process: 0, epoch: EPOCH });
     s.of(1).leads = None;
     s.of(1).seen.writable = false;
     s.silent(1);

@@ -87,6 +87,7 @@ fn report(seen: Observed) -> InstanceReport {
         trouble: None,
         lost: None,
         intact: true,
+        ready: false,
         life: Life { session: Session(1), number: 1 },
         installed: Some(VERSION.into()),
         rebuilt_for: None,
@@ -117,7 +118,8 @@ pub fn healthy(durability: Durability) -> Scene {
     let service = service(durability);
     let mut record = GroupRecord::new(&service);
     record.epoch = EPOCH;
-    record.stage = Stage::Led { primary: Incumbent { node: n(1), session: Session(1), epoch: EPOCH } };
+    record.stage =
+        Stage::Led { primary: Incumbent { node: n(1), session: Session(1), process: 1, epoch: EPOCH } };
     record.assurance = Assurance::Held;
     record.floor = Some(at("0-1-50"));
     record.founded = true;
@@ -228,7 +230,7 @@ impl Scene {
     }
     /// n1's epoch 4 is over; epoch 5 has begun without a writer.
     pub fn claimed(&mut self, kind: ClaimKind) -> &mut Scene {
-        let from = Incumbent { node: n(1), session: Session(1), epoch: EPOCH };
+        let from = Incumbent { node: n(1), session: Session(1), process: 1, epoch: EPOCH };
         self.record.epoch = EPOCH.next();
         self.record.stage =
             Stage::Claimed(Claim { kind, from: Some(from), known: Some(at("0-1-100")), accept_loss: false });

@@ -151,8 +151,9 @@ fn the_old_primary_is_restarted_as_soon_as_a_later_release_leads() {
           n3 follows n2, joins the sync set
     "#]],
     );
-    s.record.stage =
-        Stage::Led { primary: Incumbent { node: n(2), session: Session(1), epoch: EPOCH.next() } };
+    s.record.stage = Stage::Led {
+        primary: Incumbent { node: n(2), session: Session(1), process: 0, epoch: EPOCH.next() },
+    };
     s.of(1).installed = Some(NEXT.into());
     let primary = s.of(2);
     (primary.leads, primary.seen.writable, primary.seen.upstream) = (Some(EPOCH.next()), true, None);
@@ -359,7 +360,7 @@ fn a_process_is_ended_with_everything_applied_and_only_once() {
     };
     let members = (1..=3).map(n).collect();
     let group = "shop".parse().unwrap();
-    member.assign(Assignment { group, epoch: EPOCH, revision: 9, role, members }).unwrap();
+    member.assign(Assignment { group, epoch: EPOCH, revision: 9, role, relaxed: 0, members }, NOW).unwrap();
     let mut seen = Observed {
         received: Some(at("0-1-100")),
         applied: Some(at("0-1-90")),

@@ -195,11 +195,15 @@ impl Sim {
         }
     }
 
-    fn agent_assign(&mut self, node: usize, assignment: Assignment) {
+    fn agent_assign(&mut self, node: usize, mut assignment: Assignment) {
+        let now = self.local(node);
+        if self.sabotaged(Sabotage::RoutesTurnedAtOnce) {
+            assignment.relaxed = 0;
+        }
         let Some(agent) = &mut self.hosts[node].agent else { return };
         let news = agent.member.assignment().is_none_or(|held| held.revision < assignment.revision);
         let (epoch, revision, role) = (assignment.epoch, assignment.revision, assignment.role.clone());
-        match agent.member.assign(assignment) {
+        match agent.member.assign(assignment, now) {
             Ok(()) if news => {
                 tell!(self, "{} is told epoch {epoch} rev {revision}: {role:?}", self.names[node]);
                 self.agent_report(node);
@@ -335,7 +339,10 @@ impl Sim {
         let leads = agent.member.assignment().is_some_and(|a| {
             a.epoch == epoch && matches!(a.role, Role::Lead { session, .. } if session == agent.session)
         });
+        // Where opening begins a new history, nobody can follow before.
+        let begun = self.hosts[node].engine.memory.as_ref().is_none_or(|m| m.leads);
         if leads
+            && begun
             && seen.running()
             && seen.drained
             && !seen.receives()

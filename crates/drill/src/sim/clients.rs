@@ -46,6 +46,8 @@ pub struct WriteEntry {
     /// Its loss was accepted by the operator, or counted and saved to a file.
     pub forgiven: bool,
     pub saved: bool,
+    /// It was in the memory of a process that ended.
+    pub evaporated: bool,
 }
 
 /// The ledger.
@@ -56,7 +58,14 @@ pub struct Writes {
 
 impl Writes {
     fn enter(&mut self, client: Option<usize>) -> usize {
-        self.all.push(WriteEntry { tx: None, client, acknowledged: false, forgiven: false, saved: false });
+        self.all.push(WriteEntry {
+            tx: None,
+            client,
+            acknowledged: false,
+            forgiven: false,
+            saved: false,
+            evaporated: false,
+        });
         self.all.len() - 1
     }
     pub fn internal(&mut self) -> usize {
@@ -67,6 +76,9 @@ impl Writes {
     }
     pub fn saved(&mut self, write: usize) {
         self.all[write].saved = true;
+    }
+    pub fn evaporated(&mut self, write: usize) {
+        self.all[write].evaporated = true;
     }
     pub fn forgiven(&mut self, write: usize) {
         self.all[write].forgiven = true;
@@ -90,12 +102,13 @@ impl Sim {
         }
     }
 
-    fn routed(&self, home: usize) -> Option<usize> {
+    /// The writer, and how many replicas must have a write.
+    fn routed(&self, home: usize) -> Option<(usize, u32)> {
         let host = &self.hosts[home];
         let (route, received) = host.proxy.route.as_ref()?;
         let valid = self.local(home).since(*received) < route.valid_for_ms;
         let usable = host.power == Power::Up && valid && route.gate == Gate::Open;
-        usable.then(|| route.writer.as_ref().map(|w| self.host_of(&w.node))).flatten()
+        usable.then(|| route.writer.as_ref().map(|w| (self.host_of(&w.node), route.acks))).flatten()
     }
 
     pub(super) fn client_tick(&mut self, client: usize) {
@@ -108,19 +121,21 @@ impl Sim {
             self.hang_up(client, write);
         }
         let home = self.clients[client].home;
+        // Who goes to an engine by itself waits by itself.
+        let own = u32::from(self.sync());
         let target = match self.clients[client].direct {
             None => self.routed(home),
-            Some(last) if self.hosts[last].engine.writable => Some(last),
+            Some(last) if self.hosts[last].engine.writable => Some((last, own)),
             Some(_) => {
                 let other = self.rng.pick(&self.members);
                 self.clients[client].direct = Some(other);
-                Some(other)
+                Some((other, own))
             }
         };
-        let Some(to) = target.filter(|t| self.net.both(Plane::Data, home, *t)) else { return };
+        let Some((to, acks)) = target.filter(|(t, _)| self.net.both(Plane::Data, home, *t)) else { return };
         let life = self.hosts[to].engine.life;
         let delay = self.net.delay_ms(&mut self.rng);
-        self.after(delay, Event::ClientWrite { client, to, life });
+        self.after(delay, Event::ClientWrite { client, to, life, acks });
     }
 
     /// The client is gone; its write may still become durable, without an answer.
@@ -131,7 +146,7 @@ impl Sim {
         }
     }
 
-    pub(super) fn client_write(&mut self, client: usize, to: usize, life: u64) {
+    pub(super) fn client_write(&mut self, client: usize, to: usize, life: u64, acks: u32) {
         let engine = &self.hosts[to].engine;
         if !engine.on()
             || !engine.writable
@@ -140,7 +155,8 @@ impl Sim {
         {
             return;
         }
-        let full = engine.full;
+        let in_memory = engine.memory.is_some();
+        let full = engine.full && !in_memory;
         let write = self.writes.enter(Some(client));
         self.clients[client].outstanding = Some((write, self.now));
         if full {
@@ -149,7 +165,7 @@ impl Sim {
         let engine = &mut self.hosts[to].engine;
         let tx = engine.write(write);
         let at = engine.log.len() - 1;
-        let waits = engine.waits;
+        let waits = engine.waits || in_memory && acks > 0;
         if waits {
             engine.waiting.push_back(super::engine::Waiting { at, write });
         }

@@ -6,6 +6,7 @@
 //! by the run's choice; releases, and programs of a later one that are used from the next start on; an endless ack wait; a process that hangs; a full disk; an event that cannot be applied; a log
 //! whose beginning was purged. Deliberately absent: agents and their reasons.
 
+use super::memory::Memory;
 use holdfast_core::position::MariaDbPosition;
 use holdfast_core::report::{Observed, Process, Stream, Upstream};
 use holdfast_core::{NodeName, Position};
@@ -113,6 +114,8 @@ pub struct Engine {
     pub keeps_relay: bool,
     /// On the disk: nothing that it acknowledged is missing.
     pub retained: bool,
+    /// Of an engine that keeps its data in memory: what differs.
+    pub memory: Option<Memory>,
 }
 
 /// What a server of a release calls itself.
@@ -148,6 +151,7 @@ impl Engine {
             ended_at: 0,
             keeps_relay: true,
             retained: false,
+            memory: None,
         }
     }
 
@@ -168,7 +172,17 @@ impl Engine {
     }
 
     pub fn applied(&self) -> Position {
-        Position::MariaDb(self.applied.clone())
+        match &self.memory {
+            Some(memory) => memory.position(&self.log),
+            None => Position::MariaDb(self.applied.clone()),
+        }
+    }
+
+    fn received(&self) -> Position {
+        match &self.memory {
+            Some(_) => self.applied(),
+            None => Position::MariaDb(self.received.clone()),
+        }
     }
 
     fn append(&mut self, tx: Tx) {
@@ -200,6 +214,11 @@ impl Engine {
     }
 
     pub fn receive(&mut self, tx: Tx) {
+        if self.memory.is_some() {
+            self.append(tx);
+            self.committed = self.log.len();
+            return;
+        }
         self.received.add(0, tx.server, tx.sequence);
         self.relay.push_back(tx);
     }
@@ -240,6 +259,9 @@ impl Engine {
         self.writable = false;
         self.waiting.clear();
         self.committed = self.log.len();
+        if let Some(memory) = &mut self.memory {
+            memory.leads = false;
+        }
     }
 
     /// The process ends. `cut`: the tail without acknowledgement is cut off at the next start; returns it.
@@ -253,10 +275,15 @@ impl Engine {
         self.dumps.clear();
         self.apply_error = None;
         self.stop_receiving();
+        if let Some(memory) = &mut self.memory {
+            self.log = memory.end();
+            self.committed = self.log.len();
+            self.purged = self.log.len();
+        }
         let tail = if cut { self.log.split_off(self.committed) } else { Vec::new() };
         self.committed = self.log.len();
         // The mark tells of this start, which comes next.
-        self.retained &= self.keeps_relay && tail.is_empty();
+        self.retained &= self.keeps_relay && tail.is_empty() && self.memory.is_none();
         if !self.keeps_relay {
             self.relay.clear();
         }
@@ -276,6 +303,7 @@ impl Engine {
         self.relay.clear();
         self.receiver = None;
         self.retained = false;
+        self.dumps.clear();
         (self.purged, self.poison, self.apply_error) = (self.log.len(), None, None);
         self.reindex();
     }
@@ -301,11 +329,12 @@ impl Engine {
             apply_error: self.apply_error.clone(),
             lag_ms: Some(self.relay.len() as u64 * 20),
         });
-        Observed {
+        let mut seen = Observed {
             version: version(self.release),
             writable: self.writable,
-            received: Some(Position::MariaDb(self.received.clone())),
+            received: Some(self.received()),
             applied: Some(self.applied()),
+            admits: self.memory.as_ref().map(|m| m.admits.iter().map(|n| names[*n].clone()).collect()),
             drained: self.relay.is_empty(),
             retained: self.retained,
             upstream,
@@ -319,6 +348,10 @@ impl Engine {
                 .collect(),
             free_disk_bytes: Some(if self.full { 1 << 20 } else { 1 << 30 }),
             ..Observed::only(Process::Running)
+        };
+        if let Some(memory) = &self.memory {
+            memory.shown(&mut seen, now);
         }
+        seen
     }
 }

@@ -84,6 +84,8 @@ pub enum Event {
         client: usize,
         to: usize,
         life: u64,
+        /// Replicas that must have the write, where clients wait for them.
+        acks: u32,
     },
     Fault,
     Heal(Box<faults::Fault>),
@@ -159,7 +161,7 @@ impl Sim {
             Event::EngineTick { node } => self.engine_tick(node),
             Event::Ack { to, life, from, conn, upto } => self.ack(to, life, from, conn, upto),
             Event::ClientTick { client } => self.client_tick(client),
-            Event::ClientWrite { client, to, life } => self.client_write(client, to, life),
+            Event::ClientWrite { client, to, life, acks } => self.client_write(client, to, life, acks),
             Event::Fault => self.fault(),
             Event::Heal(fault) => self.heal(&fault),
             Event::FaultsOff => self.faults_off(),

@@ -12,6 +12,7 @@ mod engine;
 mod event;
 mod faults;
 mod invariants;
+mod memory;
 mod moments;
 mod net;
 mod office;
@@ -24,7 +25,7 @@ mod store;
 mod verbs;
 
 use event::{Event, Queued};
-use holdfast_core::topology::{Durability, Service, Topology};
+use holdfast_core::topology::{self, Durability, Service, Topology};
 use holdfast_core::{Millis, NodeName};
 pub use invariants::Violation;
 pub use moments::{Crash, Script, Victim};
@@ -79,6 +80,12 @@ pub enum Sabotage {
     OlderFollows,
     /// S14: one member's word stands for all.
     VouchedByOne,
+    /// S5, in memory: a primary lets everybody follow, recorded or not.
+    AdmitsAnybody,
+    /// S9, in memory: a process that was started again passes for one that lost nothing.
+    RestartTrusted,
+    /// S5, in memory: proxies are taken to wait for replicas as soon as the record says so.
+    RoutesTurnedAtOnce,
 }
 
 /// One run.
@@ -92,11 +99,20 @@ pub struct Options {
     pub trace: bool,
     /// A fixed course of events instead of drawn ones.
     pub script: Option<Script>,
+    /// Which kind of engine; its data is in memory or not.
+    pub engine: topology::Engine,
 }
 
 impl Options {
     pub fn seed(seed: u64) -> Options {
-        Options { seed, sabotage: None, faults_ms: 30_000, trace: false, script: None }
+        Options {
+            seed,
+            sabotage: None,
+            faults_ms: 30_000,
+            trace: false,
+            script: None,
+            engine: topology::Engine::MariaDb,
+        }
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Office {
     inflight: Option<(u64, u64)>,
     ticks: u64,
     leaving: bool,
+    /// When the store last committed something for it: how long its word can be trusted.
+    confirmed: Millis,
     pub says: String,
     /// What it was told, as it was told.
     pub heard: BTreeMap<usize, InstanceReport>,
@@ -92,6 +94,7 @@ impl Sim {
             inflight,
             ticks: 0,
             leaving: false,
+            confirmed: now,
             says,
             heard: BTreeMap::new(),
         });
@@ -123,6 +126,9 @@ impl Sim {
         let told = record.map(|(r, revision)| (self.as_told(&r), revision));
         let Some(office) = &mut self.hosts[node].office else { return };
         let term = office.term;
+        if change.by == Asker::at(node, term) {
+            office.confirmed = now;
+        }
         if office.inflight.is_some_and(|(i, _)| i == id) {
             office.inflight = None;
         }
@@ -162,7 +168,8 @@ impl Sim {
     fn send_routes(&mut self, node: usize) {
         let (now, group) = (self.local(node), self.group());
         let Some(office) = &self.hosts[node].office else { return };
-        let Some(snapshot) = office.controller.route(&group, now) else { return };
+        let Some(mut snapshot) = office.controller.route(&group, now) else { return };
+        snapshot.valid_for_ms = snapshot.valid_for_ms.saturating_sub(now.since(office.confirmed));
         let snapshot = Arc::new(snapshot);
         for to in 0..self.hosts.len() {
             self.send(node, to, Message::Route { snapshot: snapshot.clone() });

@@ -84,12 +84,17 @@ impl Sim {
 
     fn accept_loss_at_last(&mut self) {
         let waited = self.now.saturating_sub(self.opts.faults_ms);
-        if waited < OPERATOR_PATIENCE_MS || self.healthy_since.is_some() || self.sync() {
+        let remembers = self.sync() && !self.in_memory();
+        if waited < OPERATOR_PATIENCE_MS || self.healthy_since.is_some() || remembers {
             return;
         }
         let says: String =
             self.hosts.iter().filter_map(|h| h.office.as_ref()).map(|o| o.says.clone()).collect();
-        if says.contains("diverged") && self.forced == 0 {
+        // What was in memory alone does not come back.
+        let gone = ["acker-forgot", "durability-degraded", "no-acker", "no-candidate"];
+        if (says.contains("diverged") || self.in_memory() && gone.iter().any(|code| says.contains(code)))
+            && self.forced == 0
+        {
             let most = self.members.iter().copied().max_by_key(|m| self.hosts[*m].engine.log.len());
             let to = most.map(|m| self.names[m].clone());
             self.forced += 1;

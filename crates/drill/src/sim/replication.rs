@@ -18,6 +18,7 @@ impl Sim {
             return;
         }
         self.drop_dumps(node);
+        self.memory_tick(node);
         let Some(r) = &self.hosts[node].engine.receiver else { return };
         if r.on {
             match r.conn {
@@ -47,6 +48,9 @@ impl Sim {
     }
 
     fn connect(&mut self, node: usize) {
+        if self.in_memory() {
+            return self.connect_in_memory(node);
+        }
         let conn = self.fresh_id();
         let me = &self.hosts[node].engine;
         let Some(upstream) = me.receiver.as_ref().map(|r| r.node) else { return };
@@ -88,16 +92,18 @@ impl Sim {
     }
 
     fn receive(&mut self, node: usize, conn: u64) {
-        if self.hosts[node].engine.full {
+        if self.hosts[node].engine.full && !self.in_memory() {
             return; // the thread waits for room
         }
+        let copying = self.hosts[node].engine.memory.as_ref().is_some_and(|m| m.copying.is_some());
         let Some(r) = self.hosts[node].engine.receiver.clone() else { return };
         let up = self.net.both(Plane::Data, node, r.node);
         let peer = &self.hosts[r.node].engine;
         let alive = peer.on() && peer.life == r.conn_life;
-        let known = peer.dumps.get(&node).is_some_and(|d| d.conn == conn);
+        let admitted = copying && self.admits(r.node, node);
+        let known = admitted || peer.dumps.get(&node).is_some_and(|d| d.conn == conn);
         let mut fresh = Vec::new();
-        if up && alive && known {
+        if up && alive && known && !copying {
             fresh.extend(peer.log[r.cursor..].iter().take(BATCH).copied());
         }
         // A hung process keeps its connections; one that ended, or forgot this one, resets it.
@@ -122,7 +128,9 @@ impl Sim {
         if silent {
             return self.lose(node, "no heartbeat");
         }
-        self.acknowledge_received(node, conn);
+        if !copying {
+            self.acknowledge_received(node, conn);
+        }
     }
 
     fn lose(&mut self, node: usize, why: &str) {
@@ -176,15 +184,32 @@ impl Sim {
         }
         tell!(self, "{}'s engine ends: {how}", self.names[node]);
         let outlives = self.sabotaged(Sabotage::MarkOutlivesLoss);
+        let trusted = self.sabotaged(Sabotage::RestartTrusted);
         let host = &mut self.hosts[node];
         host.engine.ended_at = self.now;
+        self.evaporates(node, crash);
+        let host = &mut self.hosts[node];
         let marked = host.engine.retained;
         let tail = host.engine.end(how, cuts);
         if outlives {
             host.engine.purge_relay();
             host.engine.retained = marked;
         }
+        host.engine.retained |= trusted && marked;
         host.cut.extend(tail);
         self.process_after(1, node, Timer::EngineEnded);
+    }
+
+    /// What was in memory alone goes with the process. One that is asked to end writes its data first.
+    fn evaporates(&mut self, node: usize, crash: bool) {
+        let engine = &mut self.hosts[node].engine;
+        let Some(memory) = &mut engine.memory else { return };
+        if !crash {
+            memory.write_to_disk(&engine.log);
+        }
+        let left = memory.clone().end();
+        for tx in engine.log.iter().filter(|tx| left.get(tx.sequence as usize - 1) != Some(tx)) {
+            self.writes.evaporated(tx.write);
+        }
     }
 }

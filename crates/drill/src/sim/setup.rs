@@ -3,7 +3,7 @@
 use super::clients::{Client, Proxy, Writes};
 use super::event::Event;
 use super::{
-    Clock, Host, Options, Power, Sim, engine, faults, invariants, moments, net, raft, rng::Rng, store,
+    Clock, Host, Options, Power, Sim, engine, faults, invariants, memory, moments, net, raft, rng::Rng, store,
 };
 use holdfast_core::limits::{CLOCK_DRIFT_MS, LEASE_MS};
 use holdfast_core::topology::{
@@ -118,6 +118,7 @@ impl Sim {
         };
         let (hosts, members, _) = shape;
         let mut topology = topology(&mut rng, shape);
+        topology.services[0].engine = opts.engine;
         if let Some(script) = &opts.script {
             let service = &mut topology.services[0];
             (service.durability, service.when_no_sync_replica) =
@@ -155,6 +156,13 @@ impl Sim {
         };
         for host in sim.hosts.iter_mut().filter(|_| attached) {
             host.engine.keeps_relay = false;
+        }
+        if sim.in_memory() {
+            sim.cuts_tail = false;
+            let keeps = sim.rng.percent(50);
+            for host in &mut sim.hosts {
+                host.engine.memory = Some(memory::Memory::new(keeps));
+            }
         }
         sim.begin_run(operators);
         sim

@@ -3,7 +3,7 @@
 
 use super::event::{Message, Timer};
 use super::moments::Moment;
-use super::{Sabotage, Sim, agent, engine, invariants, tell};
+use super::{Sabotage, Sim, agent, engine, invariants, memory, tell};
 use holdfast_core::limits::{CLOCK_DRIFT_MS, FENCE_MS, LEASE_MS};
 use holdfast_core::member::Verb;
 use holdfast_core::record::Role;
@@ -130,18 +130,24 @@ impl Sim {
                     engine.server = node as u32 + 1 + 100 * epoch as u32;
                 }
                 engine.writable = true;
+                if let Some(memory) = &mut engine.memory {
+                    (memory.leads, memory.history) = (true, engine.server);
+                }
                 tell!(self, "{} is open", self.names[node]);
                 invariants::opened(self, node);
             }
             Verb::StopReceiving => self.hosts[node].engine.stop_receiving(),
             Verb::Promote { wait_for_ack } => {
+                self.told_to_wait(node, wait_for_ack);
                 let engine = &mut self.hosts[node].engine;
                 engine.purge_relay();
                 engine.receiver = None;
                 engine.acknowledges = false;
-                engine.waits = wait_for_ack;
+                engine.waits = wait_for_ack && engine.memory.is_none();
             }
             Verb::CreateAccounts => self.create_accounts(node),
+            Verb::Admit(nodes) => self.admit(node, &nodes),
+            Verb::WaitForAck(on) if self.in_memory() => self.told_to_wait(node, on),
             Verb::WaitForAck(true) => self.hosts[node].engine.waits = true,
             Verb::WaitForAck(false) => self.relax(node),
             Verb::Follow { primary, .. } if !self.may_follow(node, &primary) => {
@@ -161,6 +167,13 @@ impl Sim {
         self.verb_over(node);
     }
 
+    /// Where waiting for acknowledgements is the proxies' part.
+    fn told_to_wait(&mut self, node: usize, on: bool) {
+        if let Some(agent) = &mut self.hosts[node].agent {
+            agent.member.proxies_wait(on);
+        }
+    }
+
     fn started(&mut self, node: usize) {
         let engine = &mut self.hosts[node].engine;
         if !engine.on() {
@@ -175,7 +188,9 @@ impl Sim {
     fn save(&mut self, node: usize, theirs: impl Fn(&engine::Tx) -> bool) -> Option<Lost> {
         let host = &mut self.hosts[node];
         let cut = std::mem::take(&mut host.cut);
-        let purged = host.engine.purged.min(host.engine.log.len());
+        // All data is kept where a log of it is not.
+        let in_log = host.engine.memory.is_none();
+        let purged = if in_log { host.engine.purged.min(host.engine.log.len()) } else { 0 };
         let (gone, kept) = host.engine.log.split_at(purged);
         let all = kept.iter().chain(&host.engine.relay).chain(&cut);
         let lost: Vec<engine::Tx> = all.filter(|t| !theirs(t)).copied().collect();
@@ -200,7 +215,13 @@ impl Sim {
             gone.iter().for_each(|tx| self.writes.forgiven(tx.write));
         }
         let (transactions, complete) = (lost.len() as u64, gone.is_empty());
-        Some(Lost { transactions, file: "lost.sql".into(), epoch: agent.member.promised(), complete })
+        Some(Lost {
+            transactions,
+            unit: "transactions".into(),
+            file: "lost.sql".into(),
+            epoch: agent.member.promised(),
+            complete,
+        })
     }
 
     fn closed(&mut self, node: usize) {
@@ -258,7 +279,11 @@ impl Sim {
         engine.purge_relay();
         engine.apply_error = None;
         engine.waits = false;
-        engine.acknowledges = acknowledges;
+        engine.acknowledges = acknowledges || engine.memory.is_some();
+        if let Some(memory) = &mut engine.memory {
+            (memory.leads, memory.copying) = (false, None);
+            engine.dumps.clear();
+        }
         engine.receiver = Some(engine::Receiver {
             node: upstream,
             release,
@@ -276,11 +301,7 @@ impl Sim {
     }
 
     fn save_divergence(&mut self, node: usize, theirs: &Position) {
-        let lacks = |tx: &engine::Tx| {
-            let gtid = Position::mariadb(&format!("0-{}-{}", tx.server, tx.sequence));
-            !theirs.contains(&gtid.expect("a GTID as MariaDB writes it"))
-        };
-        let lost = self.save(node, |tx| !lacks(tx));
+        let lost = self.save(node, |tx| memory::contains(theirs, tx));
         if let Some(agent) = &mut self.hosts[node].agent {
             agent.member.saved(lost);
         }
@@ -295,7 +316,26 @@ impl Sim {
         }
     }
 
+    /// It begins anew without data, and gets all by following.
+    fn discarded(&mut self, node: usize) {
+        self.engine_down(node, "stopped to throw its data away", false);
+        let engine = &mut self.hosts[node].engine;
+        if let Some(memory) = &mut engine.memory {
+            memory.discard();
+        }
+        engine.copy_from(&[]);
+        engine.start();
+        if let Some(agent) = &mut self.hosts[node].agent {
+            agent.member.exited();
+            agent.member.recloned(None);
+        }
+        self.verb_over(node);
+    }
+
     fn recloned(&mut self, node: usize, primary: &NodeName) {
+        if self.in_memory() {
+            return self.discarded(node);
+        }
         let donor = self.host_of(primary);
         let source = &self.hosts[donor];
         let in_order = source.engine.on()

@@ -1,22 +1,23 @@
 //! Thousands of seeds of the simulator, and the proof that it bites: bugs put in on purpose are found.
 
-use holdfast_core::topology::{Durability, WhenNoSyncReplica};
+use holdfast_core::topology::{Durability, Engine, WhenNoSyncReplica};
 use holdfast_drill::sim::{Crash, Options, Sabotage, Script, Victim, run};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds of every run of the tests. `HOLDFAST_SEEDS=from..to` runs others.
 const SEEDS: std::ops::Range<u64> = 0..10_000;
+const SEEDS_IN_MEMORY: std::ops::Range<u64> = 0..3_000;
 /// A sabotage must be found within so many seeds.
 const SABOTAGE_SEEDS: u64 = 6_000;
 
-fn seeds() -> std::ops::Range<u64> {
+fn seeds(otherwise: std::ops::Range<u64>) -> std::ops::Range<u64> {
     let given = std::env::var("HOLDFAST_SEEDS").ok();
     let range = given.as_deref().and_then(|s| s.split_once("..")).map(|(a, b)| {
         let number = |n: &str| n.parse::<u64>().expect("HOLDFAST_SEEDS=from..to");
         number(a)..number(b)
     });
-    range.unwrap_or(SEEDS)
+    range.unwrap_or(otherwise)
 }
 
 /// Does `work` for each number, on all cores; what it returns, in no order.
@@ -43,11 +44,19 @@ fn each<T: Send>(numbers: std::ops::Range<u64>, work: impl Fn(u64) -> Option<T> 
 
 #[test]
 fn seeds_hold() {
-    let seeds = seeds();
+    hold(Engine::MariaDb, seeds(SEEDS));
+}
+
+#[test]
+fn seeds_hold_in_memory() {
+    hold(Engine::Redis, seeds(SEEDS_IN_MEMORY));
+}
+
+fn hold(engine: Engine, seeds: std::ops::Range<u64>) {
     let of = seeds.end - seeds.start;
     let (events, acknowledged) = (AtomicU64::new(0), AtomicU64::new(0));
     let failures = each(seeds, |seed| {
-        let summary = match run(&Options::seed(seed)) {
+        let summary = match run(&Options { engine, ..Options::seed(seed) }) {
             Ok(summary) => summary,
             Err(failure) => {
                 eprintln!("seed {seed}: {}", failure.violation);
@@ -72,7 +81,11 @@ fn a_seed_is_a_whole_run() {
 
 /// Some seed finds the bug, as a breach of one of these rules.
 fn found(sabotage: Sabotage, rules: &[&str]) {
-    let bad = |seed| run(&Options { sabotage: Some(sabotage), ..Options::seed(seed) }).err();
+    found_in(Engine::MariaDb, sabotage, rules);
+}
+
+fn found_in(engine: Engine, sabotage: Sabotage, rules: &[&str]) {
+    let bad = |seed| run(&Options { sabotage: Some(sabotage), engine, ..Options::seed(seed) }).err();
     let first = (0..SABOTAGE_SEEDS).filter_map(bad).find(|f| rules.contains(&f.violation.rule));
     let failure = first.unwrap_or_else(|| panic!("{sabotage:?} is not found in {SABOTAGE_SEEDS} seeds"));
     eprintln!("{sabotage:?} is found by seed {}: {}", failure.seed, failure.violation);
@@ -169,11 +182,36 @@ fn finds_a_member_that_follows_a_later_release() {
     found(Sabotage::OlderFollows, &["releases"]);
 }
 
+#[test]
+fn finds_a_primary_in_memory_that_admits_anybody() {
+    found_in(Engine::Redis, Sabotage::AdmitsAnybody, &["S5", "S6"]);
+}
+
+#[test]
+fn finds_a_restart_in_memory_that_is_trusted() {
+    found_in(Engine::Redis, Sabotage::RestartTrusted, &["S6"]);
+}
+
+#[test]
+fn finds_proxies_that_are_taken_to_wait_too_early() {
+    found_in(Engine::Redis, Sabotage::RoutesTurnedAtOnce, &["S5", "S6"]);
+}
+
 /// Every prefix of every plan: a course of events that makes all kinds of plans, and at each moment of it, one run in
 /// which the controller, its host, the agent or the engine of that moment goes down.
 fn survives_at_every_moment(durability: Durability, when_no_sync_replica: WhenNoSyncReplica, members: usize) {
+    engine_survives_at_every_moment(Engine::MariaDb, durability, when_no_sync_replica, members);
+}
+
+fn engine_survives_at_every_moment(
+    engine: Engine,
+    durability: Durability,
+    when_no_sync_replica: WhenNoSyncReplica,
+    members: usize,
+) {
     let script = |crash| Script { durability, when_no_sync_replica, members, crash };
-    let options = |crash| Options { script: Some(script(crash)), faults_ms: 42_000, ..Options::seed(1) };
+    let options =
+        |crash| Options { script: Some(script(crash)), engine, faults_ms: 42_000, ..Options::seed(1) };
     let whole = run(&options(None)).unwrap_or_else(|f| panic!("the course itself fails:\n{f}"));
     let sync = durability == Durability::Sync;
     let degrades = sync && when_no_sync_replica == WhenNoSyncReplica::Degrade;
@@ -185,7 +223,7 @@ fn survives_at_every_moment(durability: Durability, when_no_sync_replica: WhenNo
         ("sync-set", sync),
         ("degrade", degrades),
         ("restore", sync),
-        ("restart", true),
+        ("restart", engine == Engine::MariaDb), // the others cannot be upgraded yet
         ("wish", true),
     ];
     for (kind, expected) in kinds {
@@ -229,4 +267,10 @@ fn a_crash_after_any_step_is_survived_by_two_members() {
 #[test]
 fn a_crash_after_any_step_is_survived_async() {
     survives_at_every_moment(Durability::Async, WhenNoSyncReplica::Degrade, 3);
+}
+
+#[test]
+fn a_crash_after_any_step_is_survived_in_memory() {
+    engine_survives_at_every_moment(Engine::Redis, Durability::Sync, WhenNoSyncReplica::Degrade, 3);
+    engine_survives_at_every_moment(Engine::Redis, Durability::Async, WhenNoSyncReplica::Degrade, 3);
 }

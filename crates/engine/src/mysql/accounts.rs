@@ -5,9 +5,9 @@
 //! `read_only` or keep writes out of the log, whatever their grants say.
 //! Does not know: accounts made by others.
 
+use super::MySqlEngine;
 use super::sql::quote;
-use super::{Account, MySqlEngine};
-use crate::Error;
+use crate::{Account, Error};
 use mysql_async::{Conn, OptsBuilder};
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ impl MySqlEngine {
         let doing = "trying a password";
         let late = |_| Error::Unresponsive { doing, after_ms: LOGIN.as_millis() as u64 };
         let tried = tokio::time::timeout(LOGIN, login).await.map_err(late)?;
-        tried.map_err(|e| Error::Sql { doing, source: Box::new(e) })
+        tried.map_err(|e| Error::Failed { doing, source: Box::new(e) })
     }
 
     async fn held(&self, name: &str) -> Result<Vec<String>, Error> {

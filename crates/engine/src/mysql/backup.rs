@@ -6,8 +6,9 @@
 
 use super::flavour::mariadb::{self as flavour, MariaDb};
 use super::sql::{Session, Table};
-use super::{STATEMENT, datadir, io, spawn};
+use super::{STATEMENT, datadir, io};
 use crate::Error;
+use crate::spawn;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};

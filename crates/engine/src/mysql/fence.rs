@@ -4,7 +4,7 @@
 //! earlier verb left in flight can open the engine again. Semi-sync is never touched here.
 //! Does not know: when to kill; an error says that it is time to.
 
-use super::sql::server_error;
+use super::sql::{Table, server_error};
 use super::{MySqlEngine, STATEMENT};
 use crate::Error;
 use holdfast_core::Position;
@@ -14,7 +14,9 @@ use tokio::time::{Instant, sleep};
 
 /// The engine refreshes its list of transactions no more often than every 100 ms.
 const TRANSACTIONS_POLL: Duration = Duration::from_millis(105);
-/// How long single statements are given to end before the first look for transactions.
+/// Single statements are looked at so often.
+const STATEMENTS_POLL: Duration = Duration::from_millis(4);
+/// How long single statements are given to end before anybody looks.
 const DRAIN_SETTLE: Duration = Duration::from_millis(15);
 /// Statements that a read-only engine refuses are over this soon.
 const ANSWER_POLL: Duration = Duration::from_millis(3);
@@ -109,9 +111,7 @@ impl MySqlEngine {
     /// otherwise put off a handover for as long as they are busy.
     pub(super) async fn wait_for_clients(&self, within: Duration) -> Result<u32, Error> {
         let until = Instant::now() + within;
-        // The list is as old as its last refresh, so the first look should be worth it: proxies have just been told to
-        // begin nothing new, and what is a single statement has ended by then.
-        sleep(DRAIN_SETTLE.min(within)).await;
+        self.wait_for_statements(within.min(TRANSACTIONS_POLL)).await?;
         let mut open = self.work_under_way().await?;
         while !open.is_empty() && Instant::now() + TRANSACTIONS_POLL <= until {
             sleep(TRANSACTIONS_POLL).await;
@@ -119,6 +119,33 @@ impl MySqlEngine {
             open.retain(|work| now.iter().any(|n| n.is(work)));
         }
         Ok(open.len() as u32)
+    }
+
+    /// What is a single statement ends before anybody looks at the list of transactions, which is as old as its last
+    /// reading: proxies have just been told to begin nothing new.
+    async fn wait_for_statements(&self, within: Duration) -> Result<(), Error> {
+        let until = Instant::now() + within;
+        sleep(DRAIN_SETTLE.min(within)).await;
+        let mut running = self.statements().await?;
+        while !running.is_empty() && Instant::now() + STATEMENTS_POLL <= until {
+            sleep(STATEMENTS_POLL).await;
+            let now = self.statements().await?;
+            running.retain(|work| now.iter().any(|n| n.is(work)));
+        }
+        Ok(())
+    }
+
+    /// Running statements, but for those that only wait for an acknowledgement.
+    async fn statements(&self) -> Result<Vec<Work>, Error> {
+        self.require_running()?;
+        let sql = format!("{}{}", self.flavour.clients(), self.flavour.busy());
+        let tables = self.sessions.fence.run("listing statements", sql, STATEMENT).await?;
+        let [statements] = &tables[..] else {
+            return Err(Error::Log("one result set was expected".into()));
+        };
+        let own = self.sessions.ids();
+        let running = Running::read(statements).filter(|r| !r.waits_for_ack && !own.contains(&r.id));
+        Ok(running.map(|r| Work { id: r.id, query: Some(r.query), trx: None, started: None }).collect())
     }
 
     /// Open transactions, and running statements outside of any. Not those that only wait for an acknowledgement:
@@ -143,17 +170,32 @@ impl MySqlEngine {
             let started = transactions.cell(row, "started").map(str::to_owned);
             open.insert(id, Work { id, query: None, trx, started });
         }
-        for row in 0..statements.rows.len() {
-            let (id, query) = (statements.number(row, "id"), statements.number(row, "query"));
-            let (Some(id), Some(query)) = (id, query) else { continue };
-            if statements.cell(row, "state").is_some_and(|s| s.starts_with(ACK_WAIT)) {
-                open.remove(&id);
+        for running in Running::read(statements) {
+            if running.waits_for_ack {
+                open.remove(&running.id);
             } else {
+                let id = running.id;
                 let work = open.entry(id).or_insert(Work { id, query: None, trx: None, started: None });
-                work.query = Some(query);
+                work.query = Some(running.query);
             }
         }
         Ok(open.into_values().filter(|work| !own.contains(&work.id)).collect())
+    }
+}
+
+/// A statement under way.
+struct Running {
+    id: u32,
+    query: u64,
+    waits_for_ack: bool,
+}
+
+impl Running {
+    fn read(table: &Table) -> impl Iterator<Item = Running> {
+        (0..table.rows.len()).filter_map(|row| {
+            let waits_for_ack = table.cell(row, "state").is_some_and(|s| s.starts_with(ACK_WAIT));
+            Some(Running { id: table.number(row, "id")?, query: table.number(row, "query")?, waits_for_ack })
+        })
     }
 }
 

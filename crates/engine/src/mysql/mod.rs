@@ -12,21 +12,23 @@ mod fence;
 mod flavour;
 mod late_ack;
 mod observe;
-mod process;
 mod replication;
 mod rewind;
 pub mod scratch;
-mod spawn;
 mod sql;
 mod start;
 mod version;
 mod wake;
 
-use crate::{CloneProgress, CloneSource, Engine, Error, Observation, ProcessState, Saved};
+use crate::files::{blocking, io};
+use crate::installed::Installed;
+use crate::{
+    CloneProgress, CloneSource, CopyByStream, Engine, Error, Observation, ProcessState, START_MS, Saved,
+    Spec, process,
+};
 use async_trait::async_trait;
-use holdfast_core::topology::{self, Durability, Management};
-use holdfast_core::{GroupName, NodeName, Position, UserName};
-use std::collections::BTreeMap;
+use holdfast_core::Position;
+use holdfast_core::topology::{Durability, Management};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -36,70 +38,13 @@ use tokio::io::AsyncRead;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-/// A look takes no longer, or is given up.
-pub const OBSERVE_MS: u64 = 200;
 /// A verb's single statement takes no longer, or is ended.
 pub const STATEMENT_MS: u64 = 5_000;
-/// A crash recovery may take this long.
-pub const START_MS: u64 = 600_000;
 /// Bringing data up to date for another release may take this long.
 pub const UPGRADE_MS: u64 = 3_600_000;
 /// How long following waits for what was received to be applied before it repoints.
 pub const FOLLOW_DRAIN_MS: u64 = 1_000;
-/// Ids listed in a [`Saved`]; the count is always exact.
-pub const SAVED_GTIDS_MAX: usize = 1_000;
-
 const STATEMENT: Duration = Duration::from_millis(STATEMENT_MS);
-
-/// A database account. Its password is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Account {
-    pub user: UserName,
-    pub password: String,
-}
-
-impl std::fmt::Debug for Account {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Account({})", self.user)
-    }
-}
-
-/// An account of the topology with what it may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserAccount {
-    pub account: Account,
-    /// As in SQL: `ALL PRIVILEGES ON shop.*`.
-    pub grants: Vec<String>,
-}
-
-/// What one instance is.
-#[derive(Debug, Clone)]
-pub struct Spec {
-    /// Which flavour.
-    pub engine: topology::Engine,
-    /// Directory of the engine's programs; `None`: found through `PATH`.
-    pub programs: Option<PathBuf>,
-    pub group: GroupName,
-    pub node: NodeName,
-    pub server_id: u32,
-    /// This instance's own directory; below it `data/`, `run/`, `saved/`, `log/`.
-    pub data_dir: PathBuf,
-    pub listen: SocketAddr,
-    pub management: Management,
-    pub durability: Durability,
-    pub engine_options: BTreeMap<String, String>,
-    pub replication: Account,
-    /// Created by [`Engine::accounts`].
-    pub users: Vec<UserAccount>,
-    /// Members by server id, to name ackers.
-    pub peers: BTreeMap<u32, NodeName>,
-}
-
-impl Spec {
-    fn programs(&self) -> flavour::Programs {
-        flavour::Programs(self.programs.clone())
-    }
-}
 
 /// Where everything of one instance lies.
 #[derive(Debug, Clone)]
@@ -217,7 +162,7 @@ pub struct MySqlEngine {
     /// Held by whatever starts, stops or replaces.
     lifecycle: Mutex<()>,
     state: SyncMutex<State>,
-    installed: Mutex<version::Installed>,
+    installed: Installed,
     /// Open for as long as we own the directory.
     owned: SyncMutex<Option<std::fs::File>>,
 }
@@ -241,18 +186,13 @@ impl MySqlEngine {
             process: process::Process::new(matches!(spec.management, Management::Managed { .. })),
             lifecycle: Mutex::default(),
             state: SyncMutex::default(),
-            installed: Mutex::default(),
+            installed: Installed::default(),
             owned: SyncMutex::default(),
             flavour,
             spec,
             at,
             me,
         })
-    }
-
-    /// The engine's Unix socket, whether or not it runs.
-    pub fn socket(&self) -> &Path {
-        &self.at.socket
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -277,21 +217,6 @@ impl MySqlEngine {
     }
 }
 
-fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Io { doing, path, source }
-}
-
-/// Runs blocking file work off the runtime's own threads.
-async fn blocking<T: Send + 'static>(
-    f: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(f).await {
-        Ok(done) => done,
-        Err(_) => Err(Error::Precondition("file work was interrupted by a shutdown".into())),
-    }
-}
-
 #[async_trait]
 impl Engine for MySqlEngine {
     async fn start(&self) -> Result<(), Error> {
@@ -312,14 +237,17 @@ impl Engine for MySqlEngine {
     fn started(&self) -> bool {
         self.process.running().is_some() && self.state().ready
     }
+    fn socket(&self) -> &Path {
+        &self.at.socket
+    }
     async fn installed(&self) -> Result<String, Error> {
         self.installed_version().await
     }
     async fn observe(&self) -> Result<Observation, Error> {
         self.look().await
     }
-    async fn close(&self, within: Duration) -> Result<Position, Error> {
-        self.fence(within).await
+    async fn close(&self, within: Duration) -> Result<Option<Position>, Error> {
+        self.fence(within).await.map(Some)
     }
     async fn drain_clients(&self, within: Duration) -> Result<u32, Error> {
         self.wait_for_clients(within).await
@@ -364,6 +292,13 @@ impl Engine for MySqlEngine {
     async fn save_divergence(&self, theirs: &Position) -> Result<Option<Saved>, Error> {
         self.save_what_only_we_have(theirs).await
     }
+    fn copy_by_stream(&self) -> Option<&dyn CopyByStream> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl CopyByStream for MySqlEngine {
     async fn clone_source(&self) -> Result<CloneSource, Error> {
         self.donate().await
     }

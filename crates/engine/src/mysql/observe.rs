@@ -65,19 +65,20 @@ fn read(
         waits_for_ack: look.waits_for_ack,
         ack_waiters: look.ack_waiters,
         ackers_connected: certain.iter().filter_map(|id| peers.get(id).cloned()).collect(),
-        foreign_replicas: foreign,
+        foreign_replicas: foreign.iter().map(|id| format!("server id {id}")).collect(),
         client_connections: look
             .connections
             .saturating_sub(own_connections)
             .saturating_sub(ackers.connected.len() as u32),
         ackers,
         version: look.version,
-        applied: look.applied,
-        received,
+        applied: Some(look.applied),
+        received: Some(received),
         unsafe_settings: Vec::new(),
         free_disk_bytes: None,
         unjudged_transactions: state.unjudged_transactions,
         retained: state.retained,
+        admits: None,
     }
 }
 

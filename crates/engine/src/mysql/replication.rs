@@ -7,6 +7,7 @@
 use super::flavour::{self, Replication, Source};
 use super::{FOLLOW_DRAIN_MS, MySqlEngine, STATEMENT, datadir, version};
 use crate::{Error, ThreadState};
+use holdfast_core::Position;
 use holdfast_core::version::must_not_follow;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -45,7 +46,8 @@ impl MySqlEngine {
         if !seen.drained {
             return Err(Error::Precondition(format!(
                 "it has received {} and applied only {} (S7)",
-                seen.received, seen.applied
+                shown(&seen.received),
+                shown(&seen.applied)
             )));
         }
         if !sync && self.sync() {
@@ -194,6 +196,10 @@ impl MySqlEngine {
         self.state().residue = None;
         Ok(())
     }
+}
+
+fn shown(position: &Option<Position>) -> String {
+    position.as_ref().map_or_else(String::new, Position::to_string)
 }
 
 impl ThreadState {

@@ -217,15 +217,15 @@ fn sql_error(doing: &'static str, e: mysql_async::Error) -> Error {
         {
             Error::NotRunning
         }
-        e => Error::Sql { doing, source: Box::new(e) },
+        e => Error::Failed { doing, source: Box::new(e) },
     }
 }
 
 /// The server's own error number and words, if it is that kind of failure.
 pub(super) fn server_error(e: &Error) -> Option<(u16, &str)> {
     match e {
-        Error::Sql { source, .. } => match &**source {
-            mysql_async::Error::Server(s) => Some((s.code, &s.message)),
+        Error::Failed { source, .. } => match source.downcast_ref() {
+            Some(mysql_async::Error::Server(s)) => Some((s.code, &s.message)),
             _ => None,
         },
         _ => None,

@@ -5,9 +5,10 @@
 //! Does not know: what the instance will be used for.
 
 use super::flavour::{self, Recovery};
-use super::{Logs, MySqlEngine, OBSERVE_MS, START_MS, STATEMENT, State};
+use super::{Logs, MySqlEngine, STATEMENT, State};
 use super::{blocking, datadir, io, process, sql};
 use crate::Error;
+use crate::{OBSERVE_MS, START_MS};
 use holdfast_core::topology::Management;
 use rustix::process::Signal;
 use std::io::{Read as _, Seek as _};

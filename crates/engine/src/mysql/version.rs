@@ -4,15 +4,13 @@
 //! up to date before anything else is done with it, and what was interrupted is begun again.
 //! Does not know: when to restart, nor who may follow whom: [`holdfast_core::version`] does.
 
-use super::flavour::Programs;
 use super::{Layout, MySqlEngine, blocking, datadir, io, late_ack};
 use crate::Error;
 use holdfast_core::version::{Version, must_not_succeed};
 use holdfast_wire::greeting::Greeting;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -35,35 +33,10 @@ pub(super) async fn of(addr: SocketAddr) -> Option<String> {
     Some(String::from_utf8_lossy(&greeting.server_version).into_owned())
 }
 
-/// Programs as they were when they said their version. Others by the same name differ in one of these.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
-    file: PathBuf,
-    inode: u64,
-    bytes: u64,
-    changed: (i64, i64),
-}
-
-/// What programs say of themselves, asked once for each that are installed.
-#[derive(Debug, Default)]
-pub(super) struct Installed(Option<(Stamp, String)>);
-
 impl MySqlEngine {
     pub(super) async fn installed_version(&self) -> Result<String, Error> {
         let (programs, server) = (self.spec.programs(), self.flavour.server());
-        let found = {
-            let programs = programs.clone();
-            blocking(move || stamp(&programs, server)).await?
-        };
-        let mut known = self.installed.lock().await;
-        if let Some((stamp, version)) = &known.0
-            && *stamp == found
-        {
-            return Ok(version.clone());
-        }
-        let version = blocking(move || ask(&programs.path(server))).await?;
-        known.0 = Some((found, version.clone()));
-        Ok(version)
+        self.installed.version(programs, server, &["--no-defaults", "--version"], read).await
     }
 
     /// Before a start: nothing older than what has used the data may be started on it.
@@ -129,30 +102,6 @@ fn note(at: &Layout, name: &str, version: &str) -> Result<(), Error> {
         return Ok(());
     }
     datadir::write_whole(&at.data.join(name), version)
-}
-
-fn stamp(programs: &Programs, server: &str) -> Result<Stamp, Error> {
-    let path = programs.find(server);
-    let file = std::fs::canonicalize(&path).map_err(io("looking for", &path))?;
-    let meta = std::fs::metadata(&file).map_err(io("looking at", &file))?;
-    let changed = (meta.ctime(), meta.ctime_nsec());
-    Ok(Stamp { inode: meta.ino(), bytes: meta.len(), changed, file })
-}
-
-fn ask(server: &Path) -> Result<String, Error> {
-    let output = Command::new(server)
-        .args(["--no-defaults", "--version"])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(io("running", server))?;
-    let says = String::from_utf8_lossy(&output.stdout).into_owned();
-    read(&says).filter(|v| Version::read(v).is_some()).ok_or_else(|| Error::Program {
-        program: server.display().to_string(),
-        words: format!(
-            "it does not say its version: {}",
-            datadir::last_lines(&[output.stdout, output.stderr].concat())
-        ),
-    })
 }
 
 /// `mariadbd  Ver 10.11.19-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64 (Debian 12)`

@@ -1,11 +1,11 @@
 //! Starting, whose directory it is, what it says when it will not, and how its end is noticed (S9).
 
-use crate::rig::{BOUNDED, PATIENCE, account, insert, level, node, now, rig, seen, until};
+use crate::rig::{BOUNDED, PATIENCE, account, applied, insert, level, node, now, received, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_core::topology::Engine;
 use holdfast_core::topology::Management;
 use holdfast_engine::mysql::MySqlEngine;
-use holdfast_engine::{Engine as _, Error, ProcessState, ThreadState};
+use holdfast_engine::{CopyByStream as _, Engine as _, Error, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ async fn a_first_primary_and_its_replicas(flavour: Engine) {
     let r = rig(flavour, Sync);
     let (one, two) = (r.up(1).await, r.up(2).await);
     let fresh = now(&one).await;
-    assert!(!fresh.writable && fresh.upstream.is_none() && fresh.received.is_empty(), "{fresh:?}");
+    assert!(!fresh.writable && fresh.upstream.is_none() && received(&fresh).is_empty(), "{fresh:?}");
     assert_eq!(fresh.unsafe_settings, Vec::<String>::new());
     let version = if flavour == Engine::MySql { "9." } else { "10.11" };
     assert!(fresh.version.starts_with(version) && fresh.free_disk_bytes.is_some());
@@ -43,9 +43,9 @@ async fn a_first_primary_and_its_replicas(flavour: Engine) {
     let mixed = seen(&one, "two replicas", |o| o.ackers.connected.len() == 2).await;
     assert!(!mixed.ackers.exact() && mixed.ackers.certain().is_empty(), "{:?}", mixed.ackers);
 
-    let before = now(&one).await.applied;
+    let before = applied(&now(&one).await);
     one.accounts().await.unwrap();
-    assert_eq!(now(&one).await.applied, before, "accounts are made once");
+    assert_eq!(applied(&now(&one).await), before, "accounts are made once");
 
     one.open().await.unwrap();
     let mut app = r.app(1).await;
@@ -234,7 +234,7 @@ async fn an_engine_of_another_os_user_lives_a_whole_life() {
     seen(&one, "an acker", |o| o.ackers.count == 1).await;
     one.kill().await.unwrap();
     one.start().await.unwrap();
-    let refused = MySqlEngine::new(holdfast_engine::mysql::Spec {
+    let refused = MySqlEngine::new(holdfast_engine::Spec {
         management: Management::Managed { run_as: Some("no-such-user".into()) },
         ..r.spec(3)
     });

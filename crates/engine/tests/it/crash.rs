@@ -1,6 +1,6 @@
 //! What a primary had alone when it crashed (S10).
 
-use crate::rig::{ids, insert, level, now, rig, seen};
+use crate::rig::{applied, ids, insert, level, now, received, rig, seen};
 use holdfast_core::Position;
 use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_core::topology::Engine::MariaDb;
@@ -18,16 +18,14 @@ async fn an_unacknowledged_tail_is_rolled_back_saved_and_counted() {
     level(&one, &two).await;
     two.stop_receiving().await.unwrap();
     seen(&one, "no acker", |o| o.ackers.count == 0).await;
-    let acked = now(&one).await.applied;
+    let acked = applied(&now(&one).await);
     for id in 6..=8 {
         let mut app = r.app(1).await;
         tokio::spawn(async move { app.query_drop(format!("INSERT INTO t VALUES ({id}, 'secret')")).await });
     }
     // The log takes two groups of commits while the first waits; the third transaction may be in the second group.
-    let o =
-        seen(&one, "waiting commits", |o| o.ack_waiters > 0 && o.applied.transactions_missing_in(&acked) > 1)
-            .await;
-    let tail = o.applied.transactions_missing_in(&acked);
+    let o = seen(&one, "waiting commits", |o| o.ack_waiters > 0 && applied(o).missing_in(&acked) > 1).await;
+    let tail = applied(&o).missing_in(&acked);
     one.kill().await.unwrap();
 
     two.promote(false, 0).await.unwrap();
@@ -35,11 +33,11 @@ async fn an_unacknowledged_tail_is_rolled_back_saved_and_counted() {
     insert(&mut r.app(2).await, [100]).await;
     one.start().await.unwrap();
     let back = now(&one).await;
-    assert_eq!((back.unjudged_transactions, &back.applied), (tail, &acked));
-    let theirs = now(&two).await.applied;
-    assert!(theirs.contains(&back.applied), "{} has what {} has", theirs, back.applied);
+    assert_eq!((back.unjudged_transactions, &applied(&back)), (tail, &acked));
+    let theirs = applied(&now(&two).await);
+    assert!(theirs.contains(&applied(&back)), "{} has what {} has", theirs, applied(&back));
     let saved = one.save_divergence(&theirs).await.unwrap().expect("the tail is lost");
-    assert_eq!((saved.transactions, saved.gtids.len() as u64, saved.complete), (tail, tail, true));
+    assert_eq!((saved.transactions, saved.ids.len() as u64, saved.complete), (tail, tail, true));
     let text = std::fs::read_to_string(&saved.path).unwrap();
     assert_eq!(text.matches("@2='secret'").count() as u64, tail, "{text}");
     assert!(one.save_divergence(&theirs).await.unwrap().is_none());
@@ -61,9 +59,9 @@ async fn a_tail_that_the_new_history_has_is_no_loss() {
     let mut app = r.app(1).await;
     tokio::spawn(async move { app.query_drop("INSERT INTO t VALUES (1, 'x')").await });
     seen(&one, "a waiting commit", |o| o.ack_waiters == 1).await;
-    seen(&two, "it", |o| o.received.to_string() != "" && o.drained).await;
-    let at = now(&one).await.applied;
-    seen(&two, "it", |o| o.applied == at).await;
+    seen(&two, "it", |o| received(o).to_string() != "" && o.drained).await;
+    let at = applied(&now(&one).await);
+    seen(&two, "it", |o| applied(o) == at).await;
     one.kill().await.unwrap();
     two.stop_receiving().await.unwrap();
     two.promote(false, 0).await.unwrap();
@@ -87,11 +85,11 @@ async fn what_was_answered_alone_survives_a_crash() {
             one.set_wait_for_ack(false).await.unwrap();
         }
         insert(&mut r.app(1).await, 1..=20).await;
-        let at = now(&one).await.applied;
+        let at = applied(&now(&one).await);
         one.kill().await.unwrap();
         one.start().await.unwrap();
         let back = now(&one).await;
-        assert_eq!((&back.applied, back.unjudged_transactions), (&at, 0));
+        assert_eq!((&applied(&back), back.unjudged_transactions), (&at, 0));
         assert_eq!(ids(&mut r.app(1).await).await, (1..=20).collect::<Vec<_>>());
     }
 }
@@ -102,7 +100,7 @@ async fn a_divergence_is_counted_exactly_across_log_files() {
     let one = r.primary(1).await;
     let mut app = r.app(1).await;
     insert(&mut app, 1..=10).await;
-    let common = now(&one).await.applied;
+    let common = applied(&now(&one).await);
     let mut root = r.root_conn(1).await;
     for first in [11, 21, 31] {
         insert(&mut app, first..first + 10).await;

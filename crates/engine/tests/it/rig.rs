@@ -1,9 +1,9 @@
 //! Real servers in temporary directories, and clients of theirs. Everything ends with its test.
 
 use holdfast_core::topology::{Durability, Engine, Management};
-use holdfast_core::{GroupName, NodeName, UserName};
-use holdfast_engine::mysql::{Account, MySqlEngine, Spec, UserAccount};
-use holdfast_engine::{Engine as _, Observation};
+use holdfast_core::{GroupName, NodeName, Position, UserName};
+use holdfast_engine::mysql::MySqlEngine;
+use holdfast_engine::{Account, Engine as _, Observation, Spec, UserAccount};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder};
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ impl Drop for Rig {
 
 /// In memory where there is room: what is tested is processes that die, not hosts, and syncing to disk is most of
 /// what these tests would wait for.
-fn fast_dir() -> tempfile::TempDir {
+pub fn fast_dir() -> tempfile::TempDir {
     const ROOM: u64 = 4 << 30;
     let shm = Path::new("/dev/shm");
     let free = rustix::fs::statvfs(shm).map_or(0, |s| s.f_bavail * s.f_frsize);
@@ -69,6 +69,11 @@ pub fn rig(flavour: Engine, durability: Durability) -> Rig {
         ports: held.iter().map(|l| l.local_addr().unwrap().port()).collect(),
         durability,
     }
+}
+
+pub fn readable_by_all(dir: &Path) {
+    let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir, all).unwrap();
 }
 
 pub fn node(id: u32) -> NodeName {
@@ -116,6 +121,7 @@ impl Rig {
                 grants: vec!["ALL PRIVILEGES ON shop.*".into()],
             }],
             peers: (1..=3).map(|id| (id, node(id))).collect::<BTreeMap<_, _>>(),
+            addresses: (1..=3).map(|id| (node(id), self.addr(id))).collect(),
         }
     }
     pub fn engine(&self, id: u32) -> MySqlEngine {
@@ -123,8 +129,7 @@ impl Rig {
     }
     /// A server that is not root can get to its directory.
     pub fn readable_by_all(&self) {
-        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(self.dir.path(), all).unwrap();
+        readable_by_all(self.dir.path());
     }
     /// Started.
     pub async fn up(&self, id: u32) -> MySqlEngine {
@@ -217,4 +222,12 @@ pub const BOUNDED: Duration = Duration::from_secs(10);
 pub async fn level(primary: &MySqlEngine, replica: &MySqlEngine) -> Observation {
     let at = seen(primary, "an answer", |_| true).await.applied;
     seen(replica, "level with the primary", |o| o.drained && o.applied == at).await
+}
+
+pub fn applied(o: &Observation) -> Position {
+    o.applied.clone().unwrap()
+}
+
+pub fn received(o: &Observation) -> Position {
+    o.received.clone().unwrap()
 }

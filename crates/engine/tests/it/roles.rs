@@ -1,6 +1,6 @@
 //! Closing, promoting, following (S3, S7).
 
-use crate::rig::{BOUNDED, PATIENCE, ids, insert, level, now, rig, seen, until};
+use crate::rig::{BOUNDED, PATIENCE, applied, ids, insert, level, now, received, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_core::topology::Engine;
 use holdfast_engine::{Engine as _, Error, Observation, ProcessState, ThreadState};
@@ -66,15 +66,15 @@ async fn what_was_received_survives_a_restart_of_the_replica(flavour: Engine) {
     root.query_drop("LOCK TABLES shop.t READ").await.unwrap();
     let mut app = r.app(1).await;
     insert(&mut app, 1..=50).await;
-    let all = now(&one).await.applied;
-    seen(&two, "more than it applied", |o| o.received == all && !o.drained).await;
+    let all = applied(&now(&one).await);
+    seen(&two, "more than it applied", |o| received(o) == all && !o.drained).await;
     // Everything acknowledged is in the relay log of a replica that now crashes, and the primary is gone for good.
     two.mark_intact().await.unwrap();
     one.kill().await.unwrap();
     two.kill().await.unwrap();
     // It is applied without being asked for: nothing else may begin before (S7).
     two.start().await.unwrap();
-    seen(&two, "all it had received", |o| o.drained && o.applied == all && o.retained).await;
+    seen(&two, "all it had received", |o| o.drained && applied(o) == all && o.retained).await;
     two.promote(false, 0).await.unwrap();
     two.open().await.unwrap();
     let mut app = r.app(2).await;
@@ -271,7 +271,7 @@ async fn roles_change_back_and_forth_without_a_diverging_history(flavour: Engine
         old.follow(r.addr(b as u32 + 1), true).await.unwrap();
         seen(new, "its acker", |o| o.ackers.count == 1 && o.waits_for_ack).await;
         new.open().await.unwrap();
-        assert!(new.save_divergence(&now(old).await.received).await.unwrap().is_none());
+        assert!(new.save_divergence(&received(&now(old).await)).await.unwrap().is_none());
     }
     insert(&mut r.app(1).await, [4]).await;
     level(&engines[0], &engines[1]).await;
@@ -321,7 +321,7 @@ async fn flavours_never_mix() {
     assert!(refused.to_string().contains("never mix"), "{refused}");
     let (ours, theirs) = (now(&two).await, now(&one).await);
     assert!(ours.upstream.is_none());
-    assert!(two.save_divergence(&theirs.applied).await.is_err());
+    assert!(two.save_divergence(&applied(&theirs)).await.is_err());
 }
 
 fn connecting(o: &Observation) -> bool {
@@ -398,15 +398,15 @@ async fn a_stand_in_acknowledges_what_it_has_received_before(flavour: Engine) {
     insert(&mut r.app(1).await, [0]).await;
     level(&one, &three).await;
     two.kill().await.unwrap();
-    let before = now(&one).await.applied;
+    let before = applied(&now(&one).await);
     let mut writes = tokio::task::JoinSet::new();
     for id in 1..=6 {
         let mut app = r.app(1).await;
         writes.spawn(async move { insert(&mut app, [id]).await });
     }
-    seen(&one, "waiting commits", |o| o.applied.transactions_missing_in(&before) > 1).await;
+    seen(&one, "waiting commits", |o| applied(o).missing_in(&before) > 1).await;
     // Of two groups. What a third has numbered already is not sent before there is room for it.
-    seen(&three, "what was sent", |s| s.received.transactions_missing_in(&before) > 1).await;
+    seen(&three, "what was sent", |s| received(s).missing_in(&before) > 1).await;
     three.set_acknowledges(true).await.unwrap();
     tokio::time::timeout(PATIENCE, writes.join_all()).await.expect("the waiting commits are acknowledged");
     level(&one, &three).await;
@@ -420,10 +420,10 @@ async fn a_new_follower_acknowledges_what_it_had_from_elsewhere(flavour: Engine)
     let two = r.replica(2, 1, false).await;
     let three = r.replica(3, 2, false).await;
     one.set_wait_for_ack(true).await.unwrap();
-    let before = now(&one).await.applied;
+    let before = applied(&now(&one).await);
     let mut app = r.app(1).await;
     let write = tokio::spawn(async move { insert(&mut app, [1]).await });
-    let o = seen(&one, "a waiting commit", |o| o.applied != before).await;
+    let o = seen(&one, "a waiting commit", |o| applied(o) != before).await;
     seen(&three, "what was logged", |s| s.drained && s.applied == o.applied).await;
     assert!(!write.is_finished());
     three.follow(r.addr(1), true).await.unwrap();

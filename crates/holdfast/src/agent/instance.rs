@@ -8,6 +8,7 @@ mod gate;
 mod life;
 
 use super::rejoin;
+use crate::api::hosts::Lead;
 use crate::clock::Clock;
 use holdfast_core::member::{Member, Verb, VouchRequest};
 use holdfast_core::record::{Assignment, Role, Session};
@@ -153,7 +154,7 @@ impl Instance {
     fn take_assignment(&self) {
         let mut state = self.lock();
         let Some((assignment, sent)) = state.pending.take() else { return };
-        match state.member.assign(assignment) {
+        match state.member.assign(assignment, self.clock.now()) {
             Ok(()) => state.member.confirmed(sent),
             Err(e) => {
                 tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "assignment refused");
@@ -214,6 +215,8 @@ impl Instance {
                 && a.epoch == epoch
                 && state.seen.drained
                 && !state.seen.receives()
+                // Where opening begins a new history, nobody can follow before.
+                && (state.seen.admits.is_none() || state.member.leads() == Some(epoch))
         };
         if !fit {
             return None;
@@ -223,16 +226,18 @@ impl Instance {
             return None;
         }
         let state = self.lock();
-        let position = state.seen.applied.clone().filter(|_| state.seen.running())?;
+        let begun = state.seen.admits.is_none() || state.seen.writable;
+        let position = state.seen.applied.clone().filter(|_| state.seen.running() && begun)?;
         Some((position, state.seen.version.clone()))
     }
 
-    /// The epoch it leads and for how long it may go on, in ms.
-    pub fn lead(&self) -> Option<(Epoch, u64)> {
+    /// The epoch it leads, for how long it may go on, and what is to be waited for.
+    pub fn lead(&self) -> Option<Lead> {
         let state = self.lock();
         let epoch = state.member.leads()?;
         let until = state.member.write_until()?;
-        Some((epoch, until.since(self.clock.now())))
+        let acks = u32::from(self.service.admits_replicas() && state.member.tells_to_wait());
+        Some(Lead { epoch, for_ms: until.since(self.clock.now()), acks })
     }
 
     pub fn set_activity(&self, activity: Option<String>) {
@@ -327,7 +332,7 @@ impl Instance {
         let hurry = match state.member.assignment().map(|a| &a.role) {
             Some(Role::Follow { hurry, .. }) => *hurry,
             Some(Role::Halt) => state.seen.running() && !state.seen.drained,
-            Some(Role::Idle | Role::Yield | Role::Lead { .. }) | None => false,
+            Some(Role::Idle | Role::Yield | Role::Lead { .. } | Role::Prepare { .. }) | None => false,
         };
         (verb, hurry)
     }
@@ -448,12 +453,20 @@ impl Instance {
                 self.engine.accounts().await?;
                 self.lock().member.accounts_created();
             }
+            Verb::Admit(nodes) => self.engine.admit(&nodes).await?,
             Verb::Open => self.open().await?,
-            Verb::WaitForAck(on) => self.engine.set_wait_for_ack(on).await?,
+            Verb::WaitForAck(on) => {
+                self.engine.set_wait_for_ack(on).await?;
+                self.lock().member.proxies_wait(on);
+            }
             Verb::Acknowledge(on) => self.engine.set_acknowledges(on).await?,
             Verb::Compare { primary } => {
                 let epoch = self.lock().member.promised();
                 let (theirs, version) = self.rejoin.position_of(&primary, epoch).await?;
+                self.engine.learn(&theirs, self.rejoin.engine_addr(&primary, &self.service)?).await?;
+                if !self.observe().await {
+                    return Err(Error::NoPosition);
+                }
                 let mut state = self.lock();
                 if let Some(why) = must_not_follow(&state.seen.version, &version) {
                     return Err(Error::TooOld { primary, why });
@@ -487,7 +500,8 @@ impl Instance {
     fn keep_lost(&self, saved: Option<holdfast_engine::Saved>, epoch: Epoch) -> Option<Lost> {
         let saved = saved?;
         let file = saved.path.display().to_string();
-        let lost = Lost { transactions: saved.transactions, file, epoch, complete: saved.complete };
+        let unit = saved.unit.to_owned();
+        let lost = Lost { transactions: saved.transactions, unit, file, epoch, complete: saved.complete };
         let text = serde_json::to_vec(&lost).expect("plain data");
         if let Err(e) = std::fs::write(&self.lost_file, text) {
             tracing::warn!(group = %self.service.name, error = &e as &dyn std::error::Error, "the report of saved writes is not kept");
@@ -535,6 +549,7 @@ fn differs(a: &Observed, b: &Observed) -> bool {
         || a.acknowledges != b.acknowledges
         || a.waits_for_ack != b.waits_for_ack
         || a.ackers != b.ackers
+        || a.admits != b.admits
         || a.upstream.as_ref().map(|u| (&u.node, &u.stream, &u.apply_error))
             != b.upstream.as_ref().map(|u| (&u.node, &u.stream, &u.apply_error))
         || (!b.receives() && a.received != b.received)
@@ -548,6 +563,7 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::StopReceiving => "stop receiving",
         Verb::Promote { .. } => "promote",
         Verb::CreateAccounts => "create accounts",
+        Verb::Admit(_) => "admit",
         Verb::Open => "open",
         Verb::WaitForAck(_) => "wait for ack",
         Verb::Compare { .. } => "compare",

@@ -5,7 +5,8 @@
 
 use super::seek;
 use crate::api::hosts::{
-    AssignmentsQuery, LONG_POLL_MS, Orders, PrimaryPosition, ReportRequest, Routes, SessionRequest, Vouch,
+    ANSWER_MS, AssignmentsQuery, LONG_POLL_MS, Orders, PrimaryPosition, ReportRequest, Routes,
+    SessionRequest, Vouch,
 };
 use crate::http::{self, Client};
 use holdfast_core::member::VouchRequest;
@@ -30,7 +31,7 @@ pub enum Error {
 }
 
 /// One answer is waited for this long; a leader's disk may be slow, a dead host must not be.
-const ANSWER: Duration = Duration::from_millis(1_000);
+const ANSWER: Duration = Duration::from_millis(ANSWER_MS);
 /// After this long without an answer, another voter may lead by now.
 const PATIENCE: Duration = Duration::from_millis(300);
 

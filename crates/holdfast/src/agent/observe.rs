@@ -21,9 +21,8 @@ pub fn observed(o: Observation, service: &Service, topology: &Topology) -> Obser
     let ackers = topology.nodes.iter().filter(|n| possible.contains(&n.id)).map(|n| n.name.clone()).collect();
     let mut unsafe_settings = o.unsafe_settings;
     if !o.foreign_replicas.is_empty() {
-        let ids: Vec<String> = o.foreign_replicas.iter().map(u32::to_string).collect();
-        unsafe_settings
-            .push(format!("replicas that are no members are connected (server ids {})", ids.join(", ")));
+        let who: Vec<&str> = o.foreign_replicas.iter().map(String::as_str).collect();
+        unsafe_settings.push(format!("replicas that are no members are connected ({})", who.join(", ")));
     }
     Observed {
         at: holdfast_core::Millis(0),
@@ -32,11 +31,12 @@ pub fn observed(o: Observation, service: &Service, topology: &Topology) -> Obser
         writable: o.writable,
         acknowledges: o.upstream.as_ref().is_some_and(|u| u.acknowledges),
         upstream: o.upstream.map(|u| upstream(u, service, topology)),
-        received: Some(o.received),
-        applied: Some(o.applied),
+        received: o.received,
+        applied: o.applied,
         drained: o.drained,
         waits_for_ack: o.waits_for_ack,
         ackers,
+        admits: o.admits,
         connections: o.client_connections,
         retained: o.retained,
         unjudged: o.unjudged_transactions,
@@ -55,6 +55,9 @@ fn upstream(u: holdfast_engine::Upstream, service: &Service, topology: &Topology
             Stream::Broken { why: format!("nothing came for {ms} ms, not even a heartbeat") }
         }
         (ThreadState::Running, _) => Stream::Up,
+        (ThreadState::Copying { received_bytes, data_bytes }, _) => {
+            Stream::Copying { received_bytes: *received_bytes, data_bytes: *data_bytes }
+        }
         (ThreadState::Connecting { last_error }, _) => {
             Stream::Broken { why: last_error.clone().unwrap_or_else(|| "connecting".into()) }
         }
@@ -68,7 +71,10 @@ fn upstream(u: holdfast_engine::Upstream, service: &Service, topology: &Topology
     };
     let apply_error = match u.sql {
         ThreadState::Failed { code, text } => Some(format!("{code}: {text}")),
-        ThreadState::Running | ThreadState::Connecting { .. } | ThreadState::Stopped => None,
+        ThreadState::Running
+        | ThreadState::Connecting { .. }
+        | ThreadState::Copying { .. }
+        | ThreadState::Stopped => None,
     };
     Upstream {
         node: u.addr.and_then(|a| member_at(a, service, topology)),

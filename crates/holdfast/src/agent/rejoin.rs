@@ -65,10 +65,15 @@ impl Rejoin {
 
     /// Replaces all data by the donor's. What the donor does not have was saved first.
     pub async fn reclone(&self, donor: &NodeName, say: impl Fn(String)) -> Result<Option<Saved>, Error> {
+        let Some(copy) = self.engine.copy_by_stream() else {
+            say("throwing its data away, to get all of it by following".into());
+            self.engine.discard().await?;
+            return Ok(None);
+        };
         let body =
             self.link.clone_stream(donor, &self.group).await.map_err(|e| Error::Donor(donor.clone(), e))?;
         let (progress, mut seen) = watch::channel(CloneProgress::default());
-        let cloning = self.engine.as_ref().clone_into(Box::pin(body), progress);
+        let cloning = copy.clone_into(Box::pin(body), progress);
         tokio::pin!(cloning);
         loop {
             tokio::select! {
@@ -92,7 +97,11 @@ fn progress_text(donor: &NodeName, p: &CloneProgress) -> String {
 /// The donor's side: the stream as an HTTP body of unknown length. It checks itself, so a broken connection does not
 /// pass for its end.
 pub async fn serve_clone(instance: &super::Instance) -> Result<Response, holdfast_engine::Error> {
-    let source = instance.engine().clone_source().await?;
+    let Some(copy) = instance.engine().copy_by_stream() else {
+        let says = "this engine's data is had by following it, and not as a stream";
+        return Err(holdfast_engine::Error::Precondition(says.into()));
+    };
+    let source = copy.clone_source().await?;
     let stream = tokio_util::io::ReaderStream::with_capacity(source.reader, CLONE_CHUNK_BYTES);
     Ok(Response::new(Body::from_stream(stream)))
 }

@@ -33,7 +33,7 @@ fn answer(host: &Host, which: &Which, what: &str, fits: impl Fn(&InstanceReport)
 pub(super) async fn primary(State(host): State<Host>, Query(which): Query<Which>) -> Response {
     let leads = |r: &InstanceReport| {
         r.leads.is_some()
-            && host.agent.instance(&r.group).and_then(|i| i.lead()).is_some_and(|(_, for_ms)| for_ms > 0)
+            && host.agent.instance(&r.group).and_then(|i| i.lead()).is_some_and(|lead| lead.for_ms > 0)
     };
     answer(&host, &which, "primary", leads)
 }

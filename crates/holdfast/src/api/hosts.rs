@@ -81,7 +81,15 @@ pub struct Lead {
     pub epoch: Epoch,
     /// For how long from now the primary may take writes; 0 if it may not.
     pub for_ms: u64,
+    /// See [`RouteSnapshot::acks`].
+    #[serde(default)]
+    pub acks: u32,
 }
 
 /// How long a long-poll waits. Shorter than half of a route's validity, since it also renews routes.
 pub const LONG_POLL_MS: u64 = 500;
+/// How long any other answer may take, and a long-poll's beyond its wait.
+pub const ANSWER_MS: u64 = 1_000;
+
+const _: () =
+    assert!(LONG_POLL_MS + ANSWER_MS <= holdfast_core::limits::ROUTE_ANSWER_MS, "no route comes later");

@@ -92,8 +92,14 @@ pub struct MemberStatus {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LostStatus {
     pub transactions: u64,
+    /// What is counted: transactions, or what a history of another kind consists of.
+    pub unit: String,
     pub file: String,
     pub epoch: u64,
+}
+
+fn transactions() -> String {
+    "transactions".into()
 }
 
 /// A plan in `GET /v1/services/{service}/history`.
@@ -104,8 +110,10 @@ pub struct PlanStatus {
     pub epoch: u64,
     pub kind: String,
     pub because: String,
-    /// Transactions known to be lost by it: a lower bound.
+    /// How much is known to be lost by it, in `known_loss_unit`: a lower bound.
     pub known_loss: Option<u64>,
+    #[serde(default = "transactions")]
+    pub known_loss_unit: String,
     /// Wall clock of the controller, ms since 1970.
     pub at_unix_ms: u64,
     /// Node whose controller made it.

@@ -198,9 +198,7 @@ async fn position(
 
 async fn lead(State(host): State<Host>, Path(group): Path<String>) -> Answer<Lead> {
     let lead = instance(&host, &group)?.lead();
-    let (epoch, for_ms) =
-        lead.ok_or_else(|| Problem::refused(format!("{} does not lead {group}", host.node)))?;
-    Ok(Json(Lead { epoch, for_ms }))
+    lead.map(Json).ok_or_else(|| Problem::refused(format!("{} does not lead {group}", host.node)))
 }
 
 async fn clone_stream(

@@ -4,6 +4,7 @@ pub use super::backup_args::{BackupCommand, RepoCommand, RestoreArgs};
 use clap::builder::TypedValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use holdfast_core::limits;
+use holdfast_core::topology::Engine;
 use holdfast_drill::drills::Drill;
 use holdfast_drill::fault::Fault;
 use std::path::PathBuf;
@@ -138,9 +139,9 @@ pub struct DevArgs {
     pub nodes: u8,
     #[arg(long, value_enum, default_value_t = Durability::Sync)]
     pub durability: Durability,
-    /// The proxies' read/write port; the read port is the next one
-    #[arg(long, default_value_t = 3306)]
-    pub port: u16,
+    /// The proxies' read/write port; the read port is the next one [default: 3306, or 6379 for Redis and Valkey]
+    #[arg(long)]
+    pub port: Option<u16>,
     /// What reads on the read/write port may see; anything but strong lets them go to replicas
     #[arg(long, value_enum, default_value_t = Consistency::Strong)]
     pub read_consistency: Consistency,
@@ -166,11 +167,12 @@ pub struct EngineArgs {
 }
 
 impl EngineArgs {
-    /// The word of the topology file.
-    pub fn word(&self) -> &'static str {
+    pub fn engine(&self) -> Engine {
         match self.engine {
-            Flavour::Mariadb => "mariadb",
-            Flavour::Mysql => "mysql",
+            Flavour::Mariadb => Engine::MariaDb,
+            Flavour::Mysql => Engine::MySql,
+            Flavour::Redis => Engine::Redis,
+            Flavour::Valkey => Engine::Valkey,
         }
     }
     /// Its name, for people.
@@ -178,6 +180,8 @@ impl EngineArgs {
         match self.engine {
             Flavour::Mariadb => "MariaDB",
             Flavour::Mysql => "MySQL",
+            Flavour::Redis => "Redis",
+            Flavour::Valkey => "Valkey",
         }
     }
 }
@@ -186,6 +190,8 @@ impl EngineArgs {
 pub enum Flavour {
     Mariadb,
     Mysql,
+    Redis,
+    Valkey,
 }
 
 #[derive(Subcommand)]

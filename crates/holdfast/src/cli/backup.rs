@@ -84,13 +84,12 @@ impl Given {
     /// Refuses where the program that copies a running server does not know the engine.
     fn can_copy_hot(&self, service: &str) -> Result<(), Failure> {
         let services = self.config.iter().flat_map(|c| &c.topology.services);
-        let mysql = |s: &Service| s.name.as_str() == service && s.engine == Engine::MySql;
-        if services.into_iter().any(mysql) {
-            let says = "{service} is MySQL, and hot backups are MariaDB's only so far; nothing was done";
-            let says = says.replace("{service}", service);
+        let named = services.into_iter().find(|s| s.name.as_str() == service);
+        if let Some(other) = named.filter(|s| s.engine != Engine::MariaDb) {
+            let engine = other.engine.word();
             return Err(Failure::refused(miette!(
                 help = "`holdfast backup cold` copies a stopped member",
-                "{says}"
+                "{service} is {engine}, and hot backups are MariaDB's only so far; nothing was done"
             )));
         }
         Ok(())

@@ -6,6 +6,7 @@ use super::exit::{Exit, Failure};
 use super::output::table;
 use super::staging;
 use crate::{say, sayln};
+use holdfast_core::topology::Family;
 use holdfast_drill::deployment::Deployment;
 use holdfast_drill::drills::{self, Drill};
 use holdfast_drill::ground;
@@ -117,13 +118,16 @@ async fn on_sandbox(args: &SandboxArgs, disks: bool, course: Course<'_>) -> Resu
     let options = Options {
         durability: crate::dev::durability(args.durability).to_string(),
         network,
-        engine: args.engine.word().to_string(),
+        engine: args.engine.engine(),
         programs: args.engine.programs.clone(),
         app: true,
         witnesses: args.witnesses,
         service_lines: format!("cool_down_s = {COOL_DOWN_S}"),
         disk_mib: disks.then_some(DISK_MIB),
-        engine_lines: if matches!(course, Course::Soak { .. }) { SOAK_BINLOGS.into() } else { String::new() },
+        engine_lines: match course {
+            Course::Soak { .. } if args.engine.engine().family() == Family::MySql => SOAK_BINLOGS.into(),
+            _ => String::new(),
+        },
         ..Options::new(exe, &dir, 3)
     };
     let mut sandbox = Sandbox::start(options).await.map_err(|e| failed(e, "starting the sandbox"))?;

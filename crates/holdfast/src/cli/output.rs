@@ -136,7 +136,7 @@ pub async fn history(api: &Api, service: Option<&str>, output: Output) -> Result
         sayln!("{:>4}  epoch {}  {:<10} {}{took}", p.id, p.epoch, p.kind, utc(p.at_unix_ms));
         sayln!("      {}", p.because);
         if let Some(loss) = p.known_loss {
-            sayln!("      known loss: at least {loss} transactions");
+            sayln!("      known loss: at least {loss} {}", p.known_loss_unit);
         }
         for s in &p.steps {
             let done = s.done_ms.map_or_else(

@@ -9,11 +9,13 @@ use super::output;
 use crate::api::people::{FaultArmed, FaultRequest};
 use crate::config::{Config, grants, secrets};
 use crate::sayln;
+use holdfast_core::topology::Family;
 use holdfast_core::topology::{PasswordSource, Service};
+use holdfast_drill::client::NAMES;
 use holdfast_drill::deployment::{Deployment, Site};
 use holdfast_drill::drills::Drill;
 use holdfast_drill::fault::Fault;
-use holdfast_drill::ledger::{Account, TABLES};
+use holdfast_drill::ledger::Account;
 use holdfast_drill::operator::{self, Operator};
 use holdfast_drill::staging::{self, Options, Staging};
 use miette::{IntoDiagnostic, WrapErr, miette};
@@ -114,7 +116,7 @@ pub(super) async fn run(
 /// Tables that could not be dropped are dropped by the next run.
 async fn clear(staging: &Staging) {
     if let Err(e) = staging.clear().await {
-        let (tables, database) = (TABLES.join(" and "), &staging.site().account.database);
+        let (tables, database) = (NAMES.join(" and "), &staging.site().account.database);
         eprintln!("Could not drop {tables} in {database}: {}. The next drill does.", crate::agent::chain(&e));
     }
 }
@@ -150,11 +152,13 @@ fn account(service: &Service, args: &StagingArgs) -> Result<Account, Failure> {
         })
         .map_err(Failure::refused)?;
     let granted = || user.grants.iter().find_map(|g| grants::database(g));
-    let database = args.database.clone().or_else(granted).ok_or_else(|| {
+    let family = service.engine.family();
+    let none = || (family == Family::Redis).then(String::new);
+    let database = args.database.clone().or_else(granted).or_else(none).ok_or_else(|| {
         let says = format!("the grants of {} name no database", user.name);
         Failure::refused(miette!(help = "name one with --database", "{says}"))
     })?;
-    Ok(Account { user: user.name.to_string(), password: password.expose().to_string(), database })
+    Ok(Account { user: user.name.to_string(), password: password.expose().to_string(), database, family })
 }
 
 fn operator(config: &Path, token_file: Option<&Path>, service: &Service) -> Result<Operator, Failure> {
@@ -211,7 +215,7 @@ async fn preview(
     let proxies: Vec<&str> = site.hosts.iter().map(|h| h.node.as_str()).collect();
     lines.push(format!(
         "  load      {writers} clients write to {database}.{} as {user}, through the proxies of {} but for the broken one,",
-        TABLES[0],
+        NAMES[0],
         proxies.join(", ")
     ));
     lines.push("            and others to every engine; the table is dropped afterwards".to_string());

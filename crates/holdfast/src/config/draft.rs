@@ -131,6 +131,8 @@ fn service(mut r: Record, out: &mut Findings) -> ServiceDraft {
     let engine = r.text("engine").and_then(|at| match at.value.as_str() {
         "mariadb" => Some(Engine::MariaDb),
         "mysql" => Some(Engine::MySql),
+        "redis" => Some(Engine::Redis),
+        "valkey" => Some(Engine::Valkey),
         _ => None,
     });
     let strategy = r.text("strategy").and_then(|at| match at.value.as_str() {

@@ -300,6 +300,8 @@ static SERVICE: Section = Section {
             Kind::Choice(&[
                 Choice { value: "mariadb", doc: "MariaDB 10.6.19, 10.11.9 or later" },
                 Choice { value: "mysql", doc: "MySQL 8.4 or later" },
+                Choice { value: "redis", doc: "Redis 7.0 or later" },
+                Choice { value: "valkey", doc: "Valkey 8.0 or later" },
             ]),
             Need::Required,
             "The database.",
@@ -334,7 +336,8 @@ static SERVICE: Section = Section {
             Need::Optional("1 under `sync`"),
             "Under `sync`: how many replicas are kept able to acknowledge, 1 to members − 1. One acknowledgement is \
              enough for a commit, so a larger number keeps writes going when a replica fails, but a failover must \
-             then reach more of them before it may start early.",
+             then reach more of them before it may start early. Not for Redis and Valkey, where every replica that \
+             follows acknowledges.",
         ),
         field(
             "when_no_sync_replica",
@@ -430,8 +433,10 @@ static SERVICE: Section = Section {
             "engine_options",
             Kind::Options { max: ENGINE_OPTIONS },
             Need::Optional("the engine's defaults"),
-            "Options for the engine's command line, such as `innodb_buffer_pool_size = \"64M\"`. Only for managed \
-             engines; those that Holdfast sets itself are refused.",
+            "Options of the engine, such as `innodb_buffer_pool_size = \"64M\"` or `maxmemory = \"1gb\"`. Only for managed \
+             engines; those that Holdfast sets itself are refused. For Redis and Valkey, `repl-backlog-size` says how \
+             much a replica may miss and still go on from where it was: by default 64 MiB, a minute's absence at 1 MiB \
+             of writes a second.",
         ),
         field(
             "replication",
@@ -505,7 +510,8 @@ static REPLICATION: Section = Section {
             "user",
             Kind::User,
             Need::Default(Default::Text("holdfast_repl")),
-            "Its name. Holdfast creates it.",
+            "Its name. Holdfast creates it. An attached Redis or Valkey must have it, with `+@all ~* &*`: the agent \
+             administers by it.",
         ),
         PASSWORD_FILE,
         PASSWORD_ENV,
@@ -526,7 +532,9 @@ static USER: Section = Section {
             "grants",
             Kind::List { of: &Kind::Text { chars_max: 1_024 }, min: 0, max: GRANTS_PER_USER },
             Need::Optional("none: the user can log in and do nothing"),
-            "Privileges as in SQL, without the user: `\"ALL PRIVILEGES ON shop.*\"`.",
+            "Privileges as in SQL, without the user: `\"ALL PRIVILEGES ON shop.*\"`. For Redis and Valkey, rules as in an \
+             ACL: `\"~shop:* &* +@all -@dangerous\"`; what would let a user open or reconfigure an instance is taken away \
+             again. There, a user named `default` is who clients are that only give a password.",
         ),
     ],
 };

@@ -100,6 +100,18 @@ pub fn database(grant: &str) -> Option<String> {
     (!bare.contains(['*', '%', '\\'])).then_some(bare)
 }
 
+/// Rules of an access list, separated by blanks: `~shop:* +@all -@dangerous`.
+pub(super) fn check_rules(grant: &At<String>, out: &mut Findings) {
+    let wrong = |rule: &&str| !holdfast_engine::redis::is_rule(rule);
+    if let Some(rule) = grant.value.split_ascii_whitespace().find(wrong) {
+        out.push(
+            Finding::error("bad-grant", format!("{} is not a rule of an access list", quoted(rule)))
+                .at(&grant.span, "not a rule")
+                .hint("write keys, channels and commands: `~shop:* &* +@all -@dangerous`; the password is given elsewhere"),
+        );
+    }
+}
+
 struct Parsed {
     /// Upper case, single spaces.
     names: Vec<String>,

@@ -2,6 +2,7 @@
 
 use super::draft::ServiceDraft;
 use super::report::{Finding, Findings, quoted};
+use holdfast_core::topology::{Engine, Family};
 use std::collections::BTreeMap;
 
 /// Options whose change would take the ground from under a safety rule or a path Holdfast relies on. A name ending
@@ -34,18 +35,20 @@ const OWN: [&str; 24] = [
 ];
 
 pub(super) fn check(service: &ServiceDraft, out: &mut Findings) {
+    let redis = service.engine.is_some_and(|e| e.family() == Family::Redis);
     let mut first = BTreeMap::new();
     for (name, _) in &service.engine_options {
-        let plain = normal(&name.value);
+        let plain = if redis { as_setting(&name.value) } else { normal(&name.value) };
+        let taken = if redis { holdfast_engine::redis::is_own_setting(&plain) } else { owned(&plain) };
         if !plain.starts_with(|c: char| c.is_ascii_alphabetic())
-            || !plain.chars().all(|c| c.is_ascii_alphanumeric() || "_.".contains(c))
+            || !plain.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
         {
             out.push(
                 Finding::error("invalid-name", format!("{} is not an engine option", quoted(&name.value)))
                     .at(&name.span, "not a name")
                     .hint("write the option's name without leading dashes: `max_connections = 500`"),
             );
-        } else if owned(&plain) {
+        } else if taken {
             out.push(
                 Finding::error("reserved-option", format!("Holdfast sets {} itself", quoted(&name.value)))
                     .at(&name.span, "cannot be set here")
@@ -64,9 +67,25 @@ pub(super) fn check(service: &ServiceDraft, out: &mut Findings) {
         out.push(
             Finding::error("unused-field", "engine options of an attached engine would have no effect")
                 .at(&name.span, "Holdfast does not start this engine")
-                .hint("set them where the engine is configured, such as a file below /etc/mysql"),
+                .hint(format!(
+                    "set them where the engine is configured, such as a file below /etc/{}",
+                    where_else(service)
+                )),
         );
     }
+}
+
+fn where_else(service: &ServiceDraft) -> &'static str {
+    match service.engine {
+        Some(Engine::Redis) => "redis",
+        Some(Engine::Valkey) => "valkey",
+        Some(Engine::MariaDb | Engine::MySql) | None => "mysql",
+    }
+}
+
+/// As a server of the Redis family has it in its file.
+fn as_setting(name: &str) -> String {
+    name.to_ascii_lowercase().replace('_', "-")
 }
 
 /// As the server reads it: `-` and `_` are the same, prefixes such as `loose-` change nothing about what is meant.

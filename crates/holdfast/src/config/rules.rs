@@ -8,7 +8,7 @@ use super::options;
 use super::report::{Finding, Findings, quoted, suggestion};
 use super::shape::At;
 use holdfast_core::NodeName;
-use holdfast_core::topology::{Durability, PasswordSource, ReadConsistency};
+use holdfast_core::topology::{Durability, Family, PasswordSource, ReadConsistency};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::Range;
@@ -16,8 +16,10 @@ use std::path::{Path, PathBuf};
 
 /// Database accounts that belong to the server itself.
 const RESERVED_USERS: [&str; 5] = ["root", "mysql", "mariadb.sys", "mysql.sys", "mysql.session"];
+/// Where nobody is, who clients are that only give a password: it cannot be the account of replicas.
+const PASSWORD_ONLY: &str = "default";
 /// Directories that other software owns; Holdfast deletes within its own when it reclones.
-const FOREIGN_DIRS: [&str; 22] = [
+const FOREIGN_DIRS: [&str; 24] = [
     "/",
     "/bin",
     "/boot",
@@ -40,6 +42,8 @@ const FOREIGN_DIRS: [&str; 22] = [
     "/var",
     "/var/lib",
     "/var/lib/mysql",
+    "/var/lib/redis",
+    "/var/lib/valkey",
 ];
 
 pub(super) fn check(file: &File, out: &mut Findings) {
@@ -271,6 +275,18 @@ fn durability(service: &ServiceDraft, out: &mut Findings) {
                     .hint("add a member, or write `durability = \"async\"`"),
             );
         }
+        Durability::Sync if service.engine.is_some_and(|e| e.family().admits_replicas()) => {
+            if let Some(wanted) = &service.sync_replicas {
+                out.push(
+                    Finding::error(
+                        "unused-field",
+                        "every replica of this engine acknowledges, as long as it follows",
+                    )
+                    .at(&wanted.span, "has no effect")
+                    .hint("remove it; one acknowledgement is enough for a write"),
+                );
+            }
+        }
         Durability::Sync => {
             if let Some(wanted) = service.sync_replicas.as_ref().filter(|w| w.value > replicas) {
                 let message = format!("{} sync replicas cannot be met", wanted.value);
@@ -301,7 +317,14 @@ fn durability(service: &ServiceDraft, out: &mut Findings) {
 /// Fields about reads that change nothing.
 fn reads(service: &ServiceDraft, out: &mut Findings) {
     let (Some(consistency), Some(members)) = (&service.read_consistency, &service.members) else { return };
-    if consistency.value != ReadConsistency::Strong && members.value.len() == 1 {
+    let redis = service.engine.is_some_and(|e| e.family() == Family::Redis);
+    if consistency.value != ReadConsistency::Strong && redis {
+        out.push(
+            Finding::error("unsupported", "reads of this engine's clients are not split yet")
+                .at(&consistency.span, "only `strong`")
+                .hint("remove it; clients that want a replica connect to `read_port`"),
+        );
+    } else if consistency.value != ReadConsistency::Strong && members.value.len() == 1 {
         out.push(
             Finding::warning("unused-field", "there is no replica that could serve reads")
                 .at(&consistency.span, "has no effect")
@@ -352,10 +375,16 @@ fn accounts(service: &ServiceDraft, allow_plaintext: bool, out: &mut Findings) {
         service.replication.iter().map(|a| (false, a)).chain(service.users.iter().map(|a| (true, a)))
     {
         plaintext(account, allow_plaintext, out);
-        account.grants.iter().for_each(|grant| grants::check(grant, out));
+        let redis = service.engine.is_some_and(|e| e.family() == Family::Redis);
+        let check = if redis { grants::check_rules } else { grants::check };
+        account.grants.iter().for_each(|grant| check(grant, out));
         let Some(name) = &account.name else { continue };
-        let reserved = RESERVED_USERS.contains(&name.value.as_str())
-            || (is_user && name.value.as_str().starts_with("holdfast"));
+        let of_server = if redis {
+            !is_user && name.value.as_str() == PASSWORD_ONLY
+        } else {
+            RESERVED_USERS.contains(&name.value.as_str())
+        };
+        let reserved = of_server || (is_user && name.value.as_str().starts_with("holdfast"));
         if reserved {
             out.push(
                 Finding::error(

@@ -32,6 +32,7 @@ impl ActivePlan {
             kind: plan.kind.to_string(),
             because: plan.because.clone(),
             known_loss: plan.known_loss,
+            known_loss_unit: plan.known_loss_unit().into(),
             at_unix_ms: unix_ms(),
             by: by.to_string(),
             took_ms: None,

@@ -48,6 +48,7 @@ impl Office {
                     kind: plan.kind.to_string(),
                     because: plan.because.clone(),
                     known_loss: plan.known_loss,
+                    known_loss_unit: plan.known_loss_unit().into(),
                     at_unix_ms: crate::clock::unix_ms(),
                     by: self.node.to_string(),
                     took_ms: None,
@@ -144,8 +145,8 @@ fn member_findings(w: &World) -> Vec<Finding> {
         }
         if let Some(lost) = &r.lost {
             let says = format!(
-                "{node} had {} transactions that nobody else has; saved in {}",
-                lost.transactions, lost.file
+                "{node} had {} {} that nobody else has; saved in {}",
+                lost.transactions, lost.unit, lost.file
             );
             say("writes-saved", Severity::Warning, says);
         }
@@ -265,6 +266,7 @@ fn member(w: &World, node: &NodeName) -> MemberStatus {
         unsafe_settings: report.map(|r| r.seen.unsafe_settings.clone()).unwrap_or_default(),
         lost: report.and_then(|r| r.lost.as_ref()).map(|l| LostStatus {
             transactions: l.transactions,
+            unit: l.unit.clone(),
             file: l.file.clone(),
             epoch: l.epoch.0,
         }),

@@ -1,6 +1,7 @@
 //! Clients without the proxy: `docs/haproxy.cfg` on a real HAProxy, straight to the engines.
 
 use crate::stage::{here, stage, wait_for};
+use holdfast_drill::client::sql;
 use holdfast_drill::drills::account;
 use holdfast_drill::ledger::{self, Writers};
 use holdfast_drill::sandbox::signal;
@@ -44,7 +45,7 @@ impl Drop for HaProxy {
 
 /// What the server behind says of itself.
 async fn read_only(addr: SocketAddr) -> Option<bool> {
-    let mut conn = ledger::connect(addr, &account()).await.ok()?;
+    let mut conn = sql::connect(addr, &account()).await.ok()?;
     let says: Option<u8> = conn.query_first("SELECT @@global.read_only").await.ok()?;
     says.map(|v| v == 1)
 }

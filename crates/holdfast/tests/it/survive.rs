@@ -2,6 +2,7 @@
 //! stay on the primary and reads that leave it.
 
 use crate::stage::{BOUND, Stage, stage, wait_for};
+use holdfast_core::topology::Engine;
 use holdfast_drill::drills::account;
 use holdfast_drill::sandbox::{DATABASE, USER, signal};
 use mysql_async::prelude::Queryable;
@@ -15,10 +16,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-async fn made(engine: &str, consistency: &str) -> Stage {
+async fn made(engine: Engine, consistency: &str) -> Stage {
     stage(3, |o| {
-        o.engine = engine.into();
-        if engine == "mysql" {
+        o.engine = engine;
+        if engine == Engine::MySql {
             let programs =
                 std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
             assert!(programs.join("mysqld").exists(), "there is no MySQL here yet: make mysql");
@@ -54,7 +55,7 @@ fn sysbench(proxy: SocketAddr, command: &str, more: &[&str]) -> Child {
         .unwrap()
 }
 
-async fn switchovers(engine: &str) {
+async fn switchovers(engine: Engine) {
     for consistency in ["strong", "session"] {
         let mut stage = made(engine, consistency).await;
         let proxy = stage.sandbox.proxy("b").unwrap();
@@ -77,7 +78,7 @@ async fn switchovers(engine: &str) {
             load.kill().await.unwrap();
             for errors in ["held", "transaction_lost", "state_lost", "outcome_unknown", "protocol"] {
                 let n = counted(proxy, &format!("errors_{errors}")).await;
-                assert_eq!(n, 0, "{engine}, {consistency}, skip-trx={skip}: {errors}");
+                assert_eq!(n, 0, "{engine:?}, {consistency}, skip-trx={skip}: {errors}");
             }
         }
         let left = counted(proxy, "reads_at_replicas").await;
@@ -93,12 +94,12 @@ async fn said(load: Child) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mariadb_switchover_under_load_costs_no_error() {
-    switchovers("mariadb").await;
+    switchovers(Engine::MariaDb).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mysql_switchover_under_load_costs_no_error() {
-    switchovers("mysql").await;
+    switchovers(Engine::MySql).await;
 }
 
 async fn connect(proxy: SocketAddr) -> Conn {
@@ -143,7 +144,7 @@ async fn writes(proxy: SocketAddr, id: u64, stop: Arc<AtomicBool>) -> Vec<Error>
     errors
 }
 
-async fn failover(engine: &str, consistency: &str) {
+async fn failover(engine: Engine, consistency: &str) {
     let mut stage = made(engine, consistency).await;
     let proxy = stage.sandbox.proxy(stage.sandbox.client()).unwrap();
     let mut idle = connect(proxy).await;
@@ -193,11 +194,11 @@ async fn failover(engine: &str, consistency: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mariadb_failover_costs_transactions_and_nothing_else() {
-    failover("mariadb", "strong").await;
-    failover("mariadb", "session").await;
+    failover(Engine::MariaDb, "strong").await;
+    failover(Engine::MariaDb, "session").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mysql_failover_costs_transactions_and_nothing_else() {
-    failover("mysql", "session").await;
+    failover(Engine::MySql, "session").await;
 }

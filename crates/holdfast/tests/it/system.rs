@@ -2,6 +2,8 @@
 //! client may lose is asserted; how long it takes is measured elsewhere (`holdfast drill`), never here.
 
 use crate::stage::{BOUND, Stage, here, logs, no_loss, stage, turn, wait_for};
+use holdfast_core::topology::Engine;
+use holdfast_drill::client::sql;
 use holdfast_drill::drills::{self, Drill, account};
 use holdfast_drill::ledger::{self, Writers};
 use holdfast_drill::sandbox::{Network, Options, Sandbox, signal};
@@ -36,7 +38,7 @@ async fn mysql_loses_nothing_when_the_primary_is_killed_or_switched_and_members_
     let programs = programs.canonicalize().expect("there is no MySQL here yet: make engines");
     assert!(programs.join("mysqld").exists(), "there is no MySQL here yet: make engines");
     let mut stage = stage(3, |o| {
-        o.engine = "mysql".into();
+        o.engine = Engine::MySql;
         o.programs = Some(programs);
         o.service_lines = "cool_down_s = 1".into();
     })
@@ -51,6 +53,27 @@ async fn mysql_loses_nothing_when_the_primary_is_killed_or_switched_and_members_
     // Whoever had a write that was never acknowledged has been recloned; all are members again.
     let service = stage.healthy().await;
     assert_eq!(service["engine"], "mysql");
+    stage.end().await;
+}
+
+/// The same on Redis: clients write through the RESP proxy, which waits for a replica to have each write.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_loses_nothing_when_the_primary_is_killed_or_switched_and_members_come_back() {
+    let mut stage = stage(3, |o| {
+        o.engine = Engine::Redis;
+        o.service_lines = "cool_down_s = 1".into();
+    })
+    .await;
+    let drills = [Drill::KillEngine, Drill::Switchover, Drill::KillHost];
+    for (number, drill) in (1..).zip(drills) {
+        let round = drills::round(&mut stage.sandbox, drill, number, 4).await.unwrap();
+        let broken: Vec<&String> = round.broken.iter().filter(|b| !b.starts_with("outage")).collect();
+        assert!(broken.is_empty(), "{round:?}");
+        no_loss(&round);
+        eprintln!("{drill:?}: {round:?}");
+    }
+    let service = stage.healthy().await;
+    assert_eq!(service["engine"], "redis");
     stage.end().await;
 }
 
@@ -135,7 +158,7 @@ async fn without_a_store_the_primary_goes_on_only_while_all_members_vouch() {
 
     signal(stage.sandbox.pid(replica).unwrap(), Signal::STOP);
     let closed = async || {
-        let mut conn = match ledger::connect(stage.sandbox.engine(&primary).unwrap(), &account()).await {
+        let mut conn = match sql::connect(stage.sandbox.engine(&primary).unwrap(), &account()).await {
             Ok(conn) => conn,
             Err(_) => return true,
         };

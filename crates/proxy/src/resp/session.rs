@@ -26,8 +26,9 @@ use tokio::time::Instant;
 
 /// Own answers that wait for the client; with more, it must take them first.
 const OUTBOX_BYTES_MAX: usize = 64 << 10;
-/// How long one question to the replicas takes at most. Asked again, it is asked of the route there is then.
-const WAIT_MS: u64 = 500;
+/// How long one question to the replicas takes at most. Asked again, it is asked of the route there is then; and a replica
+/// that has connected meanwhile says what it has only when there is another question, or once a second.
+const WAIT_MS: u64 = 50;
 
 /// Why a session ends.
 #[derive(Debug)]
@@ -282,19 +283,21 @@ impl Session {
         self.inbox.insert(end, &bytes);
         self.scanned += bytes.len();
         self.batch.insert_own(after, &own);
-        let hold = Duration::from_millis(self.shared.limits.hold_ms);
-        self.confirm_until.get_or_insert_with(|| Instant::now() + hold);
     }
 
     /// Replicas have answered. `have`: how many, or what the engine said instead.
     pub fn note_replicas(&mut self, have: Result<i64, ClientError>) {
         let acks = self.acks();
         let within_ms = self.shared.limits.hold_ms;
+        // It counts from the end of the first question: what was asked about may have blocked for any time before it.
+        let more = Duration::from_millis(within_ms.saturating_sub(WAIT_MS));
+        let in_time = |until: &mut Option<Instant>| {
+            let now = Instant::now();
+            now < *until.get_or_insert(now + more)
+        };
         let failure = match have {
             Ok(have) if have >= i64::from(acks) => None,
-            Ok(_) if self.confirm_until.is_some_and(|until| Instant::now() < until) => {
-                return self.ask_again();
-            }
+            Ok(_) if in_time(&mut self.confirm_until) => return self.ask_again(),
             Ok(_) => Some(errors::unconfirmed(&self.shared.group, acks, within_ms)),
             // It was asked to end while it waited here already.
             Err(said) if said.0.starts_with(b"UNBLOCKED") => return self.ask_again(),

@@ -9,6 +9,7 @@
 pub mod command;
 pub mod inline;
 pub mod reply;
+pub mod value;
 
 mod number;
 

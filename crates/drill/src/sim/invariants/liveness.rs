@@ -25,6 +25,7 @@ fn missing(sim: &Sim) -> Option<String> {
         let engine = &sim.hosts[node].engine;
         if !engine.observe(&sim.names, sim.now).receives()
             || engine.receiver.as_ref().is_none_or(|r| r.node != leader || r.conn.is_none())
+            || engine.memory.as_ref().is_some_and(|m| m.copying.is_some())
         {
             return Some(format!("{} does not follow", sim.names[node]));
         }
@@ -40,7 +41,7 @@ fn missing(sim: &Sim) -> Option<String> {
         return Some("an upgrade is under way".into());
     }
     let there = sim.members.iter().filter(|n| sim.gone != Some(**n)).count();
-    let wanted = sim.service().sync_replicas.min(there - 1);
+    let wanted = sim.service().wanted_ackers().min(there - 1);
     let members = record.ackers.values().filter(|a| **a == Acker::Member).count();
     if sim.sync()
         && (record.assurance != Assurance::Held || members != wanted || members != record.ackers.len())

@@ -89,6 +89,7 @@ pub fn older_follows(sim: &mut Sim, node: usize) {
 pub fn opened(sim: &mut Sim, node: usize) {
     s1_one_writer::opened(sim, node);
     s14_vouched::opened(sim, node);
+    s6_nothing_lost::opened(sim, node);
 }
 
 /// A client got the answer to its commit.

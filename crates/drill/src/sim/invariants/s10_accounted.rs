@@ -14,7 +14,7 @@ pub fn at_the_end(sim: &Sim) -> Result<(), Violation> {
         // What only a host had that never comes back is lost, and known to be.
         let went =
             !sim.sync() && sim.gone.is_some_and(|n| write.tx.is_some_and(|tx| sim.hosts[n].engine.has(tx)));
-        if !there && !write.saved && !went {
+        if !there && !write.saved && !write.evaporated && !went {
             let tx = write.tx.expect("acknowledged writes were written");
             let says = format!(
                 "0-{}-{} was acknowledged, is not there, and nobody saved it",

@@ -3,25 +3,40 @@
 
 use super::Violation;
 use crate::sim::Sim;
-use holdfast_core::limits::SILENT_AFTER_MS;
+use holdfast_core::limits::{FENCE_MS, SILENT_AFTER_MS};
 use holdfast_core::plan::{Plan, PlanKind};
-use holdfast_core::record::{ClaimKind, Stage};
+use holdfast_core::record::{ClaimKind, Life, Stage};
 use holdfast_core::report::InstanceReport;
 
 pub fn promoted(sim: &mut Sim, plan: &Plan) {
     let Some(primary) = plan.record.primary().filter(|_| plan.kind == PlanKind::Promote) else { return };
+    let node = sim.host_of(&primary.node);
+    // What was in memory is gone with the process that was chosen, and no other may open: judged when one does.
+    let chosen = Life { session: primary.session, number: primary.process };
+    let host = &sim.hosts[node];
+    let there = host.engine.on() && host.agent.as_ref().is_some_and(|a| a.member.life() == chosen);
+    if there || !sim.in_memory() {
+        has_all(sim, node, "is promoted");
+    }
+}
+
+pub fn opened(sim: &mut Sim, node: usize) {
+    // Stopped in the middle of opening, it opens when it is resumed, sees that its lease is over, and closes.
+    if sim.now >= sim.hosts[node].resumed_at + FENCE_MS {
+        has_all(sim, node, "opens");
+    }
+}
+
+fn has_all(sim: &mut Sim, node: usize, does: &str) {
     if !sim.sync() || sim.forced > 0 {
         return;
     }
-    let node = sim.host_of(&primary.node);
     let engine = &sim.hosts[node].engine;
     let missing = sim.writes.owed().find(|(_, w)| w.tx.is_some_and(|tx| !engine.has(tx)));
     if let Some((_, write)) = missing {
         let tx = write.tx.expect("looked at above");
-        let says = format!(
-            "{} is promoted without the acknowledged write 0-{}-{}",
-            primary.node, tx.server, tx.sequence
-        );
+        let name = &sim.names[node];
+        let says = format!("{name} {does} without the acknowledged write 0-{}-{}", tx.server, tx.sequence);
         sim.violate(Violation::new("S6", says));
     }
 }

@@ -8,8 +8,9 @@ mod mysql;
 mod options;
 
 use super::sql::Table;
-use super::{Layout, MySqlEngine, Spec};
-use crate::{Error, Saved, ThreadState};
+use super::{Layout, MySqlEngine};
+pub(super) use crate::spec::Programs;
+use crate::{Error, Saved, Spec, ThreadState};
 use async_trait::async_trait;
 use holdfast_core::topology::Engine;
 use holdfast_core::{Position, limits};
@@ -119,23 +120,6 @@ pub(super) struct Save {
     pub(super) index: PathBuf,
     /// What needs no saving.
     pub(super) theirs: Position,
-}
-
-/// Where the engine's programs are.
-#[derive(Debug, Clone)]
-pub(super) struct Programs(pub(super) Option<PathBuf>);
-
-impl Programs {
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.0.as_ref().map_or_else(|| PathBuf::from(name), |dir| dir.join(name))
-    }
-    /// The file that a start would run.
-    pub(super) fn find(&self, name: &str) -> PathBuf {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut all = std::env::split_paths(&path).map(|dir| dir.join(name));
-        let mut found = || all.find(|file| file.is_file());
-        self.0.as_ref().map_or_else(|| found().unwrap_or_else(|| self.path(name)), |dir| dir.join(name))
-    }
 }
 
 /// See the file's contract. A text of SQL may be several statements; each of a kind that gives as many results as its

@@ -10,7 +10,11 @@ pub(super) const OPEN_BOUND_MS: u64 = 300;
 
 impl Instance {
     pub(super) async fn promote(&self, wait_for_ack: bool) -> Result<(), Error> {
-        let epoch = self.lock().member.promised();
+        let epoch = {
+            let mut state = self.lock();
+            state.member.proxies_wait(wait_for_ack);
+            state.member.promised()
+        };
         self.engine.promote(wait_for_ack, epoch.0).await?;
         self.lock().promoted = Some(epoch);
         Ok(())

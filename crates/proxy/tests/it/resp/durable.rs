@@ -42,13 +42,7 @@ async fn a_paused_replica_keeps_every_write_from_being_acknowledged() {
     assert_eq!(client.ask("SET k 1").await, "OK");
     popper.send("BLPOP q 0").await;
     eventually("it blocks", || primary.ask("INFO clients").contains("blocked_clients:1")).await;
-    // The replica has said that it has all that there was when the command came.
-    let offset = |info: &str, name| {
-        info.split(name).nth(1).and_then(|o| o.split([',', '\r']).next()?.parse::<u64>().ok())
-    };
-    primary.wait_until("INFO replication", |info| {
-        offset(info, ",offset=") >= offset(info, "master_repl_offset:") && info.contains(",offset=")
-    });
+    replica.wait_for_all_of(&primary);
     replica.pause();
     for command in ["SET k 2", "EVAL return{redis.call('incr','n'),redis.call('get','k')} 0"] {
         client.send(command).await;
@@ -112,6 +106,22 @@ async fn what_is_not_confirmed_in_time_is_an_error() {
     client.send("INCR k").await;
     replica.go_on();
     assert_eq!(client.reply().await, ":3");
+}
+
+/// Having blocked for longer than replicas get to confirm leaves them as long as ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_blocked_for_long_is_waited_for_as_well() {
+    let primary = Redis::start();
+    let replica = Redis::replica_of(&primary);
+    let front = front(&primary, 1, short_hold).await;
+    let mut popper = Client::connect(front.addr).await;
+    popper.send("BLPOP q 0").await;
+    assert_eq!(popper.maybe_reply(Duration::from_millis(1_000)).await, None, "longer than the 700 ms");
+    replica.pause();
+    primary.ask("RPUSH q item");
+    assert_eq!(popper.maybe_reply(Duration::from_millis(300)).await, None, "popped and not confirmed");
+    replica.go_on();
+    assert_eq!(popper.reply().await, "[q, item]");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

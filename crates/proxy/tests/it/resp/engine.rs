@@ -48,8 +48,20 @@ impl Redis {
         let port = primary.addr.port().to_string();
         let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]);
         replica.wait_until("INFO replication", |info| info.contains("master_link_status:up"));
-        primary.wait_until("INFO replication", |info| info.contains("state=online"));
+        // It is called online before it is sent anything: that begins with what it next says, up to a second later.
+        primary.ask("PUBLISH nobody hears");
+        replica.wait_for_all_of(primary);
         replica
+    }
+
+    /// Waits until it has said that it has all that `primary` has now.
+    pub fn wait_for_all_of(&self, primary: &Redis) {
+        let offset = |info: &str, name| {
+            info.split(name).nth(1).and_then(|o| o.split([',', '\r']).next()?.parse::<u64>().ok())
+        };
+        primary.wait_until("INFO replication", |info| {
+            offset(info, ",offset=").is_some_and(|o| o > 0 && Some(o) >= offset(info, "master_repl_offset:"))
+        });
     }
 
     fn wait_ready(&mut self) {

@@ -409,7 +409,9 @@ fn exact(text: &str) -> Result<MariaDbPosition, Error> {
 fn position(p: &Position) -> Result<&MariaDbPosition, Error> {
     match p {
         Position::MariaDb(p) => Ok(p),
-        Position::MySql(_) => Err(Error::Precondition(format!("{p} is a position of MySQL, not of MariaDB"))),
+        Position::MySql(_) | Position::Redis(_) => {
+            Err(Error::Precondition(format!("{p} is not a position of MariaDB")))
+        }
     }
 }
 

@@ -8,9 +8,10 @@
 
 use super::binlog::{self, Scan, Transaction};
 use super::{POSITIONS, Save, position};
+use crate::SAVED_IDS_MAX;
 use crate::mysql::flavour::{Flavour as _, Programs};
 use crate::mysql::rewind::place;
-use crate::mysql::{Layout, MySqlEngine, SAVED_GTIDS_MAX, STATEMENT, binlog_index, blocking, datadir, io};
+use crate::mysql::{Layout, MySqlEngine, STATEMENT, binlog_index, blocking, datadir, io};
 use crate::{Error, Saved};
 use holdfast_core::Position;
 use holdfast_core::position::MariaDbPosition;
@@ -164,7 +165,8 @@ impl Only {
         Ok(Saved {
             path,
             transactions: self.gtids.len() as u64,
-            gtids: self.gtids.iter().take(SAVED_GTIDS_MAX).cloned().collect(),
+            unit: "transactions",
+            ids: self.gtids.iter().take(SAVED_IDS_MAX).cloned().collect(),
             complete: self.complete,
         })
     }

@@ -448,8 +448,8 @@ fn without_threads(owned: &str) -> String {
 fn position(p: &Position) -> Result<&GtidSet, Error> {
     match p {
         Position::MySql(p) => Ok(p),
-        Position::MariaDb(_) => {
-            Err(Error::Precondition(format!("{p} is a position of MariaDB, not of MySQL")))
+        Position::MariaDb(_) | Position::Redis(_) => {
+            Err(Error::Precondition(format!("{p} is not a position of MySQL")))
         }
     }
 }

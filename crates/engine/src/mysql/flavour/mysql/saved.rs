@@ -4,7 +4,8 @@
 //! Does not know: the log's format. `mysqlbinlog` reads it, and leaves out what the history has.
 
 use super::{Programs, Save, position};
-use crate::mysql::{SAVED_GTIDS_MAX, binlog_index, datadir, io, rewind};
+use crate::SAVED_IDS_MAX;
+use crate::mysql::{binlog_index, datadir, io, rewind};
 use crate::{Error, Saved};
 use holdfast_core::position::GtidSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -45,7 +46,8 @@ pub(super) fn save(job: &Save) -> Result<Option<Saved>, Error> {
         return Ok((!complete).then(|| Saved {
             path: job.at.saved.clone(),
             transactions: 0,
-            gtids: Vec::new(),
+            unit: "transactions",
+            ids: Vec::new(),
             complete: false,
         }));
     };
@@ -53,14 +55,14 @@ pub(super) fn save(job: &Save) -> Result<Option<Saved>, Error> {
     let name = [first, last].map(|g| g.replace(':', "-")).join("--");
     let path = rewind::place(&job.at.saved, &name, "sql", &content)?;
     std::fs::remove_file(&part).map_err(io("removing", &part))?;
-    Ok(Some(Saved { path, transactions: written.count, gtids: written.first, complete }))
+    Ok(Some(Saved { path, transactions: written.count, unit: "transactions", ids: written.first, complete }))
 }
 
 /// The ids of what was written down. There may be millions.
 #[derive(Default)]
 struct Written {
     count: u64,
-    /// [`SAVED_GTIDS_MAX`] of them.
+    /// [`SAVED_IDS_MAX`] of them.
     first: Vec<String>,
     last: Option<String>,
 }
@@ -68,7 +70,7 @@ struct Written {
 impl Written {
     fn add(&mut self, gtid: String) {
         self.count += 1;
-        if self.first.len() < SAVED_GTIDS_MAX {
+        if self.first.len() < SAVED_IDS_MAX {
             self.first.push(gtid.clone());
         }
         self.last = Some(gtid);

@@ -9,7 +9,7 @@ use std::process::{Child, Command};
 
 /// Spawns. The calling thread must outlive the child.
 #[expect(unsafe_code, reason = "pre_exec is the only way to set PR_SET_PDEATHSIG after the uid has changed")]
-pub(super) fn spawn(mut command: Command) -> std::io::Result<Child> {
+pub(crate) fn spawn(mut command: Command) -> std::io::Result<Child> {
     let parent = rustix::process::getpid();
     command.process_group(0);
     // SAFETY: between fork and exec only two raw system calls are made: no allocation, no lock.

@@ -1,9 +1,9 @@
 //! The engine's process: started or adopted, watched and ended through a pidfd, never through a bare pid.
 //!
 //! Guarantees: an exit is published at once; a signal reaches the process it was meant for or nobody.
-//! Does not know: SQL, data directories.
+//! Does not know: protocols, data directories.
 
-use super::spawn;
+use crate::spawn;
 use crate::{Error, ProcessState};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 /// The present process of one instance, if there is one.
-pub(super) struct Process {
+pub(crate) struct Process {
     state: watch::Sender<ProcessState>,
     pidfd: Arc<Mutex<Option<OwnedFd>>>,
     /// A child is killed when the driver is dropped; an adopted process is not.
@@ -23,13 +23,13 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(ours: bool) -> Process {
+    pub(crate) fn new(ours: bool) -> Process {
         Process { state: watch::Sender::new(ProcessState::NotStarted), pidfd: Arc::default(), ours }
     }
-    pub(super) fn watch(&self) -> watch::Receiver<ProcessState> {
+    pub(crate) fn watch(&self) -> watch::Receiver<ProcessState> {
         self.state.subscribe()
     }
-    pub(super) fn running(&self) -> Option<u32> {
+    pub(crate) fn running(&self) -> Option<u32> {
         match *self.state.borrow() {
             ProcessState::Running { pid } => Some(pid),
             ProcessState::NotStarted | ProcessState::Exited { .. } => None,
@@ -37,7 +37,7 @@ impl Process {
     }
 
     /// Spawns `command` on a thread that lives exactly as long as the child (see [`spawn`]) and reaps it.
-    pub(super) async fn start(&self, command: Command) -> std::io::Result<u32> {
+    pub(crate) async fn start(&self, command: Command) -> std::io::Result<u32> {
         let (told, started) = oneshot::channel();
         let (state, pidfd) = (self.state.clone(), self.pidfd.clone());
         std::thread::Builder::new().name("engine-parent".into()).spawn(move || {
@@ -66,7 +66,7 @@ impl Process {
     }
 
     /// Watches a process that somebody else started.
-    pub(super) fn adopt(&self, pid: u32) -> std::io::Result<()> {
+    pub(crate) fn adopt(&self, pid: u32) -> std::io::Result<()> {
         if self.running() == Some(pid) {
             return Ok(());
         }
@@ -92,7 +92,7 @@ impl Process {
         Ok(())
     }
 
-    pub(super) fn signal(&self, signal: Signal) -> Result<(), Error> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Error> {
         match &*lock(&self.pidfd) {
             // A process that is already gone needs no signal.
             Some(fd) => match pidfd_send_signal(fd, signal) {
@@ -104,7 +104,7 @@ impl Process {
     }
 
     /// Waits until no process runs.
-    pub(super) async fn ended(&self, within: Duration) -> Result<(), Error> {
+    pub(crate) async fn ended(&self, within: Duration) -> Result<(), Error> {
         let mut state = self.watch();
         let gone = state.wait_for(|s| !matches!(s, ProcessState::Running { .. }));
         match tokio::time::timeout(within, gone).await {
@@ -143,13 +143,13 @@ fn describe(status: ExitStatus) -> String {
 }
 
 /// Kills a server that an earlier life of ours left behind on `data`: the pid file names it and its command line
-/// must name our directory, so that a reused pid is left alone.
-pub(super) fn kill_leftover(pid_file: &std::path::Path, data_argument: &str) -> std::io::Result<()> {
+/// must name our directory or a file in it, so that a reused pid is left alone.
+pub(crate) fn kill_leftover(pid_file: &std::path::Path, argument: &str) -> std::io::Result<()> {
     let Ok(text) = std::fs::read_to_string(pid_file) else { return Ok(()) };
     let Some(pid) = text.trim().parse::<u32>().ok().and_then(|p| pid_of(p).ok()) else { return Ok(()) };
     let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
     let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-    if !line.split(|b| *b == 0).any(|arg| arg == data_argument.as_bytes()) {
+    if !line.split(|b| *b == 0).any(|arg| arg == argument.as_bytes()) {
         return Ok(());
     }
     let _ = pidfd_send_signal(&fd, Signal::KILL);
