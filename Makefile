@@ -6,7 +6,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 # Real servers for real tests. gcc links Rust programs.
-PACKAGES := gcc haproxy iproute2 mariadb-backup mariadb-server mmdebstrap nftables nutcracker python3-cryptography python3-pymysql python3-redis python3-venv \
+PACKAGES := gcc haproxy iproute2 libredis-perl mariadb-backup mariadb-server mmdebstrap nftables nutcracker python3-cryptography python3-pymysql python3-redis python3-venv \
   python3-zstandard redis-server redis-tools restic sysbench zstd
 # Services that Debian would start with these packages; ours run on ports and in directories of their own.
 SERVICES := mariadb haproxy nftables nutcracker redis-server

@@ -109,6 +109,11 @@ pub const PROXY_HELD_BYTES: usize = 64 << 20;
 /// How long a client may take to log in.
 pub const PROXY_LOGIN_MS: u64 = 10_000;
 
+/// How often a node that answers as a Sentinel asks the controller how members and hosts are.
+pub const SENTINEL_PICTURE_EVERY_MS: u64 = 1_000;
+/// What it was told says nothing any more after this long. Who is primary does not hang on it.
+pub const SENTINEL_PICTURE_VALID_MS: u64 = 3_000;
+
 /// With less than this, an engine cannot be trusted to finish a commit.
 pub const DISK_FULL_BYTES: u64 = 4 << 20;
 /// A member needs this much to take over from one whose disk is full; below it, `status` warns.
@@ -142,6 +147,8 @@ const _: () = assert!(
     VOUCH_AFTER_MS + VOUCH_EVERY_MS * 2 + VOUCH_ANSWER_MS < LEASE_MS - LEASE_MARGIN_MS,
     "vouchers are there before the holder stops, though one question finds nobody in time"
 );
+const _: () =
+    assert!(SENTINEL_PICTURE_EVERY_MS * 2 < SENTINEL_PICTURE_VALID_MS, "one lost picture is nobody's fall");
 const _: () = assert!(FENCE_MS < LEASE_MARGIN_MS, "the holder is closed before its lease ends");
 const _: () = assert!(READ_LAG_MIN_MS <= READ_LAG_MS && READ_LAG_MS <= READ_LAG_MAX_MS);
 const _: () = assert!(READ_WAIT_MS * 5 < READER_LATE_MS, "most reads of a late reader do not wait");

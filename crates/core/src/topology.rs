@@ -17,10 +17,22 @@ pub struct Topology {
     /// Directory of certificates and tokens on every host. `None`: the API is plain and on loopback addresses only.
     #[serde(default)]
     pub tls_dir: Option<PathBuf>,
+    /// Where every node answers clients as a Sentinel would. `None`: nowhere.
+    #[serde(default)]
+    pub sentinel: Option<Sentinel>,
     /// Nodes in the order of the file.
     pub nodes: Vec<Node>,
     /// Services in the order of the file.
     pub services: Vec<Service>,
+}
+
+/// See [`Topology::sentinel`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sentinel {
+    /// TCP port on every node.
+    pub port: u16,
+    /// What clients must give before they are told anything. `None`: nothing.
+    pub password: Option<PasswordSource>,
 }
 
 /// A host.

@@ -76,6 +76,8 @@ pub struct Options {
     pub disk_mib: Option<u32>,
     /// Certificates between the hosts, tokens for people.
     pub tls: bool,
+    /// The hosts answer as Sentinels, on this port.
+    pub sentinel: Option<u16>,
     pub engine: Engine,
     /// Where its programs are; `None`: found through `PATH`.
     pub programs: Option<PathBuf>,
@@ -85,6 +87,8 @@ pub struct Options {
     pub port: u16,
     /// More lines for the top of the topology file.
     pub top_lines: String,
+    /// More lines for its `[sentinel]`.
+    pub sentinel_lines: String,
     /// More lines for the service's table in the topology file.
     pub service_lines: String,
     /// More lines for its engine options.
@@ -104,11 +108,13 @@ impl Options {
             desk: false,
             disk_mib: None,
             tls: false,
+            sentinel: None,
             engine: Engine::MariaDb,
             programs: None,
             durability: "sync".into(),
             port: 3306,
             top_lines: String::new(),
+            sentinel_lines: String::new(),
             service_lines: String::new(),
             engine_lines: String::new(),
         }
@@ -117,8 +123,8 @@ impl Options {
         let hosts = usize::from(self.nodes + self.witnesses);
         NAMES.into_iter().take(hosts).chain(self.app.then_some(APP))
     }
-    fn ports(&self) -> [u16; 4] {
-        [API_PORT, self.port, self.port + 1, self.port + 2]
+    fn ports(&self) -> Vec<u16> {
+        [API_PORT, self.port, self.port + 1, self.port + 2].into_iter().chain(self.sentinel).collect()
     }
 }
 
@@ -233,6 +239,9 @@ impl Sandbox {
         if self.options.tls {
             text += &format!("\n[tls]\ndir = \"{dir}/tls\"\n");
         }
+        if let Some(port) = self.options.sentinel {
+            text += &format!("\n[sentinel]\nport = {port}\n{}\n", self.options.sentinel_lines);
+        }
         let members = usize::from(self.options.nodes);
         for (at, node) in self.nodes.iter().enumerate() {
             // An even number of voters adds no safety: the last node of an even sandbox does not vote.
@@ -309,6 +318,11 @@ impl Sandbox {
     pub fn engine(&self, node: &str) -> Result<SocketAddr, Error> {
         let at = self.at(node)?;
         Ok(SocketAddr::new(self.ground.address(at), self.options.port + 2))
+    }
+    /// Where the hosts answer as Sentinels.
+    pub fn sentinels(&self) -> Vec<SocketAddr> {
+        let at = |port| (0..self.nodes.len()).map(move |p| SocketAddr::new(self.ground.address(p), port));
+        self.options.sentinel.into_iter().flat_map(at).collect()
     }
     pub fn durability(&self) -> &str {
         &self.options.durability

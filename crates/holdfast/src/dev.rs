@@ -6,7 +6,7 @@ use crate::sayln;
 use holdfast_core::topology::{Engine, Family};
 use holdfast_drill::deployment::Deployment as _;
 use holdfast_drill::ledger::Account;
-use holdfast_drill::sandbox::{Network, Options, Sandbox};
+use holdfast_drill::sandbox::{Network, Options, SERVICE, Sandbox};
 use miette::{IntoDiagnostic, Report, WrapErr};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -36,6 +36,7 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
         durability: if args.nodes == 1 { "async".into() } else { mode.into() },
         port: args.port.unwrap_or_else(|| usual_port(args.engine.engine())),
         engine: args.engine.engine(),
+        sentinel: (args.engine.engine().family() == Family::Redis).then_some(SENTINEL_PORT),
         programs: args.engine.programs.clone(),
         service_lines: match args.read_consistency {
             Consistency::Strong => String::new(),
@@ -70,6 +71,9 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
     }
 }
 
+/// Where Sentinels usually are.
+const SENTINEL_PORT: u16 = 26_379;
+
 fn usual_port(engine: Engine) -> u16 {
     match engine.family() {
         Family::MySql => 3306,
@@ -97,6 +101,13 @@ fn banner(sandbox: &Sandbox, engine: &EngineArgs) {
     sayln!("Healthy. Connect through any proxy:\n");
     for proxy in sandbox.proxies() {
         sayln!("  {}", connect(engine.engine(), proxy, account));
+    }
+    let sentinels = sandbox.sentinels();
+    if let Some(one) = sentinels.first() {
+        let all: Vec<String> = sentinels.iter().map(SocketAddr::to_string).collect();
+        sayln!("\nOr as a client of Sentinel, to {} (master name {SERVICE}):\n", all.join(", "));
+        let (ip, port) = (one.ip(), one.port());
+        sayln!("  redis-cli -h {ip} -p {port} SENTINEL get-master-addr-by-name {SERVICE}");
     }
     sayln!("\nIn another terminal:\n");
     let config = sandbox.config();

@@ -18,5 +18,6 @@ pub mod routes;
 pub mod run;
 #[macro_use]
 mod say;
+pub mod sentinel;
 pub mod transport;
 pub mod voter;

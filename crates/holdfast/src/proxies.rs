@@ -6,7 +6,7 @@
 //! Does not know: routes, which come by watch; who closes gates, which is the agent through the handles.
 
 use holdfast_core::GroupName;
-use holdfast_proxy::{Handle, Options, Service};
+use holdfast_proxy::{Handle, Options, Service, sentinel};
 use miette::{IntoDiagnostic, Report, WrapErr};
 use std::num::NonZero;
 use tokio::runtime::{Builder, Runtime};
@@ -40,6 +40,19 @@ impl Proxies {
             .wrap_err_with(|| format!("the proxy of {group}"))?;
         threads.spawn(service.run(std::future::pending()));
         Ok((group, handle))
+    }
+
+    /// Binds and serves the Sentinel's interface. Its clients are as many and as busy as proxies' are.
+    pub async fn serve_sentinel(&self, options: sentinel::Options) -> Result<(), Report> {
+        let threads = self.threads.as_ref().expect("it is only taken by drop");
+        let service = threads
+            .spawn(sentinel::Service::bind(options))
+            .await
+            .into_diagnostic()
+            .and_then(|bound| bound.into_diagnostic())
+            .wrap_err("the Sentinel port")?;
+        threads.spawn(service.run(std::future::pending()));
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use crate::http::{Access, Client, ClientOptions, Server, ServerOptions};
 use crate::pki;
 use crate::proxies::Proxies;
 use crate::routes::{Receivers, RouteKeeper};
+use crate::sentinel::{self, PictureKeeper};
 use crate::voter::Voter;
 use holdfast_core::record::Session;
 use holdfast_core::topology::{Family, Node, PasswordSource, Service, Topology};
@@ -36,11 +37,7 @@ const STOP: Duration = Duration::from_secs(10);
 /// Runs this host until SIGTERM or Ctrl-C.
 pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     let topology = &config.topology;
-    let node = NodeName::new(name).ok().and_then(|n| topology.node(&n)).cloned();
-    let names: Vec<String> = topology.nodes.iter().map(|n| n.name.to_string()).collect();
-    let node = node.ok_or_else(|| {
-        miette!(help = format!("nodes: {}", names.join(", ")), "the topology has no node {name:?}")
-    })?;
+    let node = find_node(topology, name)?;
     crate::logging::start();
     die_with_parent();
     raise_open_files();
@@ -76,6 +73,10 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     let engines = make_engines(topology, &node)?;
     let proxy_threads = Proxies::start().into_diagnostic().wrap_err("the proxies' threads")?;
     let proxies = start_proxies(&proxy_threads, topology, &node, &routes, tls.as_ref(), &engines).await?;
+    let pictures = start_sentinel(&proxy_threads, topology, &node, &link, &routes, &proxies, tls.as_ref());
+    if let Some(pictures) = pictures.await? {
+        tasks.spawn(pictures.run());
+    }
     let agent = make_agent(topology, &node, clock, &link, &proxies, engines)?;
     tasks.spawn(agent.clone().run());
 
@@ -109,6 +110,14 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
         None => Ok(Exit::Ok),
         Some(why) => Err(miette!("the store keeps this node out: {why}")),
     }
+}
+
+fn find_node(topology: &Topology, name: &str) -> Result<Node, Report> {
+    let node = NodeName::new(name).ok().and_then(|n| topology.node(&n)).cloned();
+    let names: Vec<String> = topology.nodes.iter().map(|n| n.name.to_string()).collect();
+    node.ok_or_else(|| {
+        miette!(help = format!("nodes: {}", names.join(", ")), "the topology has no node {name:?}")
+    })
 }
 
 fn make_faults(config: &Config, node: &Node, agent: &Arc<Agent>) -> Arc<Faults> {
@@ -207,6 +216,25 @@ async fn start_proxies(
         proxies.push(on.serve(options).await?);
     }
     Ok(proxies)
+}
+
+/// The Sentinel's interface, if there is to be one.
+async fn start_sentinel(
+    on: &Proxies,
+    topology: &Topology,
+    node: &Node,
+    link: &Arc<ControllerLink>,
+    routes: &Receivers,
+    proxies: &[(GroupName, holdfast_proxy::Handle)],
+    tls: Option<&pki::HostTls>,
+) -> Result<Option<PictureKeeper>, Report> {
+    let Some(sentinel) = &topology.sentinel else { return Ok(None) };
+    let (tokens, tls) = (tls.map(|t| t.tokens.clone()), tls.map(|t| t.proxy.clone()));
+    let ground = sentinel::Ground { topology, node, link, routes, proxies, tokens, tls };
+    let made = sentinel::make(sentinel, ground).into_diagnostic();
+    let (options, pictures) = made.wrap_err("the password of the Sentinel port")?;
+    on.serve_sentinel(options).await?;
+    Ok(Some(pictures))
 }
 
 /// The engines of the services that this node is a member of.

@@ -20,6 +20,7 @@ mod hold;
 mod mysql;
 mod readers;
 mod resp;
+pub mod sentinel;
 mod service;
 mod shared;
 

@@ -137,6 +137,10 @@ impl Handle {
     pub fn is_fresh(&self) -> bool {
         self.shared.is_fresh()
     }
+    /// Epochs up to this one were closed by this host's own agent.
+    pub(crate) fn closed_through(&self) -> Option<Epoch> {
+        self.shared.closed_through()
+    }
     /// Cuts every connection to a writer of `epoch` or an older one, and holds writes until a snapshot brings a
     /// newer epoch. When this returns, no byte passes any more (S2, S3).
     pub fn close_gate(&self, epoch: Epoch) {
@@ -144,7 +148,8 @@ impl Handle {
     }
 }
 
-fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
+/// Binds a port.
+pub fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
     let bind = || {
         let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
@@ -193,7 +198,10 @@ impl Service {
         let mut tasks = JoinSet::new();
         tasks.spawn(pump(self.shared.clone(), self.routes));
         for (listener, role) in self.listeners {
-            tasks.spawn(accept(self.shared.clone(), listener, role));
+            let shared = self.shared.clone();
+            let limit = shared.limits.connections;
+            let serve = move |stream, peer, place| serve(shared.clone(), stream, peer, role, place);
+            tasks.spawn(accept(listener, limit, serve));
         }
         shutdown.await;
         tasks.shutdown().await;
@@ -221,7 +229,12 @@ async fn pump(shared: Arc<Shared>, mut routes: watch::Receiver<Option<Arc<Route>
     }
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener, role: Role) {
+/// Accepts clients for ever. One for whom there is no place is served without, to be told so.
+pub async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    limit: usize,
+    serve: impl Fn(TcpStream, SocketAddr, Option<Place>) -> F,
+) {
     let mut sessions = JoinSet::new();
     let open = Arc::new(AtomicUsize::new(0));
     loop {
@@ -230,8 +243,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, role: Role) {
                 Ok((stream, peer)) => {
                     let _ = stream.set_nodelay(true);
                     let _ = socket2::SockRef::from(&stream).set_keepalive(true);
-                    let place = Place::take(&open, shared.limits.connections);
-                    sessions.spawn(serve(shared.clone(), stream, peer, role, place));
+                    sessions.spawn(serve(stream, peer, Place::take(&open, limit)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a client; is the limit of open files too low?");
@@ -244,7 +256,8 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, role: Role) {
 }
 
 /// One of a listener's places for clients.
-struct Place(Arc<AtomicUsize>);
+#[derive(Debug)]
+pub struct Place(Arc<AtomicUsize>);
 
 impl Place {
     fn take(open: &Arc<AtomicUsize>, limit: usize) -> Option<Place> {

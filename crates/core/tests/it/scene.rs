@@ -134,6 +134,7 @@ pub fn healthy(durability: Durability) -> Scene {
             name: "test".into(),
             api_port: 7400,
             tls_dir: None,
+            sentinel: None,
             nodes: nodes.collect(),
             services: vec![service],
         },

@@ -79,6 +79,7 @@ fn topology(rng: &mut Rng, (hosts, members, voters): (usize, usize, usize)) -> T
         name: "sim".into(),
         api_port: 7400,
         tls_dir: None,
+        sentinel: None,
         nodes: nodes.collect(),
         services: vec![service],
     }

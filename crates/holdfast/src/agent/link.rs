@@ -8,6 +8,7 @@ use crate::api::hosts::{
     ANSWER_MS, AssignmentsQuery, LONG_POLL_MS, Orders, PrimaryPosition, ReportRequest, Routes,
     SessionRequest, Vouch,
 };
+use crate::api::people::{Accepted, Status, SwitchoverRequest};
 use crate::http::{self, Client};
 use holdfast_core::member::VouchRequest;
 use holdfast_core::record::Session;
@@ -129,6 +130,19 @@ impl ControllerLink {
     /// Long-poll.
     pub async fn routes(&self, after: u64) -> Result<Routes, Error> {
         self.long_poll(&format!("/v1/host/routes?after={after}")).await
+    }
+
+    // ---- what people ask, for clients of this host ----
+
+    /// What the controller knows.
+    pub async fn status(&self) -> Result<Status, Error> {
+        self.ask(PATIENCE, |to| async move { self.client.get(&self.target(&to), "/v1/status", ANSWER).await })
+            .await
+    }
+
+    /// Asks for a planned switchover to whoever is fittest.
+    pub async fn switch_over(&self, group: &GroupName) -> Result<Accepted, Error> {
+        self.post(&format!("/v1/services/{group}/switchover"), &SwitchoverRequest::default()).await
     }
 
     // ---- other agents ----

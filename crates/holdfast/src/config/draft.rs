@@ -7,8 +7,8 @@ use super::repository::{self, Place};
 use super::shape::{At, Record};
 use holdfast_backup::Retention;
 use holdfast_core::topology::{
-    Durability, Engine, Management, Node, PasswordSource, ReadConsistency, ReplicationUser, Service,
-    Strategy, Topology, User, WhenNoSyncReplica,
+    Durability, Engine, Management, Node, PasswordSource, ReadConsistency, ReplicationUser, Sentinel,
+    Service, Strategy, Topology, User, WhenNoSyncReplica,
 };
 use holdfast_core::{GroupName, NodeName, RegionName, UserName, ZoneName};
 use std::net::IpAddr;
@@ -24,10 +24,20 @@ pub(super) struct File {
     /// The file has a `[tls]` section, perhaps a wrong one.
     pub wants_tls: bool,
     pub tls_dir: Option<At<PathBuf>>,
+    pub sentinel: Option<SentinelDraft>,
     pub repository: Option<Place>,
     pub retention: Retention,
     pub nodes: Vec<NodeDraft>,
     pub services: Vec<ServiceDraft>,
+}
+
+#[derive(Debug)]
+pub(super) struct SentinelDraft {
+    pub span: Range<usize>,
+    pub port: Option<At<u16>>,
+    pub password: Option<At<PasswordSource>>,
+    /// It mentions one, perhaps a wrong one.
+    pub wants_password: bool,
 }
 
 #[derive(Debug)]
@@ -85,10 +95,20 @@ pub(super) fn file(mut r: Record, out: &mut Findings) -> File {
         drills: r.flag("drills"),
         wants_tls,
         tls_dir: r.one("tls").and_then(|mut tls| tls.path("dir")),
+        sentinel: r.one("sentinel").map(|r| sentinel(r, out)),
         repository: r.one("repository").and_then(|mut r| repository::place(&mut r, out)),
         retention: r.one("backup").map_or(repository::RETENTION, |mut r| repository::retention(&mut r)),
         nodes: r.many("node").into_iter().enumerate().map(|(place, r)| node(place, r)).collect(),
         services: r.many("service").into_iter().map(|r| service(r, out)).collect(),
+    }
+}
+
+fn sentinel(mut r: Record, out: &mut Findings) -> SentinelDraft {
+    SentinelDraft {
+        wants_password: mentions_password(&r),
+        password: password(&mut r, out),
+        port: r.port("port"),
+        span: r.span,
     }
 }
 
@@ -220,8 +240,11 @@ fn attached_engine(a: &mut Record) -> Option<At<Management>> {
     Some(At { value, span: a.span.clone(), given: true })
 }
 
-fn account(name_field: &str, r: &mut Record, out: &mut Findings) -> AccountDraft {
-    let mentioned = ["password_file", "password_env", "password"].iter().any(|f| r.mentions(f));
+fn mentions_password(r: &Record) -> bool {
+    ["password_file", "password_env", "password"].iter().any(|f| r.mentions(f))
+}
+
+fn password(r: &mut Record, out: &mut Findings) -> Option<At<PasswordSource>> {
     let file = r.path("password_file").map(|at| at.map(PasswordSource::File));
     let env = r.text("password_env").map(|at| at.map(PasswordSource::Env));
     let plain = r.text("password").map(|at| at.map(PasswordSource::Plain));
@@ -232,7 +255,13 @@ fn account(name_field: &str, r: &mut Record, out: &mut Findings) -> AccountDraft
             finding = finding.at(&source.span, "one source");
         }
         out.push(finding.hint("keep one of `password_file`, `password_env` and `password`"));
-    } else if !mentioned {
+        return None;
+    }
+    given.pop()
+}
+
+fn account(name_field: &str, r: &mut Record, out: &mut Findings) -> AccountDraft {
+    if !mentions_password(r) {
         out.push(
             Finding::error("missing-field", "no password is given for this user")
                 .at(&r.span, "needs a password")
@@ -240,8 +269,8 @@ fn account(name_field: &str, r: &mut Record, out: &mut Findings) -> AccountDraft
         );
     }
     AccountDraft {
+        password: password(r, out),
         name: named(r.text(name_field), UserName::new),
-        password: if given.len() == 1 { given.pop() } else { None },
         grants: r.texts("grants").map(|at| at.value).unwrap_or_default(),
     }
 }
@@ -252,9 +281,21 @@ pub(super) fn topology(file: File) -> Option<Topology> {
         name: file.name?.value,
         api_port: file.api_port?.value,
         tls_dir: file.tls_dir.map(|at| at.value),
+        sentinel: match file.sentinel {
+            Some(draft) => Some(finished_sentinel(draft)?),
+            None => None,
+        },
         nodes: file.nodes.into_iter().map(finished_node).collect::<Option<_>>()?,
         services: file.services.into_iter().map(finished_service).collect::<Option<_>>()?,
     })
+}
+
+fn finished_sentinel(draft: SentinelDraft) -> Option<Sentinel> {
+    let password = match draft.password {
+        None if draft.wants_password => return None,
+        password => password.map(|at| at.value),
+    };
+    Some(Sentinel { port: draft.port?.value, password })
 }
 
 fn finished_node(draft: NodeDraft) -> Option<Node> {

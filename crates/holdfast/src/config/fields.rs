@@ -136,6 +136,12 @@ pub static FILE: Section = Section {
             "Certificates between the hosts.",
         ),
         field(
+            "sentinel",
+            Kind::One(&SENTINEL),
+            Need::Optional("clients of Redis and Valkey connect to the proxies"),
+            "Answers clients that ask a Sentinel for the primary.",
+        ),
+        field(
             "repository",
             Kind::One(&REPOSITORY),
             Need::Optional("backups are made only with `--repository`"),
@@ -172,6 +178,25 @@ static TLS: Section = Section {
         "Directory with `ca.pem`, `<node>.pem`, `<node>.key` and the hashes of the people's tokens.",
     )],
 };
+
+static SENTINEL: Section = Section {
+    title: "[sentinel]",
+    doc: "Every node answers as a Sentinel of all Redis and Valkey services; see [operations.md](operations.md#clients-of-sentinel). A service's name is \
+          what clients call the master's name. With a password, clients give it before they are told anything.",
+    fields: &[
+        field(
+            "port",
+            PORT,
+            Need::Default(Default::Number(26_379)),
+            "TCP port, on every node's `address`. With `[tls]`, clients may use TLS there.",
+        ),
+        Field { need: NO_PASSWORD, ..PASSWORD_FILE },
+        Field { need: NO_PASSWORD, ..PASSWORD_ENV },
+        Field { need: NO_PASSWORD, ..PASSWORD },
+    ],
+};
+
+const NO_PASSWORD: Need = Need::Optional("clients give none");
 
 static REPOSITORY: Section = Section {
     title: "[repository]",

@@ -74,8 +74,12 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Report> {
     let file = draft::file(top, &mut findings);
     rules::check(&file, &mut findings);
     let accounts = file.services.iter().flat_map(|s| s.replication.iter().chain(&s.users));
-    let passwords =
-        accounts.filter_map(|a| a.password.as_ref().map(|p| (p.span.clone(), p.value.clone()))).collect();
+    let sentinel = file.sentinel.iter().filter_map(|s| s.password.as_ref());
+    let passwords = accounts
+        .filter_map(|a| a.password.as_ref())
+        .chain(sentinel)
+        .map(|p| (p.span.clone(), p.value.clone()))
+        .collect();
     let (drills, place, retention) =
         (file.drills.as_ref().is_some_and(|d| d.value), file.repository.clone(), file.retention);
     let topology = draft::topology(file);

@@ -2,7 +2,7 @@
 //! finds; a hole in the draft is no second mistake. Pure: whether a password can be read on this host is asked
 //! elsewhere.
 
-use super::draft::{AccountDraft, File, NodeDraft, ServiceDraft};
+use super::draft::{File, NodeDraft, ServiceDraft};
 use super::grants;
 use super::options;
 use super::report::{Finding, Findings, quoted, suggestion};
@@ -62,7 +62,23 @@ pub(super) fn check(file: &File, out: &mut Findings) {
         accounts(service, file.allow_plaintext, out);
         options::check(service, out);
     }
+    sentinel(file, out);
     ports(file, out);
+}
+
+fn sentinel(file: &File, out: &mut Findings) {
+    let Some(sentinel) = &file.sentinel else { return };
+    if let Some(password) = &sentinel.password {
+        plaintext(password, file.allow_plaintext, out);
+    }
+    let redis = |s: &ServiceDraft| s.engine.is_none_or(|e| e.family() == Family::Redis);
+    if !file.services.iter().any(redis) {
+        out.push(
+            Finding::warning("unused-field", "no service here is of Redis or Valkey")
+                .at(&sentinel.span, "has no master to tell of")
+                .hint("remove it"),
+        );
+    }
 }
 
 /// The file of a staging deployment is easily copied to where it does not belong.
@@ -374,7 +390,9 @@ fn accounts(service: &ServiceDraft, allow_plaintext: bool, out: &mut Findings) {
     for (is_user, account) in
         service.replication.iter().map(|a| (false, a)).chain(service.users.iter().map(|a| (true, a)))
     {
-        plaintext(account, allow_plaintext, out);
+        if let Some(password) = &account.password {
+            plaintext(password, allow_plaintext, out);
+        }
         let redis = service.engine.is_some_and(|e| e.family() == Family::Redis);
         let check = if redis { grants::check_rules } else { grants::check };
         account.grants.iter().for_each(|grant| check(grant, out));
@@ -406,8 +424,8 @@ fn accounts(service: &ServiceDraft, allow_plaintext: bool, out: &mut Findings) {
     }
 }
 
-fn plaintext(account: &AccountDraft, allowed: bool, out: &mut Findings) {
-    let Some(At { value: PasswordSource::Plain(_), span, .. }) = &account.password else { return };
+fn plaintext(password: &At<PasswordSource>, allowed: bool, out: &mut Findings) {
+    let At { value: PasswordSource::Plain(_), span, .. } = password else { return };
     if !allowed {
         out.push(
             Finding::error("plaintext-password", "a password is written in this file")
@@ -433,6 +451,9 @@ fn ports(file: &File, out: &mut Findings) {
     let mut listeners: Vec<Listener<'_>> = Vec::new();
     if let Some(port) = &file.api_port {
         listeners.push(Listener { port, what: "the API, on every node".into(), on: None });
+    }
+    if let Some(port) = file.sentinel.as_ref().and_then(|s| s.port.as_ref()) {
+        listeners.push(Listener { port, what: "the Sentinel port, on every node".into(), on: None });
     }
     for service in &file.services {
         let name = service.name.as_ref().map_or("?", |n| n.value.as_str());

@@ -5,6 +5,7 @@ mod backup;
 mod config;
 mod direct;
 mod net;
+mod sentinel;
 mod stage;
 mod staging;
 mod survive;

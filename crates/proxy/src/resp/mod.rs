@@ -28,15 +28,19 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// Serves one client until it or its connection ends. TLS, if it is offered, is told from plain RESP by its first byte.
 pub async fn serve(shared: Arc<Shared>, slot: Arc<Slot>, role: Role, stream: TcpStream, peer: SocketAddr) {
     let within = Duration::from_millis(shared.limits.login_ms);
-    match tokio::time::timeout(within, Box::pin(open(&shared, stream))).await {
+    match tokio::time::timeout(within, Box::pin(open(shared.tls.clone(), stream))).await {
         Ok(Ok(stream)) => Session::new(shared, slot, role, stream).run().await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "client left before its first command"),
         Err(_) => tracing::debug!(%peer, "no first command in time"),
     }
 }
 
-async fn open(shared: &Shared, stream: TcpStream) -> std::io::Result<ClientStream> {
-    let Some(tls) = shared.tls.clone() else { return Ok(ClientStream::Plain(stream)) };
+/// A client's stream once it has begun; in clear at once where no TLS is offered.
+pub async fn open(
+    tls: Option<Arc<rustls::ServerConfig>>,
+    stream: TcpStream,
+) -> std::io::Result<ClientStream> {
+    let Some(tls) = tls else { return Ok(ClientStream::Plain(stream)) };
     let mut first = [0; 1];
     stream.peek(&mut first).await?;
     if first[0] != TLS_HANDSHAKE {

@@ -83,6 +83,11 @@ impl Front {
         front
     }
 
+    /// What the proxy is told.
+    pub fn routes(&self) -> watch::Receiver<Option<Arc<Route>>> {
+        self.routes.subscribe()
+    }
+
     pub fn route(
         &self,
         epoch: u64,

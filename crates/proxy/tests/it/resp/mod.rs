@@ -11,6 +11,7 @@ mod login;
 mod messages;
 mod reads;
 mod rehome;
+mod sentinel;
 
 use crate::front::Front;
 use client::Client;
