@@ -8,7 +8,7 @@ use crate::record::{Assurance, ClaimKind, GroupRecord, Session, Stage};
 use crate::report::InstanceReport;
 use crate::topology::Topology;
 use crate::world::World;
-use crate::{Endpoint, Gate, GroupName, Millis, NodeName, RouteSnapshot, Seen, limits};
+use crate::{Endpoint, Gate, GroupName, Millis, NodeName, Position, RouteSnapshot, Seen, limits};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -27,9 +27,27 @@ struct Group {
     lease_renewed: Millis,
     absent_since: BTreeMap<NodeName, Millis>,
     unwell_since: BTreeMap<NodeName, Millis>,
+    well_since: BTreeMap<NodeName, Millis>,
+    had: Had,
     /// The primary's first look in a row in which an acker no longer acknowledged.
     absent_at: BTreeMap<NodeName, Millis>,
     cool_down_until: Option<Millis>,
+}
+
+/// What the primary said it had, now and then: the earlier one is of [`limits::NEARLY_MS`] ago, or half as long.
+#[derive(Debug, Clone, Default)]
+struct Had {
+    earlier: Option<Position>,
+    later: Option<(Millis, Position)>,
+}
+
+impl Had {
+    fn note(&mut self, has: &Position, now: Millis) {
+        if self.later.as_ref().is_none_or(|(at, _)| now.since(*at) >= limits::NEARLY_MS / 2) {
+            self.earlier = self.later.take().map(|(_, had)| had);
+            self.later = Some((now, has.clone()));
+        }
+    }
 }
 
 /// See the module. One lives as long as one term in office.
@@ -39,12 +57,18 @@ pub struct Controller {
     since: Millis,
     heard: BTreeMap<NodeName, Heard>,
     groups: BTreeMap<GroupName, Group>,
+    minute: Option<u16>,
 }
 
 impl Controller {
     /// Comes into office at `now`.
     pub fn new(topology: Topology, now: Millis) -> Controller {
-        Controller { topology, since: now, heard: BTreeMap::new(), groups: BTreeMap::new() }
+        Controller { topology, since: now, heard: BTreeMap::new(), groups: BTreeMap::new(), minute: None }
+    }
+
+    /// The minute of the day (UTC), for services that go home at a time of it.
+    pub fn tell_time(&mut self, minute: u16) {
+        self.minute = Some(minute);
     }
 
     pub fn topology(&self) -> &Topology {
@@ -95,6 +119,8 @@ impl Controller {
             absent_since: BTreeMap::new(),
             absent_at: BTreeMap::new(),
             unwell_since: BTreeMap::new(),
+            well_since: BTreeMap::new(),
+            had: Had::default(),
             cool_down_until: record.last_takeover.map(|_| now.plus(cool_down_ms)),
         });
         if revision <= group.revision {
@@ -108,6 +134,8 @@ impl Controller {
             group.absent_since.clear();
             group.absent_at.clear();
             group.unwell_since.clear();
+            group.well_since.clear();
+            group.had = Had::default();
             // The grant that came with the record counts as a renewal: the new holder may count from then on.
             group.lease_renewed = now;
         }
@@ -159,6 +187,9 @@ impl Controller {
             members,
             absent_since: group.absent_since.clone(),
             unwell_since: group.unwell_since.clone(),
+            well_since: group.well_since.clone(),
+            primary_had: group.had.earlier.clone(),
+            minute: self.minute,
             cool_down_until: group.cool_down_until,
             groups_failing: self.groups.values().filter(|g| self.fails(g, now)).count(),
             groups: self.groups.len(),
@@ -250,10 +281,16 @@ impl Controller {
 }
 
 impl Group {
-    /// Keeps since when a member does not follow: a new connection takes a moment, and is no reason to act. Nor is it one
+    /// Keeps since when a member follows, or does not: a new connection takes a moment, and is no reason to act. Nor is it one
     /// that it waits to be recorded, as it was told to.
     fn sight_follower(&mut self, node: &NodeName, r: &InstanceReport, now: Millis) {
-        if r.ready || self.record.primary().is_none_or(|p| r.follows(&p.node)) {
+        let follows = self.record.primary().is_some_and(|p| r.follows(&p.node));
+        if follows {
+            self.well_since.entry(node.clone()).or_insert(now);
+        } else {
+            self.well_since.remove(node);
+        }
+        if follows || r.ready || self.record.primary().is_none() {
             self.unwell_since.remove(node);
         } else {
             self.unwell_since.entry(node.clone()).or_insert(now);
@@ -267,6 +304,9 @@ impl Group {
         let Some(p) = self.record.primary() else { return };
         if p.node != *node || r.leads != Some(p.epoch) {
             return;
+        }
+        if let Some(has) = &r.seen.applied {
+            self.had.note(has, now);
         }
         for acker in self.record.ackers.keys() {
             if r.seen.ackers.contains(acker) && !own_word.contains(acker) {

@@ -4,6 +4,7 @@
 //! `holdfast explain` shows. No row looks at a clock, a socket or another row.
 
 use crate::choose::{Blocker, choose};
+use crate::hand_back;
 use crate::plan::{Plan, PlanKind};
 use crate::record::{Acker, Assurance, Claim, ClaimKind, GroupRecord, Incumbent, Mode, Stage, Wish};
 use crate::report::{InstanceReport, Process, Stream};
@@ -121,8 +122,15 @@ pub static TABLE: &[Diagnosis] = &[
         sync_set::short_of_ackers,
         "fewer replicas acknowledge than wanted, and none is at hand"
     ),
+    row!(
+        Notice,
+        "home-ready",
+        hand_back::home_ready,
+        "a takeover moved the service from its home, which is well again"
+    ),
     row!(Warning, "member-away", member_away, "a member does not follow the primary"),
     row!(Notice, "upgrading", upgrade::upgrading, "an operator asked for an upgrade"),
+    row!(Notice, "away-from-home", hand_back::away, "a takeover moved the service from its home"),
 ];
 
 /// The first row that matches, and its verdict.
@@ -203,6 +211,7 @@ fn failover_wanted(w: &World) -> Option<Verdict> {
     let mut record = w.record.clone();
     record.wish = None;
     let kind = ClaimKind::Takeover { to: to.clone() };
+    record.displaced = false;
     match &w.record.stage {
         Stage::New => {
             act(w, record, PlanKind::Wish, "a group without a primary has nothing to fail over from")
@@ -213,7 +222,8 @@ fn failover_wanted(w: &World) -> Option<Verdict> {
         }
         Stage::Led { .. } => {
             let claimed = claim_record(w, kind, *accept_loss);
-            act(w, GroupRecord { wish: None, ..claimed }, PlanKind::Claim, "an operator asked for a failover")
+            let claimed = GroupRecord { wish: None, displaced: false, ..claimed };
+            act(w, claimed, PlanKind::Claim, "an operator asked for a failover")
         }
     }
 }
@@ -273,6 +283,7 @@ fn promoted(w: &World, claim: &Claim, node: &NodeName) -> GroupRecord {
     }
     record.floor = report.seen.received.clone();
     record.left_behind = None;
+    record.displaced &= w.service.home() != Some(node);
     record.reinit.remove(node);
     record.restart.remove(node);
     if matches!(claim.kind, ClaimKind::Takeover { .. }) {
@@ -376,7 +387,9 @@ fn take_over(w: &World, certain: bool, because: String) -> Option<Verdict> {
             .hint("`holdfast failover` does it now"),
         );
     }
-    act(w, claim_record(w, ClaimKind::Takeover { to: None }, false), PlanKind::Claim, because)
+    let mut claimed = claim_record(w, ClaimKind::Takeover { to: None }, false);
+    claimed.displaced |= in_office(w).is_some_and(|p| w.service.home() == Some(&p.node));
+    act(w, claimed, PlanKind::Claim, because)
 }
 
 fn primary_exited(w: &World) -> Option<Verdict> {

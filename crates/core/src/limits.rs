@@ -72,11 +72,20 @@ pub const OPEN_MS: u64 = 15_000;
 pub const RETURN_MS: u64 = 700;
 /// Under `sync`, how long writes wait for an acker to come back before the policy degrades durability.
 pub const DEGRADE_AFTER_MS: u64 = 3_000;
+/// A primary that waits for nobody waits again when a replica has what it had this long ago, or half as long. Under load no
+/// replica ever has all that it has now; the writes of that moment wait for as long as the replica takes for the rest.
+pub const NEARLY_MS: u64 = 1_000;
 /// After a failover, another automatic one of the same group waits this long unless the new primary's own agent
 /// saw it die (S12). Default of a service's `cool_down_s`.
 pub const COOL_DOWN_MS: u64 = 60_000;
 /// Largest `cool_down_s`; who wants no automatic failover at all pauses it.
 pub const COOL_DOWN_MAX_S: u64 = 3_600;
+/// A service goes home when its home has followed well for this long. Default of `hand_back_after_s`.
+pub const HAND_BACK_AFTER_MS: u64 = 30_000;
+/// Largest `hand_back_after_s`.
+pub const HAND_BACK_AFTER_MAX_S: u64 = 86_400;
+/// A service that goes home at a time of the day does so within this long of it, or the next day.
+pub const HAND_BACK_MINUTES: u16 = 60;
 /// If more than this share of all groups needs a failover at once, none is done automatically (S12).
 pub const MASS_FAILURE_PERCENT: u64 = 50;
 /// ... but only from this many groups on; below, one failing group is already half.

@@ -160,6 +160,10 @@ pub struct GroupRecord {
     pub founded: bool,
     /// The epoch that the last takeover began (S12), until its cool-down is over.
     pub last_takeover: Option<Epoch>,
+    /// A takeover that nobody asked for moved it from its home ([`Service::home`]); whoever moves it by hand after that
+    /// means it to stay.
+    #[serde(default)]
+    pub displaced: bool,
     /// The plan that made this record; 0 before the first.
     pub plan: u64,
 }
@@ -250,6 +254,7 @@ impl GroupRecord {
             upgrade: None,
             founded: false,
             last_takeover: None,
+            displaced: false,
             plan: 0,
         }
     }

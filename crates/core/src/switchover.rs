@@ -20,7 +20,7 @@ pub(crate) fn wanted(w: &World) -> Option<Verdict> {
         Ok(to) => {
             let because = format!("an operator asked for a switchover from {} to {to}", p.node);
             let claimed = claim_record(w, ClaimKind::Handover { to }, false);
-            act(w, GroupRecord { wish: None, ..claimed }, PlanKind::Switchover, because)
+            act(w, GroupRecord { wish: None, displaced: false, ..claimed }, PlanKind::Switchover, because)
         }
     }
 }

@@ -200,7 +200,8 @@ pub(crate) fn degraded(w: &World) -> Option<Verdict> {
     match w.record.assurance {
         Assurance::Held => None,
         Assurance::Degraded => {
-            let node = active_ackers(w).find(ready)?;
+            let nearly = |n: &&NodeName| acknowledges_now(w, p, primary, n) && w.nearly_caught_up(n, &p.node);
+            let node = active_ackers(w).find(nearly)?;
             record.assurance = Assurance::Restoring;
             record.ceases_to_be_relaxed(&p.node);
             act(
@@ -227,10 +228,15 @@ fn active_ackers<'w>(w: &'w World) -> impl Iterator<Item = &'w NodeName> {
     w.ackers_in(Acker::Member).chain(w.ackers_in(Acker::Joining))
 }
 
-/// Both ends say that it acknowledges, and it has everything the primary last reported.
-fn acker_ready_now(w: &World, p: &Incumbent, primary: &InstanceReport, node: &NodeName) -> bool {
+/// Both ends say that it acknowledges.
+fn acknowledges_now(w: &World, p: &Incumbent, primary: &InstanceReport, node: &NodeName) -> bool {
     let itself = w.fresh(node).is_some_and(|r| r.seen.acknowledges);
-    itself && primary.seen.ackers.contains(node) && acker_well(w, p, node) && w.caught_up(node, &p.node)
+    itself && primary.seen.ackers.contains(node) && acker_well(w, p, node)
+}
+
+/// And it has everything the primary last reported.
+fn acker_ready_now(w: &World, p: &Incumbent, primary: &InstanceReport, node: &NodeName) -> bool {
+    acknowledges_now(w, p, primary, node) && w.caught_up(node, &p.node)
 }
 
 pub(crate) fn acker_ready(w: &World) -> Option<Verdict> {

@@ -63,8 +63,12 @@ pub struct Service {
     pub sync_replicas: usize,
     /// Under `sync`, when no replica is left that could acknowledge.
     pub when_no_sync_replica: WhenNoSyncReplica,
-    /// Members in order of preference: the first that can is the first primary.
+    /// Members in order of preference: the first that can is the first primary. The very first is the service's home.
     pub members: Vec<NodeName>,
+    /// When it goes home after a takeover moved it away.
+    pub hand_back: HandBack,
+    /// Before that, its home has followed well for this long.
+    pub hand_back_after_ms: u64,
     /// The engine's own port on each member.
     pub engine_port: u16,
     /// The proxy's read/write port on every node.
@@ -122,6 +126,10 @@ impl Family {
 }
 
 impl Service {
+    /// Where its primary is when nothing has failed.
+    pub fn home(&self) -> Option<&NodeName> {
+        self.members.first()
+    }
     /// See [`Family::admits_replicas`].
     pub fn admits_replicas(&self) -> bool {
         self.engine.family().admits_replicas()
@@ -155,6 +163,35 @@ impl Engine {
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
     HotStandby,
+    /// Two machines, each the standby of what the other serves; services go home by themselves.
+    MutualStandby,
+}
+
+/// When a service whose home failed, and came back, is handed back to it: by a switchover, which loses nothing. What a
+/// person moved away stays there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HandBack {
+    /// Only `holdfast switchover --home` does.
+    Manual,
+    /// As soon as its home is well.
+    Auto,
+    /// In the [`crate::limits::HAND_BACK_MINUTES`] from this minute of the day (UTC) on.
+    At(u16),
+}
+
+impl HandBack {
+    /// Whether it may be now. `minute`: of the day, UTC; `None` where nobody knows.
+    pub fn is_due(self, minute: Option<u16>) -> bool {
+        let day = 24 * 60;
+        match self {
+            HandBack::Manual => false,
+            HandBack::Auto => true,
+            HandBack::At(at) => {
+                minute.is_some_and(|now| (now + day - at) % day < crate::limits::HAND_BACK_MINUTES)
+            }
+        }
+    }
 }
 
 /// What an acknowledged write has survived.

@@ -25,6 +25,12 @@ pub struct World<'a> {
     pub absent_since: BTreeMap<NodeName, Millis>,
     /// For each member that reports and does not follow the primary: since when.
     pub unwell_since: BTreeMap<NodeName, Millis>,
+    /// For each member that reports and follows the primary: since when.
+    pub well_since: BTreeMap<NodeName, Millis>,
+    /// What the primary said it had [`limits::NEARLY_MS`] ago, or half as long.
+    pub primary_had: Option<Position>,
+    /// Minute of the day (UTC); `None` where nobody knows. Only of [`crate::topology::HandBack::At`].
+    pub minute: Option<u16>,
     /// Until when another automatic takeover is not wanted (S12).
     pub cool_down_until: Option<Millis>,
     /// Groups whose primary is missing right now, this one included, and all groups (S12).
@@ -79,6 +85,12 @@ impl World<'_> {
             (Some(theirs), Some(primarys)) => theirs.contains(&primarys),
             _ => false,
         }
+    }
+    /// Has everything that the primary reported a moment ago.
+    pub fn nearly_caught_up(&self, node: &NodeName, primary: &NodeName) -> bool {
+        let received = self.fresh(node).and_then(|r| r.seen.received.as_ref());
+        let nearly = received.zip(self.primary_had.as_ref()).is_some_and(|(has, had)| has.contains(had));
+        nearly || self.caught_up(node, primary)
     }
     /// Recorded ackers in `state`.
     pub fn ackers_in(&self, state: Acker) -> impl Iterator<Item = &NodeName> {

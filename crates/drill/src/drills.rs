@@ -43,8 +43,8 @@ pub enum Error {
     NotHere(&'static str, &'static str),
 }
 
-const LOAD_BEFORE: Duration = Duration::from_millis(700);
-const LOAD_AFTER: Duration = Duration::from_millis(700);
+pub(crate) const LOAD_BEFORE: Duration = Duration::from_millis(700);
+pub(crate) const LOAD_AFTER: Duration = Duration::from_millis(700);
 /// How long the controller may take to find its place after a failover, before the next round begins.
 const SEATED: Duration = Duration::from_secs(5);
 /// How long a healed host stays under load before the round ends: whoever wakes up must not take a write.
@@ -333,7 +333,7 @@ async fn strike<D: Deployment>(
 
 /// The open primary of an epoch after `before`, and that epoch. After a crash that may be the same node, if it was back
 /// first and had most.
-async fn next_primary(operator: &Operator, before: u64) -> Result<(String, u64), Error> {
+pub(crate) async fn next_primary(operator: &Operator, before: u64) -> Result<(String, u64), Error> {
     let end = Instant::now() + RECOVERY;
     let mut last = String::new();
     while Instant::now() < end {
@@ -357,15 +357,23 @@ async fn next_primary(operator: &Operator, before: u64) -> Result<(String, u64),
 
 /// The rows of a run on the primary.
 pub(crate) async fn present<D: Deployment>(deployment: &D, run: u64) -> Result<BTreeSet<u64>, Error> {
-    let site = deployment.site();
-    let survivor = site.engine(&deployment.operator().primary().await?)?;
+    present_in(deployment.site(), deployment.operator(), &deployment.clients()?, run).await
+}
+
+/// The rows of a run on a service's primary.
+pub(crate) async fn present_in(
+    site: &Site,
+    operator: &Operator,
+    clients: &Vantage,
+    run: u64,
+) -> Result<BTreeSet<u64>, Error> {
+    let survivor = site.engine(&operator.primary().await?)?;
     let account = site.account.clone();
-    let clients = deployment.clients()?;
     Ok(clients.run(async move { ledger::present(survivor, &account, run).await }).await?)
 }
 
 /// What members that came back after `epoch` said that only they had; `None` if nobody said anything.
-async fn reported_lost(operator: &Operator, epoch: u64) -> Result<Option<u64>, Error> {
+pub(crate) async fn reported_lost(operator: &Operator, epoch: u64) -> Result<Option<u64>, Error> {
     let service = operator.service().await?;
     let members = service["members"].as_array().into_iter().flatten();
     let lost = members.map(|m| &m["lost"]).filter(|l| l["epoch"].as_u64().is_some_and(|e| e > epoch));
@@ -373,6 +381,6 @@ async fn reported_lost(operator: &Operator, epoch: u64) -> Result<Option<u64>, E
     Ok(if lost.is_empty() { None } else { Some(lost.iter().sum()) })
 }
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_string()
 }

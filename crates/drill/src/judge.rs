@@ -35,6 +35,9 @@ pub struct Seen {
 #[derive(Debug, Clone, Serialize)]
 pub struct Round {
     pub drill: &'static str,
+    /// Whose clients saw it, where there are several services.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// What was broken, where a round breaks something else each time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<String>,
@@ -88,6 +91,7 @@ pub fn judge(drill: &'static str, promise: Promise, (from, to): (String, String)
     errors.truncate(ERRORS);
     Round {
         drill,
+        service: None,
         faults: Vec::new(),
         from,
         to,

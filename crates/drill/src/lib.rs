@@ -9,6 +9,7 @@ pub mod fault;
 pub mod ground;
 pub mod judge;
 pub mod ledger;
+pub mod mutual;
 pub mod operator;
 pub mod random;
 pub mod registers;

@@ -81,6 +81,9 @@ pub struct Options {
     pub engine: Engine,
     /// Where its programs are; `None`: found through `PATH`.
     pub programs: Option<PathBuf>,
+    /// Another service, [`PARTNER`], at home on the second of two members: each is the standby of what the other serves, and
+    /// the witnesses vote beside them.
+    pub partner: Option<Partner>,
     /// `sync` or `async`.
     pub durability: String,
     /// The proxies' read/write port; read port, engine port and API port follow.
@@ -93,6 +96,14 @@ pub struct Options {
     pub service_lines: String,
     /// More lines for its engine options.
     pub engine_lines: String,
+}
+
+/// The other service of a mutual standby.
+#[derive(Debug, Clone)]
+pub struct Partner {
+    pub engine: Engine,
+    /// As for [`Options::programs`].
+    pub programs: Option<PathBuf>,
 }
 
 impl Options {
@@ -111,6 +122,7 @@ impl Options {
             sentinel: None,
             engine: Engine::MariaDb,
             programs: None,
+            partner: None,
             durability: "sync".into(),
             port: 3306,
             top_lines: String::new(),
@@ -124,7 +136,10 @@ impl Options {
         NAMES.into_iter().take(hosts).chain(self.app.then_some(APP))
     }
     fn ports(&self) -> Vec<u16> {
-        [API_PORT, self.port, self.port + 1, self.port + 2].into_iter().chain(self.sentinel).collect()
+        let services =
+            std::iter::once(self.port).chain(self.partner.is_some().then(|| partner_port(self.port)));
+        let ports = services.flat_map(|port| [port, port + 1, port + 2]);
+        ports.chain([API_PORT]).chain(self.sentinel).collect()
     }
 }
 
@@ -144,6 +159,7 @@ pub struct Sandbox {
     disks: Vec<SmallDisk>,
     operator: Operator,
     site: Site,
+    partner: Option<(Operator, Site)>,
 }
 
 struct Node {
@@ -153,6 +169,8 @@ struct Node {
 
 /// The service every sandbox has, and its user.
 pub const SERVICE: &str = "shop";
+/// See [`Options::partner`].
+pub const PARTNER: &str = "stock";
 pub const USER: &str = "app";
 pub const DATABASE: &str = "shop";
 /// Only ever listens on loopback or in a namespace.
@@ -179,8 +197,12 @@ impl Sandbox {
             let found = parent.map(|up| name.map_or(up.clone(), |name| up.join(name)));
             found.and_then(|at| at.metadata().map(|_| at)).map_err(|e| file("find", &p, e))
         };
-        let programs = options.programs.map(there).transpose()?;
-        let mut options = Options { dir, programs, ..options };
+        let programs = options.programs.map(&there).transpose()?;
+        let mut partner = options.partner;
+        if let Some(partner) = &mut partner {
+            partner.programs = partner.programs.take().map(&there).transpose()?;
+        }
+        let mut options = Options { dir, programs, partner, ..options };
         // The agents' API listens beyond loopback only with certificates.
         options.tls |= options.network == Network::Namespaces;
         let hosts = options.names().count() + usize::from(options.desk);
@@ -195,8 +217,12 @@ impl Sandbox {
             globals: vec!["--config".into(), options.dir.join("holdfast.toml").into()],
             service: SERVICE.into(),
         };
-        let site = site(&options, &ground, &nodes);
-        let mut sandbox = Sandbox { ground, nodes, disks: Vec::new(), operator, site, options };
+        let site = site(&options, &ground, &nodes, (options.engine, options.port));
+        let partner = options.partner.as_ref().map(|partner| {
+            let site = self::site(&options, &ground, &nodes, (partner.engine, partner_port(options.port)));
+            (Operator { service: PARTNER.into(), ..operator.clone() }, site)
+        });
+        let mut sandbox = Sandbox { ground, nodes, disks: Vec::new(), operator, site, partner, options };
         if let Some(mib) = sandbox.options.disk_mib {
             let dirs = sandbox.members().map(|n| sandbox.options.dir.join(n)).collect::<Vec<_>>();
             for dir in dirs {
@@ -223,15 +249,7 @@ impl Sandbox {
     }
 
     fn topology(&self) -> String {
-        let Options { dir, engine, durability, port, top_lines, service_lines, engine_lines, .. } =
-            &self.options;
-        let (family, engine) = (engine.family(), engine.word());
-        let (option, grant) = match family {
-            Family::MySql => ("innodb_buffer_pool_size = \"64M\"", format!("ALL PRIVILEGES ON {DATABASE}.*")),
-            Family::Redis => ("maxmemory = \"256mb\"", "~* &* +@all".to_owned()),
-        };
-        let programs = self.options.programs.as_ref();
-        let programs = programs.map(|p| format!("programs = \"{}\"\n", p.display())).unwrap_or_default();
+        let Options { dir, engine, programs, partner, port, top_lines, .. } = &self.options;
         let dir = dir.display();
         let mut text = format!(
             "# Written by the sandbox; every host of it reads this file.\nname = \"sandbox\"\napi_port = {API_PORT}\n{top_lines}\n"
@@ -247,6 +265,7 @@ impl Sandbox {
             // An even number of voters adds no safety: the last node of an even sandbox does not vote.
             let vote = match self.options.witnesses {
                 _ if node.name == APP => false,
+                _ if partner.is_some() => true,
                 0 => at < members - (members + 1) % 2,
                 1.. => at >= members,
             };
@@ -256,16 +275,40 @@ impl Sandbox {
                 at + 1
             );
         }
-        let members: Vec<String> = self.members().map(|n| format!("\"{n}\"")).collect();
+        let mut members: Vec<String> = self.members().map(|n| format!("\"{n}\"")).collect();
+        text += &self.service_text(SERVICE, (*engine, programs.as_deref()), &members, *port);
+        if let Some(partner) = partner {
+            members.reverse();
+            let port = partner_port(*port);
+            text +=
+                &self.service_text(PARTNER, (partner.engine, partner.programs.as_deref()), &members, port);
+        }
+        text
+    }
+
+    fn service_text(
+        &self,
+        name: &str,
+        (engine, programs): (Engine, Option<&Path>),
+        members: &[String],
+        port: u16,
+    ) -> String {
+        let Options { dir, durability, service_lines, engine_lines, .. } = &self.options;
+        let (option, grant) = match engine.family() {
+            Family::MySql => ("innodb_buffer_pool_size = \"64M\"", format!("ALL PRIVILEGES ON {DATABASE}.*")),
+            Family::Redis => ("maxmemory = \"256mb\"", "~* &* +@all".to_owned()),
+        };
+        let programs = programs.map(|p| format!("programs = \"{}\"\n", p.display())).unwrap_or_default();
+        let strategy = if self.options.partner.is_some() { "mutual-standby" } else { "hot-standby" };
+        let (engine, dir) = (engine.word(), dir.display());
         let (read_port, engine_port) = (port + 1, port + 2);
-        text += &format!(
-            "\n[[service]]\nname = \"{SERVICE}\"\nengine = \"{engine}\"\n{programs}durability = \"{durability}\"\nmembers = [{}]\nport = {port}\nread_port = {read_port}\nengine_port = {engine_port}\n{service_lines}\n\
+        format!(
+            "\n[[service]]\nname = \"{name}\"\nengine = \"{engine}\"\nstrategy = \"{strategy}\"\n{programs}durability = \"{durability}\"\nmembers = [{}]\nport = {port}\nread_port = {read_port}\nengine_port = {engine_port}\n{service_lines}\n\
              [service.engine_options]\n{option}\n{engine_lines}\n\n\
              [service.replication]\nuser = \"holdfast_repl\"\npassword_file = \"{dir}/replication.password\"\n\n\
              [[service.user]]\nname = \"{USER}\"\npassword_file = \"{dir}/app.password\"\ngrants = [\"{grant}\"]\n",
             members.join(", ")
-        );
-        text
+        )
     }
 
     fn start_node(&mut self, at: usize) -> Result<(), Error> {
@@ -397,6 +440,10 @@ impl Sandbox {
         self.start_node(at)
     }
 
+    /// Each service: who asks about it, and what it is.
+    pub fn services(&self) -> impl Iterator<Item = (&Operator, &Site)> {
+        std::iter::once((&self.operator, &self.site)).chain(self.partner.as_ref().map(|(o, s)| (o, s)))
+    }
     /// Who asks this deployment.
     pub fn operator(&self) -> &Operator {
         &self.operator
@@ -418,9 +465,12 @@ impl Sandbox {
         self.operator.primary().await
     }
 
-    /// Waits until the service is healthy, or a node that should run does not.
+    /// Waits until all services are healthy, or a node that should run does not. Returns the first.
     pub async fn wait_healthy(&mut self, bound: Duration) -> Result<Value, Error> {
-        let Sandbox { operator, nodes, options, .. } = self;
+        let Sandbox { operator, partner, nodes, options, .. } = self;
+        if let Some((operator, _)) = partner {
+            operator.wait_healthy(bound, || check_running(nodes, &options.dir)).await?;
+        }
         operator.wait_healthy(bound, || check_running(nodes, &options.dir)).await
     }
 
@@ -476,17 +526,22 @@ fn check_running(nodes: &mut [Node], dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn site(options: &Options, ground: &Ground, nodes: &[Node]) -> Site {
+/// The partner's read/write port, where the other's is `port`.
+fn partner_port(port: u16) -> u16 {
+    port + 10
+}
+
+fn site(options: &Options, ground: &Ground, nodes: &[Node], (engine, port): (Engine, u16)) -> Site {
     let at = |place: Place, port: u16| SocketAddr::new(ground.address(place), port);
     let member = |place: Place| place < usize::from(options.nodes);
     let host = |(place, node): (Place, &Node)| Host {
         node: node.name.clone(),
-        proxy: at(place, options.port),
-        engine: member(place).then(|| at(place, options.port + 2)),
+        proxy: at(place, port),
+        engine: member(place).then(|| at(place, port + 2)),
     };
     Site {
         hosts: nodes.iter().enumerate().map(host).collect(),
-        account: account(options.engine.family()),
+        account: account(engine.family()),
         durability: options.durability.clone(),
         alone: true,
         cool_down: COOL_DOWN,

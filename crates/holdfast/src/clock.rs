@@ -34,6 +34,11 @@ pub fn unix_ms() -> u64 {
     since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Minutes since midnight (UTC) by the wall clock, for what a person wants done at a time of the day.
+pub fn minute_of_day() -> u16 {
+    u16::try_from(unix_ms() / 60_000 % (24 * 60)).unwrap_or(0)
+}
+
 /// Seconds since 1970 by the wall clock, for certificates.
 pub fn unix_s() -> i64 {
     i64::try_from(unix_ms() / 1_000).unwrap_or(i64::MAX)

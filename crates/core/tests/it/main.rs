@@ -2,6 +2,7 @@
 
 mod choosing;
 mod failover;
+mod hand_back;
 mod member;
 mod returning;
 mod scene;

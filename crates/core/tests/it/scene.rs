@@ -1,14 +1,14 @@
 //! A world in a few words: a healthy group of three, and what is changed about it.
 #![allow(clippy::unwrap_used)] // clippy takes only #[test] functions for tests
 
-use holdfast_core::decide::{Verdict, diagnose};
+use holdfast_core::decide::{Verdict, decide, diagnose};
 use holdfast_core::record::{
     Acker, Assurance, Claim, ClaimKind, GroupRecord, Incumbent, Life, Session, Stage,
 };
 use holdfast_core::report::{InstanceReport, Observed, Process, Stream, Upstream};
 use holdfast_core::topology::{
-    Durability, Engine, Management, Node, PasswordSource, ReplicationUser, Service, Strategy, Topology,
-    WhenNoSyncReplica,
+    Durability, Engine, HandBack, Management, Node, PasswordSource, ReplicationUser, Service, Strategy,
+    Topology, WhenNoSyncReplica,
 };
 use holdfast_core::world::World;
 use holdfast_core::{Epoch, Millis, NodeName, Position, Seen};
@@ -39,6 +39,9 @@ pub struct Scene {
     pub lease_renewed: Millis,
     pub absent_since: BTreeMap<NodeName, Millis>,
     pub unwell_since: BTreeMap<NodeName, Millis>,
+    pub well_since: BTreeMap<NodeName, Millis>,
+    pub primary_had: Option<Position>,
+    pub minute: Option<u16>,
     pub cool_down_until: Option<Millis>,
     pub groups_failing: usize,
     pub groups: usize,
@@ -64,6 +67,8 @@ fn service(durability: Durability) -> Service {
             password: PasswordSource::Env("P".into()),
         },
         cross_region_failover: false,
+        hand_back: HandBack::Manual,
+        hand_back_after_ms: holdfast_core::limits::HAND_BACK_AFTER_MS,
         cool_down_ms: holdfast_core::limits::COOL_DOWN_MS,
         read_consistency: holdfast_core::topology::ReadConsistency::Strong,
         read_lag_ms: holdfast_core::limits::READ_LAG_MS,
@@ -144,6 +149,9 @@ pub fn healthy(durability: Durability) -> Scene {
         lease_renewed: Millis(NOW.0 - 400),
         absent_since: BTreeMap::new(),
         unwell_since: BTreeMap::new(),
+        well_since: BTreeMap::new(),
+        primary_had: None,
+        minute: None,
         cool_down_until: None,
         groups_failing: 0,
         groups: 1,
@@ -252,9 +260,8 @@ impl Scene {
         self
     }
 
-    /// The verdict in words.
-    pub fn decides(&self) -> String {
-        let world = World {
+    fn world(&self) -> World<'_> {
+        World {
             topology: &self.topology,
             service: &self.topology.services[0],
             record: &self.record,
@@ -265,10 +272,22 @@ impl Scene {
             members: self.members.clone(),
             absent_since: self.absent_since.clone(),
             unwell_since: self.unwell_since.clone(),
+            well_since: self.well_since.clone(),
+            primary_had: self.primary_had.clone(),
+            minute: self.minute,
             cool_down_until: self.cool_down_until,
             groups_failing: self.groups_failing,
             groups: self.groups,
-        };
+        }
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        decide(&self.world())
+    }
+
+    /// The verdict in words.
+    pub fn decides(&self) -> String {
+        let world = self.world();
         let Some((row, verdict)) = diagnose(&world) else { return "healthy\n".into() };
         let mut out = String::new();
         match verdict {

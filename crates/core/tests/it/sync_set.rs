@@ -1,6 +1,6 @@
 //! The recorded sync set is true at every moment (S5).
 
-use crate::scene::{EPOCH, NOW, Scene, check, n, sync};
+use crate::scene::{EPOCH, NOW, Scene, at, check, n, sync};
 use expect_test::expect;
 use holdfast_core::Millis;
 use holdfast_core::record::{Acker, Assurance};
@@ -272,4 +272,25 @@ fn the_way_back_from_degraded() {
     "#]],
     );
     assert_eq!(s.record.epoch, EPOCH);
+}
+
+/// Under load nobody has all that the primary has now. What it had a moment ago is enough to wait again, and not to promise.
+#[test]
+fn the_way_back_from_degraded_under_load() {
+    let mut s = unrecorded();
+    s.acker(2, Acker::Joining);
+    s.record.assurance = Assurance::Degraded;
+    s.of(1).seen.waits_for_ack = false;
+    s.of(1).seen.applied = Some(at("0-1-200"));
+    s.of(2).seen.received = Some(at("0-1-150"));
+    assert!(s.decides().starts_with("short-of-ackers"));
+    s.primary_had = Some(at("0-1-160"));
+    assert!(s.decides().starts_with("short-of-ackers"));
+    s.primary_had = Some(at("0-1-150"));
+    assert!(s.decides().starts_with("degraded: restore because n2 is caught up"), "{}", s.decides());
+    s.record.assurance = Assurance::Restoring;
+    (s.of(1).seen.waits_for_ack, s.of(1).held) = (true, 9);
+    assert!(s.decides().starts_with("short-of-ackers"));
+    s.of(2).seen.received = Some(at("0-1-200"));
+    assert!(s.decides().starts_with("degraded: restore because n2 has everything"), "{}", s.decides());
 }

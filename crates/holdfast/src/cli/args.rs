@@ -47,6 +47,9 @@ pub enum Command {
         /// The next primary [default: the fittest replica]
         #[arg(long)]
         to: Option<String>,
+        /// To the service's home, the first of its members
+        #[arg(long, conflicts_with = "to")]
+        home: bool,
     },
     /// Take over from a primary that is not known to be dead
     Failover {
@@ -168,7 +171,13 @@ pub struct EngineArgs {
 
 impl EngineArgs {
     pub fn engine(&self) -> Engine {
-        match self.engine {
+        self.engine.engine()
+    }
+}
+
+impl Flavour {
+    pub fn engine(self) -> Engine {
+        match self {
             Flavour::Mariadb => Engine::MariaDb,
             Flavour::Mysql => Engine::MySql,
             Flavour::Redis => Engine::Redis,
@@ -176,8 +185,8 @@ impl EngineArgs {
         }
     }
     /// Its name, for people.
-    pub fn name(&self) -> &'static str {
-        match self.engine {
+    pub fn name(self) -> &'static str {
+        match self {
             Flavour::Mariadb => "MariaDB",
             Flavour::Mysql => "MySQL",
             Flavour::Redis => "Redis",
@@ -231,6 +240,20 @@ pub enum DrillCommand {
         engine: EngineArgs,
         #[command(flatten)]
         staging: StagingArgs,
+    },
+    /// Two machines, each the standby of the service that is at home on the other: one dies, the other carries both, and when
+    /// it is back its service goes home; then the other one
+    Mutual {
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// The other service's database
+        #[arg(long, value_enum, default_value_t = Flavour::Redis)]
+        partner: Flavour,
+        /// Directory of its programs [default: found through PATH]
+        #[arg(long)]
+        partner_programs: Option<PathBuf>,
+        #[command(flatten)]
+        sandbox: SandboxArgs,
     },
     /// Break one host of a staging deployment for a while, as drills do; its own agent does it
     Strike(StrikeArgs),

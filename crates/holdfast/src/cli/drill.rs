@@ -11,17 +11,21 @@ use holdfast_drill::deployment::Deployment;
 use holdfast_drill::drills::{self, Drill};
 use holdfast_drill::ground;
 use holdfast_drill::judge::{self, Round};
+use holdfast_drill::mutual;
 use holdfast_drill::random;
-use holdfast_drill::sandbox::{self, Options, Sandbox};
+use holdfast_drill::sandbox::{self, Options, Partner, Sandbox};
 use holdfast_drill::soak::{self, Sample};
 use miette::{IntoDiagnostic, WrapErr};
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 const START: Duration = Duration::from_secs(120);
 /// Rounds follow each other faster than failures do.
 const COOL_DOWN_S: u32 = 1;
+/// Long enough to be seen at work.
+const HAND_BACK_AFTER_S: u32 = 2;
 /// A shorter wait needs no explanation.
 const TELLS_FROM_S: u64 = 5;
 /// Room for an engine's files and an hour of drills; the disk that is filled is not the user's.
@@ -47,6 +51,7 @@ pub async fn drill(
             for d in Drill::ALL {
                 sayln!("{:<18} {}\n{:<18} {}", d.name(), d.describe(), "", d.promises());
             }
+            sayln!("{:<18} {}\n{:<18} {}", mutual::NAME, mutual::DESCRIBES, "", mutual::PROMISES);
             Ok(Exit::Ok)
         }
         DrillCommand::Run { drill, rounds, sandbox, staging } => {
@@ -66,6 +71,11 @@ pub async fn drill(
                 false => on_sandbox(&args, true, Course::Plan(plan)).await?,
             };
             Ok(print(&report, output))
+        }
+        DrillCommand::Mutual { rounds, partner, partner_programs, sandbox } => {
+            let partner = Partner { engine: partner.engine(), programs: partner_programs };
+            let course = Course::Mutual { rounds, partner };
+            Ok(print(&on_sandbox(&sandbox, false, course).await?, sandbox.output))
         }
         DrillCommand::Strike(args) => staging::strike(config, token_file, args).await,
         DrillCommand::Soak { minutes, every, output, dir, engine } => {
@@ -115,20 +125,31 @@ async fn on_sandbox(args: &SandboxArgs, disks: bool, course: Course<'_>) -> Resu
         Network::Auto | Network::Namespaces => sandbox::Network::Namespaces,
     };
     let exe = std::env::current_exe().into_diagnostic().wrap_err("could not find this program's own file")?;
+    let partner = match &course {
+        Course::Mutual { partner, .. } => Some(partner.clone()),
+        Course::Plan(_) | Course::Soak { .. } => None,
+    };
+    let (members, witnesses) =
+        if partner.is_some() { (2, args.witnesses.max(1)) } else { (3, args.witnesses) };
+    let mut service_lines = format!("cool_down_s = {COOL_DOWN_S}");
+    if partner.is_some() {
+        let _ = write!(service_lines, "\nhand_back_after_s = {HAND_BACK_AFTER_S}");
+    }
     let options = Options {
+        partner,
         durability: crate::dev::durability(args.durability).to_string(),
         network,
         engine: args.engine.engine(),
         programs: args.engine.programs.clone(),
         app: true,
-        witnesses: args.witnesses,
-        service_lines: format!("cool_down_s = {COOL_DOWN_S}"),
+        witnesses,
+        service_lines,
         disk_mib: disks.then_some(DISK_MIB),
         engine_lines: match course {
             Course::Soak { .. } if args.engine.engine().family() == Family::MySql => SOAK_BINLOGS.into(),
             _ => String::new(),
         },
-        ..Options::new(exe, &dir, 3)
+        ..Options::new(exe, &dir, members)
     };
     let mut sandbox = Sandbox::start(options).await.map_err(|e| failed(e, "starting the sandbox"))?;
     let outcome = tokio::select! {
@@ -157,6 +178,7 @@ pub(super) enum Plan<'a> {
 enum Course<'a> {
     Plan(Plan<'a>),
     Soak { periods: u64, every: u64 },
+    Mutual { rounds: u32, partner: Partner },
 }
 
 async fn rounds(sandbox: &mut Sandbox, course: Course<'_>, args: &SandboxArgs) -> Result<Report, Failure> {
@@ -165,6 +187,7 @@ async fn rounds(sandbox: &mut Sandbox, course: Course<'_>, args: &SandboxArgs) -
     match course {
         Course::Plan(plan) => carry_out(sandbox, plan, args.writers, talks).await,
         Course::Soak { periods, every } => long_life(sandbox, periods, every, talks).await,
+        Course::Mutual { rounds, .. } => mutual_rounds(sandbox, rounds, args.writers, talks).await,
     }
 }
 
@@ -201,6 +224,25 @@ async fn long_life(sandbox: &mut Sandbox, periods: u64, every: u64, talks: bool)
         }
         report.rounds.push(round);
         report.usage.push(usage);
+    }
+    Ok(report)
+}
+
+async fn mutual_rounds(
+    sandbox: &mut Sandbox,
+    rounds: u32,
+    writers: u8,
+    talks: bool,
+) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    for number in 1..=rounds {
+        let all = mutual::round(sandbox, number.into(), writers).await.map_err(|e| drilled(e, "drilling"))?;
+        for r in all.iter().filter(|_| talks) {
+            let service = r.service.as_deref().unwrap_or_default();
+            let (outage, lost) = (r.outage_ms, r.lost);
+            sayln!("{number}/{rounds}: {}: {service}: outage {outage} ms, lost {lost}", r.faults.join(", "));
+        }
+        report.rounds.extend(all);
     }
     Ok(report)
 }
@@ -344,8 +386,9 @@ fn print_rounds(rounds: &[Round]) {
         .iter()
         .map(|r| {
             let reported = r.reported_lost.map_or("-".to_string(), |n| n.to_string());
+            let drill = r.service.as_ref().map_or(r.drill.to_string(), |s| format!("{}: {s}", r.drill));
             [
-                r.drill.to_string(),
+                drill,
                 format!("{} -> {}", r.from, r.to),
                 r.outage_ms.to_string(),
                 r.acked.to_string(),

@@ -32,7 +32,9 @@ pub async fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Status { watch, output } => output::status(&api()?, watch, output).await,
         Command::History { service, output } => output::history(&api()?, service.as_deref(), output).await,
         Command::Explain { service, output } => output::explain(&api()?, service.as_deref(), output).await,
-        Command::Switchover { service, to } => wishes::switchover(&api()?, service.as_deref(), to).await,
+        Command::Switchover { service, to, home } => {
+            wishes::switchover(&api()?, service.as_deref(), to, home).await
+        }
         Command::Failover { service, to, accept_loss } => {
             wishes::failover(&api()?, service.as_deref(), to, accept_loss).await
         }

@@ -16,8 +16,14 @@ use tokio::time::Instant;
 const WATCH: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 
-pub async fn switchover(api: &Api, service: Option<&str>, to: Option<String>) -> Result<Exit, Failure> {
+pub async fn switchover(
+    api: &Api,
+    service: Option<&str>,
+    to: Option<String>,
+    home: bool,
+) -> Result<Exit, Failure> {
     let before = api.service(service).await?;
+    let to = if home { before.members.first().map(|m| m.node.clone()) } else { to };
     output::members("before", &before);
     let accepted: Accepted = api.post(&path(&before, "switchover"), &SwitchoverRequest { to }).await?;
     sayln!("{}", accepted.says);

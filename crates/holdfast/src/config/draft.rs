@@ -7,8 +7,8 @@ use super::repository::{self, Place};
 use super::shape::{At, Record};
 use holdfast_backup::Retention;
 use holdfast_core::topology::{
-    Durability, Engine, Management, Node, PasswordSource, ReadConsistency, ReplicationUser, Sentinel,
-    Service, Strategy, Topology, User, WhenNoSyncReplica,
+    Durability, Engine, HandBack, Management, Node, PasswordSource, ReadConsistency, ReplicationUser,
+    Sentinel, Service, Strategy, Topology, User, WhenNoSyncReplica,
 };
 use holdfast_core::{GroupName, NodeName, RegionName, UserName, ZoneName};
 use std::net::IpAddr;
@@ -51,6 +51,14 @@ pub(super) struct NodeDraft {
     pub address: Option<At<IpAddr>>,
     pub voter: Option<At<bool>>,
     pub data_dir: Option<At<PathBuf>>,
+    pub capacity: Units,
+}
+
+/// What a node has, or a service takes.
+#[derive(Debug, Default)]
+pub(super) struct Units {
+    pub memory_mib: Option<At<u64>>,
+    pub load: Option<At<u64>>,
 }
 
 #[derive(Debug)]
@@ -68,6 +76,10 @@ pub(super) struct ServiceDraft {
     pub read_port: Option<At<u16>>,
     pub cross_region_failover: Option<At<bool>>,
     pub cool_down_s: Option<At<u64>>,
+    /// `None` also where the file has none.
+    pub hand_back: Option<At<String>>,
+    pub hand_back_after_s: Option<At<u64>>,
+    pub needs: Units,
     pub read_consistency: Option<At<ReadConsistency>>,
     pub read_lag_ms: Option<At<u64>>,
     pub read_wait_ms: Option<At<u64>>,
@@ -137,8 +149,13 @@ fn node(place: usize, mut r: Record) -> NodeDraft {
         address: r.address("address"),
         voter: r.flag("voter"),
         data_dir: r.path("data_dir"),
+        capacity: r.one("capacity").map_or_else(Units::default, units),
         span: r.span,
     }
+}
+
+fn units(mut r: Record) -> Units {
+    Units { memory_mib: r.number("memory_mib"), load: r.number("load") }
 }
 
 fn named<T, E>(text: Option<At<String>>, name: impl Fn(&str) -> Result<T, E>) -> Option<At<T>> {
@@ -157,6 +174,7 @@ fn service(mut r: Record, out: &mut Findings) -> ServiceDraft {
     });
     let strategy = r.text("strategy").and_then(|at| match at.value.as_str() {
         "hot-standby" => Some(Strategy::HotStandby),
+        "mutual-standby" => Some(Strategy::MutualStandby),
         _ => None,
     });
     let durability = r
@@ -190,6 +208,9 @@ fn service(mut r: Record, out: &mut Findings) -> ServiceDraft {
         read_port: r.port("read_port"),
         cross_region_failover: r.flag("cross_region_failover"),
         cool_down_s: r.number("cool_down_s"),
+        hand_back: r.text("hand_back"),
+        hand_back_after_s: r.number("hand_back_after_s"),
+        needs: r.one("needs").map_or_else(Units::default, units),
         read_consistency,
         read_lag_ms: r.number("read_lag_ms"),
         read_wait_ms: r.number("read_wait_ms"),
@@ -310,7 +331,27 @@ fn finished_node(draft: NodeDraft) -> Option<Node> {
     })
 }
 
+/// When a service goes home; `None` if that cannot be read.
+pub(super) fn hand_back(text: &str) -> Option<HandBack> {
+    match text {
+        "auto" => return Some(HandBack::Auto),
+        "manual" => return Some(HandBack::Manual),
+        _ => {}
+    }
+    let digits =
+        |t: &str| (t.len() == 2 && t.bytes().all(|b| b.is_ascii_digit())).then(|| t.parse::<u16>().ok());
+    let (hours, minutes) = text.split_once(':')?;
+    let (hours, minutes) = (digits(hours)??, digits(minutes)??);
+    (hours < 24 && minutes < 60).then_some(HandBack::At(hours * 60 + minutes))
+}
+
 fn finished_service(draft: ServiceDraft) -> Option<Service> {
+    let strategy = draft.strategy?;
+    let hand_back = match &draft.hand_back {
+        Some(at) => hand_back(&at.value)?,
+        None if strategy == Strategy::MutualStandby => HandBack::Auto,
+        None => HandBack::Manual,
+    };
     let durability = draft.durability?.value;
     let sync_replicas = match durability {
         Durability::Sync => draft.sync_replicas.map_or(1, |at| at.value),
@@ -327,7 +368,9 @@ fn finished_service(draft: ServiceDraft) -> Option<Service> {
     Some(Service {
         name: draft.name?.value,
         engine: draft.engine?,
-        strategy: draft.strategy?,
+        strategy,
+        hand_back,
+        hand_back_after_ms: draft.hand_back_after_s?.value * 1_000,
         durability,
         sync_replicas,
         when_no_sync_replica: draft.when_no_sync_replica?.value,

@@ -89,6 +89,7 @@ pub enum Default {
 }
 
 const PORT: Kind = Kind::Number { min: 1, max: 65_535 };
+const UNITS_MAX: u64 = 1 << 40;
 const PATH_CHARS: usize = 4_096;
 const COMMAND_WORDS: usize = 64;
 pub(super) const USERS_PER_SERVICE: usize = 64;
@@ -312,6 +313,12 @@ static NODE: Section = Section {
             "Where everything of Holdfast lives on that host: store, engine data, saved histories. Nodes on \
              loopback addresses share one machine and need one each.",
         ),
+        field(
+            "capacity",
+            Kind::One(&CAPACITY),
+            Need::Optional("not checked"),
+            "What the node has for services, compared with what they need when any other node is lost.",
+        ),
     ],
 };
 
@@ -333,10 +340,17 @@ static SERVICE: Section = Section {
         ),
         field(
             "strategy",
-            Kind::Choice(&[Choice {
-                value: "hot-standby",
-                doc: "one primary, replicas that take over in about a second",
-            }]),
+            Kind::Choice(&[
+                Choice {
+                    value: "hot-standby",
+                    doc: "one primary, replicas that take over in about a second",
+                },
+                Choice {
+                    value: "mutual-standby",
+                    doc: "the same with two members, each the standby of what the other serves; the service goes \
+                          home by itself",
+                },
+            ]),
             Need::Default(Default::Text("hot-standby")),
             "How it is made available.",
         ),
@@ -381,7 +395,7 @@ static SERVICE: Section = Section {
             Kind::List { of: &Kind::Name, min: 1, max: limits::NODES },
             Need::Required,
             "Names of the nodes with an instance, in order of preference: the first that can becomes the first \
-             primary.",
+             primary. The very first is the service's home: to place services crossed, turn the list around.",
         ),
         field("engine_port", PORT, Need::Required, "The engine's own port on each member."),
         field(
@@ -437,6 +451,26 @@ static SERVICE: Section = Section {
              seen to end (S12). `holdfast failover` does not wait.",
         ),
         field(
+            "hand_back",
+            Kind::Text { chars_max: 16 },
+            Need::Optional("`\"auto\"` under `mutual-standby`, else `\"manual\"`"),
+            "When the service goes home, by a switchover that loses nothing, after a failover moved it away. \"auto\": as soon \
+             as its home is well. \"HH:MM\": within the hour from that time of day on (UTC). \"manual\": only `holdfast \
+             switchover SERVICE --home` does. What a person moved stays where it is.",
+        ),
+        field(
+            "hand_back_after_s",
+            Kind::Number { min: 0, max: limits::HAND_BACK_AFTER_MAX_S },
+            Need::Default(Default::Number(limits::HAND_BACK_AFTER_MS / 1_000)),
+            "Before that, its home must have followed well for so many seconds. The cool-down must be over, too.",
+        ),
+        field(
+            "needs",
+            Kind::One(&NEEDS),
+            Need::Optional("not checked"),
+            "What it takes of a node, to be compared with `capacity` there.",
+        ),
+        field(
             "managed",
             Kind::One(&MANAGED),
             Need::Optional("`managed = {}`, unless `attached` is given"),
@@ -474,6 +508,45 @@ static SERVICE: Section = Section {
             Kind::Many { of: &USER, min: 0, max: USERS_PER_SERVICE },
             Need::Optional("no client can log in"),
             "Database users that clients log in with. One `[[service.user]]` each.",
+        ),
+    ],
+};
+
+static CAPACITY: Section = Section {
+    title: "capacity",
+    doc: "",
+    fields: &[
+        field(
+            "memory_mib",
+            Kind::Number { min: 1, max: UNITS_MAX },
+            Need::Optional("not checked"),
+            "MiB of memory for engines.",
+        ),
+        field(
+            "load",
+            Kind::Number { min: 1, max: UNITS_MAX },
+            Need::Optional("not checked"),
+            "What it can serve, in a unit of yours that is the same in the whole file: hundredths of a core, or \
+             thousands of transactions a second.",
+        ),
+    ],
+};
+
+static NEEDS: Section = Section {
+    title: "needs",
+    doc: "",
+    fields: &[
+        field(
+            "memory_mib",
+            Kind::Number { min: 1, max: UNITS_MAX },
+            Need::Optional("counts as nothing"),
+            "MiB of memory that each of its instances takes.",
+        ),
+        field(
+            "load",
+            Kind::Number { min: 1, max: UNITS_MAX },
+            Need::Optional("counts as nothing"),
+            "What its primary takes, in the unit of `capacity`.",
         ),
     ],
 };

@@ -9,6 +9,7 @@ mod draft;
 mod fields;
 pub mod grants;
 mod options;
+mod placement;
 mod report;
 pub mod repository;
 mod rules;

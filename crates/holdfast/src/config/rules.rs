@@ -5,6 +5,7 @@
 use super::draft::{File, NodeDraft, ServiceDraft};
 use super::grants;
 use super::options;
+use super::placement;
 use super::report::{Finding, Findings, quoted, suggestion};
 use super::shape::At;
 use holdfast_core::NodeName;
@@ -62,6 +63,7 @@ pub(super) fn check(file: &File, out: &mut Findings) {
         accounts(service, file.allow_plaintext, out);
         options::check(service, out);
     }
+    placement::check(file, out);
     sentinel(file, out);
     ports(file, out);
 }

@@ -8,7 +8,7 @@ mod history;
 pub mod view;
 
 use crate::api::hosts::{Orders, Renewal, ReportRequest, Routes};
-use crate::clock::Clock;
+use crate::clock::{Clock, minute_of_day};
 use history::ActivePlan;
 use holdfast_core::controller::Controller;
 use holdfast_core::decide::Verdict;
@@ -204,6 +204,7 @@ impl Office {
         if let Some(at) = self.store.renewed_at(name.as_str()) {
             inner.core.renewed(name, self.clock.at(at));
         }
+        inner.core.tell_time(minute_of_day());
         inner.core.verdict(name, self.clock.now())
     }
 

@@ -196,6 +196,7 @@ fn described(w: &World) -> ServiceStatus {
         engine: w.service.engine.word().into(),
         strategy: match w.service.strategy {
             Strategy::HotStandby => "hot-standby",
+            Strategy::MutualStandby => "mutual-standby",
         }
         .into(),
         durability: match w.service.durability {

@@ -4,6 +4,7 @@
 use crate::sim::Sim;
 use crate::sim::store::summary;
 use holdfast_core::record::{Acker, Assurance};
+use holdfast_core::topology::HandBack;
 
 pub fn healthy(sim: &Sim) -> bool {
     missing(sim).is_none()
@@ -47,6 +48,9 @@ fn missing(sim: &Sim) -> Option<String> {
         && (record.assurance != Assurance::Held || members != wanted || members != record.ackers.len())
     {
         return Some("the sync set is not full".into());
+    }
+    if sim.service().hand_back == HandBack::Auto && record.displaced && sim.gone.is_none() {
+        return Some("it has not gone home".into());
     }
     let answered = |c: &crate::sim::clients::Client| c.last_answer + 1_000 > sim.now;
     let there = |c: &&crate::sim::clients::Client| c.through_proxy() && sim.gone != Some(c.home());

@@ -1,0 +1,64 @@
+//! A service goes home: after a takeover moved it away, and its home has come back and is well.
+//!
+//! Guarantees: it is a switchover, which loses nothing or is not done; what a person moved is not moved back; a home that
+//! does not stay well is not gone back to. Does not know: what time it is ([`World::minute`]).
+
+use crate::choose::Blocker;
+use crate::decide::{Verdict, act, claim_record, in_office};
+use crate::plan::PlanKind;
+use crate::record::{ClaimKind, Incumbent, Mode};
+use crate::switchover;
+use crate::topology::HandBack;
+use crate::world::World;
+use crate::{NodeName, limits};
+
+pub(crate) fn home_ready(w: &World) -> Option<Verdict> {
+    let (p, home) = displaced(w)?;
+    obstacle(w, p, home).is_none().then_some(())?;
+    let because = format!("{home} is well again: the service goes home from {}", p.node);
+    act(w, claim_record(w, ClaimKind::Handover { to: home.clone() }, false), PlanKind::Switchover, because)
+}
+
+/// Where only a person hands back, nothing is waited for.
+pub(crate) fn away(w: &World) -> Option<Verdict> {
+    let (p, home) = displaced(w).filter(|_| w.service.hand_back != HandBack::Manual)?;
+    let says = format!("{} serves in the place of {home}: {}", p.node, obstacle(w, p, home)?);
+    let hint = format!("`holdfast switchover {} --home` does it now", w.group());
+    Some(Verdict::Wait(vec![Blocker::new("away-from-home", says).hint(hint)]))
+}
+
+/// Who serves, and whose place it is.
+fn displaced<'w>(w: &'w World) -> Option<(&'w Incumbent, &'w NodeName)> {
+    let p = in_office(w).filter(|_| w.record.displaced)?;
+    Some((p, w.service.home().filter(|home| **home != p.node)?))
+}
+
+/// Why it does not go home now.
+fn obstacle(w: &World, p: &Incumbent, home: &NodeName) -> Option<String> {
+    if w.record.mode == Mode::Paused {
+        return Some("automatic actions are paused".into());
+    }
+    if w.record.upgrade.is_some() || !w.record.restart.is_empty() || w.record.reinit.contains_key(home) {
+        return Some("other work is under way".into());
+    }
+    if let Err(why) = switchover::ready(w, p, home) {
+        return Some(why);
+    }
+    let free = w.fresh(home).and_then(|r| r.seen.free_disk_bytes);
+    if free.is_some_and(|b| b < limits::DISK_ROOM_BYTES) {
+        return Some(format!("the disk of {home} is nearly full"));
+    }
+    if w.record.last_takeover.is_some() {
+        return Some("the cool-down after the takeover is not over".into());
+    }
+    match w.service.hand_back {
+        HandBack::Manual => return Some("a person does that".into()),
+        HandBack::At(at) if !w.service.hand_back.is_due(w.minute) => {
+            return Some(format!("it goes home at {:02}:{:02} UTC", at / 60, at % 60));
+        }
+        HandBack::At(_) | HandBack::Auto => {}
+    }
+    let well_ms = w.well_since.get(home).map_or(0, |since| w.now.since(*since));
+    let left_ms = w.service.hand_back_after_ms.saturating_sub(well_ms);
+    (left_ms > 0).then(|| format!("{home} has to be well for {} s more", left_ms.div_ceil(1_000)))
+}
