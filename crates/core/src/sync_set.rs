@@ -185,10 +185,12 @@ fn spare_replica(w: &World, p: &Incumbent) -> Option<NodeName> {
         .map(|(n, _)| n.clone())
 }
 
-/// It follows; or, where it may not before it is recorded, it is fit to.
+/// It follows and is not far behind, since acknowledging slows it down; or, where it may not before it is recorded, it is
+/// fit to follow.
 fn can_join(w: &World, p: &Incumbent, node: &NodeName) -> bool {
     let ready = |r: &InstanceReport| r.ready && r.held >= w.revision && !w.record.is_to_leave(node);
-    acker_well(w, p, node) || w.fresh(node).is_some_and(ready)
+    let near = w.service.admits_replicas() || w.nearly_caught_up(node, &p.node);
+    acker_well(w, p, node) && near || w.fresh(node).is_some_and(ready)
 }
 
 /// The way back: a replica acknowledges and is caught up → the primary waits again → all that was written

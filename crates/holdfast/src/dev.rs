@@ -46,7 +46,12 @@ pub async fn dev(args: DevArgs) -> Result<crate::cli::Exit, Report> {
     };
     let mut sandbox =
         Sandbox::start(options).await.into_diagnostic().wrap_err("could not start the sandbox")?;
-    sayln!("Starting {} {} servers under {} …", args.nodes, args.engine.engine.name(), sandbox.dir().display());
+    sayln!(
+        "Starting {} {} servers under {} …",
+        args.nodes,
+        args.engine.engine.name(),
+        sandbox.dir().display()
+    );
     let outcome = tokio::select! {
         healthy = sandbox.wait_healthy(Duration::from_secs(120)) => healthy.into_diagnostic().map(|_| ()),
         () = crate::run::asked_to_stop() => return stop(sandbox).await,

@@ -192,8 +192,10 @@ async fn unsafe_settings_are_said_in_full(flavour: Engine) {
     let mut root = r.root_conn(1).await;
     root.query_drop(
         "SET GLOBAL sync_binlog=0, innodb_flush_log_at_trx_commit=2, rpl_semi_sync_master_timeout=10000, \
-         rpl_semi_sync_master_wait_point=AFTER_COMMIT, sync_relay_log=10000, binlog_format=MIXED"
-            .replace("sync_master", if flavour == Engine::MySql { "sync_source" } else { "sync_master" }),
+         rpl_semi_sync_master_wait_point=AFTER_COMMIT, sync_relay_log=10000, \
+         rpl_semi_sync_slave_enabled=1, binlog_format=MIXED"
+            .replace("sync_master", if flavour == Engine::MySql { "sync_source" } else { "sync_master" })
+            .replace("sync_slave", if flavour == Engine::MySql { "sync_replica" } else { "sync_slave" }),
     )
     .await
     .unwrap();

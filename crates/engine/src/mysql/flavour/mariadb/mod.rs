@@ -21,7 +21,6 @@ use async_trait::async_trait;
 use holdfast_core::Position;
 use holdfast_core::limits;
 use holdfast_core::position::MariaDbPosition;
-use holdfast_core::topology::Durability;
 use std::path::Path;
 use std::process::Command;
 
@@ -60,7 +59,6 @@ impl Flavour for MariaDb {
         user: &str,
         recovery: Recovery,
     ) -> Result<Vec<String>, Error> {
-        let sync = spec.durability == Durability::Sync;
         let mut out = vec!["--no-defaults".to_owned(), data_argument(at)];
         let path = |p: &Path| p.display().to_string();
         let mut add = |name: &str, value: &str| out.push(format!("--{name}={value}"));
@@ -93,7 +91,8 @@ impl Flavour for MariaDb {
         add("sync-binlog", "1");
         add("innodb-flush-log-at-trx-commit", "1");
         // An acknowledgement must mean that the event survives a crash of the host.
-        add("sync-relay-log", if sync { "1" } else { "10000" });
+        // Until it acknowledges: see `acknowledge`.
+        add("sync-relay-log", "10000");
         add("rpl-semi-sync-master-wait-point", "AFTER_SYNC");
         add("rpl-semi-sync-master-timeout", &ACK_TIMEOUT_MS.to_string());
         add("rpl-semi-sync-master-wait-no-slave", "1");
@@ -284,8 +283,9 @@ impl Flavour for MariaDb {
     }
     fn acknowledge(&self, on: bool) -> &'static str {
         match on {
-            true => "SET GLOBAL rpl_semi_sync_slave_enabled=1",
-            false => "SET GLOBAL rpl_semi_sync_slave_enabled=0",
+            // Who acknowledges has it on the disk; that takes a sync for each event, too slow to catch up by.
+            true => "SET GLOBAL sync_relay_log=1, GLOBAL rpl_semi_sync_slave_enabled=1",
+            false => "SET GLOBAL rpl_semi_sync_slave_enabled=0, GLOBAL sync_relay_log=10000",
         }
     }
     fn wait_for_ack(&self, on: bool) -> &'static str {

@@ -24,7 +24,6 @@ use async_trait::async_trait;
 use holdfast_core::Position;
 use holdfast_core::limits;
 use holdfast_core::position::GtidSet;
-use holdfast_core::topology::Durability;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -67,7 +66,6 @@ impl Flavour for MySql {
         user: &str,
         _recovery: Recovery,
     ) -> Result<Vec<String>, Error> {
-        let sync = spec.durability == Durability::Sync;
         let mut out = vec!["--no-defaults".to_owned(), data_argument(at)];
         let path = |p: &Path| p.display().to_string();
         let mut add = |name: &str, value: &str| out.push(format!("--{name}={value}"));
@@ -109,7 +107,8 @@ impl Flavour for MySql {
         add("sync-binlog", "1");
         add("innodb-flush-log-at-trx-commit", "1");
         // An acknowledgement must mean that the event survives a crash of the host.
-        add("sync-relay-log", if sync { "1" } else { "10000" });
+        // Until it acknowledges: see `acknowledge`.
+        add("sync-relay-log", "10000");
         add("rpl-semi-sync-source-wait-point", "AFTER_SYNC");
         add("rpl-semi-sync-source-timeout", &ACK_TIMEOUT_MS.to_string());
         add("rpl-semi-sync-source-wait-no-replica", "ON");
@@ -301,8 +300,9 @@ impl Flavour for MySql {
     }
     fn acknowledge(&self, on: bool) -> &'static str {
         match on {
-            true => "SET GLOBAL rpl_semi_sync_replica_enabled=1",
-            false => "SET GLOBAL rpl_semi_sync_replica_enabled=0",
+            // Who acknowledges has it on the disk; that takes a sync for each event, too slow to catch up by.
+            true => "SET GLOBAL sync_relay_log=1, GLOBAL rpl_semi_sync_replica_enabled=1",
+            false => "SET GLOBAL rpl_semi_sync_replica_enabled=0, GLOBAL sync_relay_log=10000",
         }
     }
     fn wait_for_ack(&self, on: bool) -> &'static str {
