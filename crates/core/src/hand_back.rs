@@ -41,7 +41,8 @@ fn obstacle(w: &World, p: &Incumbent, home: &NodeName) -> Option<String> {
     if w.record.upgrade.is_some() || !w.record.restart.is_empty() || w.record.reinit.contains_key(home) {
         return Some("other work is under way".into());
     }
-    if let Err(why) = switchover::ready(w, p, home) {
+    // In the sync set or not: with more than two members it may have been others' turn.
+    if let Err(why) = switchover::target(w, p, Some(home)) {
         return Some(why);
     }
     let free = w.fresh(home).and_then(|r| r.seen.free_disk_bytes);

@@ -57,6 +57,17 @@ fn it_does_not_go_home_before_that_is_sound() {
     assert_eq!(displaced().of(2).seen.version, VERSION);
 }
 
+/// With more than two members another may acknowledge in its place by now.
+#[test]
+fn it_goes_home_from_outside_the_sync_set() {
+    let mut s = displaced();
+    s.record.ackers.clear();
+    s.acker(3, Acker::Member);
+    s.of(2).seen.acknowledges = false;
+    s.of(1).seen.ackers.remove(&n(2));
+    assert!(s.decides().starts_with("home-ready"), "{}", s.decides());
+}
+
 #[test]
 fn by_hand_it_stays_and_nothing_is_wrong_with_that() {
     let mut s = displaced();

@@ -113,12 +113,26 @@ impl MySqlEngine {
         let until = Instant::now() + within;
         self.wait_for_statements(within.min(TRANSACTIONS_POLL)).await?;
         let mut open = self.work_under_way().await?;
-        while !open.is_empty() && Instant::now() + TRANSACTIONS_POLL <= until {
-            sleep(TRANSACTIONS_POLL).await;
-            let now = self.work_under_way().await?;
-            open.retain(|work| now.iter().any(|n| n.is(work)));
+        let mut list_at = Instant::now() + TRANSACTIONS_POLL;
+        while !open.is_empty() && Instant::now() + STATEMENTS_POLL <= until {
+            sleep(STATEMENTS_POLL).await;
+            if Instant::now() >= list_at {
+                let now = self.work_under_way().await?;
+                open.retain(|work| now.iter().any(|n| n.is(work)));
+                list_at = Instant::now() + TRANSACTIONS_POLL;
+            } else if open.iter().all(|work| work.trx.is_some()) {
+                let status = self.innodb_status().await?;
+                open.retain(|work| !work.is_over(&status));
+            }
         }
         Ok(open.len() as u32)
+    }
+
+    /// InnoDB's own account of itself. Unlike the list of transactions it is of now.
+    async fn innodb_status(&self) -> Result<String, Error> {
+        let sql = "SHOW ENGINE INNODB STATUS";
+        let tables = self.sessions.fence.run("looking at transactions", sql, STATEMENT).await?;
+        Ok(tables.first().and_then(|t| t.cell(0, "Status")).unwrap_or_default().to_owned())
     }
 
     /// What is a single statement ends before anybody looks at the list of transactions, which is as old as its last
@@ -215,6 +229,15 @@ struct Work {
 const UNASSIGNED_FROM: u64 = 1 << 48;
 
 impl Work {
+    /// InnoDB's status no longer names its transaction. One that has written nothing is not told from others', and of a
+    /// long list the middle is left out.
+    fn is_over(&self, status: &str) -> bool {
+        let Some(trx) = self.trx else { return false };
+        let name = format!("---TRANSACTION {trx},");
+        let whole = status.contains("LIST OF TRANSACTIONS") && !status.contains("... truncated...");
+        let there = |line: &str| line.starts_with(&name) && !line.contains("not started");
+        whole && !status.lines().any(there)
+    }
     /// Still the same: the same statement, or the same transaction, which gets its number when it first writes.
     fn is(&self, before: &Work) -> bool {
         let same = match (self.trx, before.trx) {
@@ -246,5 +269,15 @@ mod tests {
         assert!(!work(Some(2), None, None).is(&statement), "the next statement");
         assert!(!work(Some(2), None, None).is(&wrote), "a statement after the transaction");
         assert!(!Work { id: 8, ..wrote.clone() }.is(&wrote), "another's");
+
+        let status =
+            |rest: &str| format!("LIST OF TRANSACTIONS FOR EACH SESSION:\n{rest}\n--------\nFILE I/O");
+        assert!(!wrote.is_over(&status("---TRANSACTION 9, ACTIVE 0 sec\nMySQL thread id 7")));
+        assert!(!wrote.is_over(&status("---TRANSACTION 9, ACTIVE (PREPARED) 0 sec")));
+        assert!(wrote.is_over(&status("---TRANSACTION 9, not started")));
+        assert!(wrote.is_over(&status("---TRANSACTION 99, ACTIVE 1 sec")));
+        assert!(!wrote.is_over(&status("... truncated...")), "it may have been left out");
+        assert!(!wrote.is_over(""), "nothing was said");
+        assert!(!within.is_over(&status("")), "it has no number");
     }
 }
