@@ -4,6 +4,7 @@
 mod backup;
 mod config;
 mod direct;
+mod mutual;
 mod net;
 mod sentinel;
 mod stage;
