@@ -221,7 +221,14 @@ pub const BOUNDED: Duration = Duration::from_secs(10);
 /// The replica has all that the primary has.
 pub async fn level(primary: &MySqlEngine, replica: &MySqlEngine) -> Observation {
     let at = seen(primary, "an answer", |_| true).await.applied;
-    seen(replica, "level with the primary", |o| o.drained && o.applied == at).await
+    let level = seen(replica, "level with the primary", |o| o.drained && o.applied == at).await;
+    // Whichever way it came to acknowledge, what it acknowledges is on its disk.
+    assert!(
+        !level.unsafe_settings.iter().any(|s| s.contains("sync_relay_log")),
+        "{:?}",
+        level.unsafe_settings
+    );
+    level
 }
 
 pub fn applied(o: &Observation) -> Position {

@@ -90,9 +90,9 @@ impl Flavour for MariaDb {
         add("gtid-strict-mode", "1");
         add("sync-binlog", "1");
         add("innodb-flush-log-at-trx-commit", "1");
-        // An acknowledgement must mean that the event survives a crash of the host.
-        // Until it acknowledges: see `acknowledge`.
-        add("sync-relay-log", "10000");
+        let roll_back = recovery == Recovery::RollBackTail;
+        // An acknowledgement must mean that the event survives a crash of the host: see `acknowledge`.
+        add("sync-relay-log", if roll_back { "1" } else { "10000" });
         add("rpl-semi-sync-master-wait-point", "AFTER_SYNC");
         add("rpl-semi-sync-master-timeout", &ACK_TIMEOUT_MS.to_string());
         add("rpl-semi-sync-master-wait-no-slave", "1");
@@ -102,7 +102,6 @@ impl Flavour for MariaDb {
         add("rpl-semi-sync-slave-kill-conn-timeout", "1");
         add("slave-net-timeout", "4");
         add("master-retry-count", &limits::REPLICA_RETRIES.to_string());
-        let roll_back = recovery == Recovery::RollBackTail;
         // Both are needed for the tail to be cut; the second alone changes nothing while no thread replicates.
         add("init-rpl-role", if roll_back { "SLAVE" } else { "MASTER" });
         add("rpl-semi-sync-slave-enabled", if roll_back { "1" } else { "0" });
@@ -299,9 +298,10 @@ impl Flavour for MariaDb {
     fn promote(&self, sync: bool, id: u32) -> String {
         // Flushed as above.
         format!(
-            "STOP ALL SLAVES; RESET SLAVE ALL; SET GLOBAL rpl_semi_sync_slave_enabled=0; \
+            "STOP ALL SLAVES; RESET SLAVE ALL; {}; \
              SET GLOBAL rpl_semi_sync_master_enabled={}; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS; \
              SET GLOBAL server_id={id}; SET SESSION server_id={id}",
+            self.acknowledge(false),
             u8::from(sync),
         )
     }
@@ -309,7 +309,7 @@ impl Flavour for MariaDb {
     fn follow(&self, s: &Source<'_>) -> String {
         // From 11.4 on the default is to demand TLS, which no earlier primary offers by itself.
         format!(
-            "STOP ALL SLAVES; {}SET GLOBAL rpl_semi_sync_master_enabled=0; SET GLOBAL rpl_semi_sync_slave_enabled={}; \
+            "STOP ALL SLAVES; {}SET GLOBAL rpl_semi_sync_master_enabled=0; {}; \
              CHANGE MASTER TO MASTER_HOST={}, MASTER_PORT={}, MASTER_USER={}, MASTER_PASSWORD={}, \
              MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD={HEARTBEAT_S}, MASTER_USE_GTID=slave_pos, \
              MASTER_SSL=0; \
@@ -318,7 +318,7 @@ impl Flavour for MariaDb {
                 .as_ref()
                 .map(|pos| format!("SET GLOBAL gtid_slave_pos={}; ", quote(pos)))
                 .unwrap_or_default(),
-            u8::from(s.acknowledges),
+            self.acknowledge(s.acknowledges),
             quote(&s.primary.ip().to_string()),
             s.primary.port(),
             quote(s.user),

@@ -106,8 +106,7 @@ impl Flavour for MySql {
         add("enforce-gtid-consistency", "ON");
         add("sync-binlog", "1");
         add("innodb-flush-log-at-trx-commit", "1");
-        // An acknowledgement must mean that the event survives a crash of the host.
-        // Until it acknowledges: see `acknowledge`.
+        // An acknowledgement must mean that the event survives a crash of the host: see `acknowledge`.
         add("sync-relay-log", "10000");
         add("rpl-semi-sync-source-wait-point", "AFTER_SYNC");
         add("rpl-semi-sync-source-timeout", &ACK_TIMEOUT_MS.to_string());
@@ -314,8 +313,9 @@ impl Flavour for MySql {
 
     fn promote(&self, sync: bool, id: u32) -> String {
         format!(
-            "STOP REPLICA; RESET REPLICA ALL; SET GLOBAL rpl_semi_sync_replica_enabled=0; \
+            "STOP REPLICA; RESET REPLICA ALL; {}; \
              SET GLOBAL rpl_semi_sync_source_enabled={}; SET GLOBAL server_id={id}",
+            self.acknowledge(false),
             u8::from(sync),
         )
     }
@@ -324,13 +324,13 @@ impl Flavour for MySql {
         // Turning waiting off takes the server up to a second. It must be off before anything is applied, which would
         // wait too; meanwhile it can receive and acknowledge already.
         format!(
-            "STOP REPLICA; SET GLOBAL rpl_semi_sync_replica_enabled={}; \
+            "STOP REPLICA; {}; \
              CHANGE REPLICATION SOURCE TO SOURCE_HOST={}, SOURCE_PORT={}, SOURCE_USER={}, SOURCE_PASSWORD={}, \
              SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT={}, SOURCE_HEARTBEAT_PERIOD={HEARTBEAT_S}, \
              SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1; \
              SET GLOBAL server_id={}; START REPLICA IO_THREAD; \
              SET GLOBAL rpl_semi_sync_source_enabled=0; START REPLICA SQL_THREAD",
-            u8::from(s.acknowledges),
+            self.acknowledge(s.acknowledges),
             quote(&s.primary.ip().to_string()),
             s.primary.port(),
             quote(s.user),
