@@ -15,18 +15,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub const NAME: &str = "mutual";
-const NAME_HOME: &str = "hand-back";
+const NAME_RETURN: &str = "return";
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Writes may stand still for a failover, and then until durability is degraded, since nobody is left to wait for.
 const CARRIED_MS: u64 = 5_000;
-const HAND_BACK_MS: u64 = 200;
-/// Before a service was seen at home, the switchover was within this.
-const SEEN_AT_HOME_AFTER: Duration = Duration::from_millis(1_500);
+/// When a standby is back, writes wait for it again, and at first for what it is still behind; then there is a switchover.
+const RETURN_MS: u64 = 1_000;
 
 /// What the drill does and promises, in two lines.
 pub const DESCRIBES: &str =
     "mutual standby: a machine dies, the other serves for both, and its service goes home";
-pub const PROMISES: &str = "writes of both services are back within 5000 ms, going home takes 200 ms without a client error; sync loses nothing";
+pub const PROMISES: &str = "writes of both services are back within 5000 ms, when the machine returns they stand still for at most 1000 ms, without a client error; sync loses nothing";
 
 /// One service under load.
 struct Party {
@@ -64,8 +63,9 @@ pub async fn round(sandbox: &mut Sandbox, number: u64, writers: u8) -> Result<Ve
     }
 
     let parties = start(&services, &victim, &clients, number * 2 + 1, writers).await?;
+    let returns = Instant::now();
     sandbox.heal(harm).await?;
-    let at_home = gone_home(sandbox, &services[turn].0, &victim).await?;
+    gone_home(sandbox, &services[turn].0, &victim).await?;
     tokio::time::sleep(LOAD_AFTER).await;
     let home_for = Instant::now();
 
@@ -87,11 +87,11 @@ pub async fn round(sandbox: &mut Sandbox, number: u64, writers: u8) -> Result<Ve
     for Party { operator, site, before, load } in parties {
         let ledger = load.finish().await;
         let present = drills::present_in(&site, &operator, &clients, number * 2 + 1).await?;
-        let outage = ledger.outage(at_home - SEEN_AT_HOME_AFTER, home_for);
-        let promise = Promise { outage_ms: HAND_BACK_MS, may_lose: false, no_errors: true, alone: true };
+        let outage = ledger.outage(returns, home_for);
+        let promise = Promise { outage_ms: RETURN_MS, may_lose: false, no_errors: true, alone: true };
         let to = operator.primary().await?;
         let seen = seen(outage, ledger, present, None);
-        let mut round = judge(NAME_HOME, promise, (drills::text(&before["primary"]), to), seen);
+        let mut round = judge(NAME_RETURN, promise, (drills::text(&before["primary"]), to), seen);
         (round.service, round.faults) = (Some(operator.service), vec![format!("{victim} returns")]);
         rounds.push(round);
     }
@@ -153,8 +153,8 @@ async fn carried(parties: &[Party], victim: &str) -> Result<String, Error> {
     Ok(survivor)
 }
 
-/// Waits until the service is at home again; when that was seen.
-async fn gone_home(sandbox: &mut Sandbox, operator: &Operator, home: &str) -> Result<Instant, Error> {
+/// Waits until the service is at home again.
+async fn gone_home(sandbox: &mut Sandbox, operator: &Operator, home: &str) -> Result<(), Error> {
     let end = Instant::now() + sandbox.site().rejoin;
     let mut last = String::new();
     while Instant::now() < end {
@@ -163,9 +163,8 @@ async fn gone_home(sandbox: &mut Sandbox, operator: &Operator, home: &str) -> Re
             Ok(service) => {
                 let mut members = service["members"].as_array().into_iter().flatten();
                 if members.any(|m| m["role"] == "primary" && m["node"] == home) {
-                    let seen = Instant::now();
                     sandbox.wait_healthy(sandbox.site().rejoin).await?;
-                    return Ok(seen);
+                    return Ok(());
                 }
                 last = service["findings"].to_string();
             }

@@ -120,19 +120,21 @@ impl MySqlEngine {
                 let now = self.work_under_way().await?;
                 open.retain(|work| now.iter().any(|n| n.is(work)));
                 list_at = Instant::now() + TRANSACTIONS_POLL;
-            } else if open.iter().all(|work| work.trx.is_some()) {
-                let status = self.innodb_status().await?;
-                open.retain(|work| !work.is_over(&status));
+            } else {
+                let (active, statements) = self.active_transactions().await?;
+                open.retain(|work| !active.as_ref().is_some_and(|a| work.is_over(a, &statements)));
             }
         }
         Ok(open.len() as u32)
     }
 
-    /// InnoDB's own account of itself. Unlike the list of transactions it is of now.
-    async fn innodb_status(&self) -> Result<String, Error> {
+    /// By InnoDB's own account, which unlike the list of transactions is of now: each active transaction's number and
+    /// connection, or nothing if that cannot be told; and the statements that run.
+    async fn active_transactions(&self) -> Result<(Option<Vec<(u64, u32)>>, Vec<Work>), Error> {
         let sql = "SHOW ENGINE INNODB STATUS";
         let tables = self.sessions.fence.run("looking at transactions", sql, STATEMENT).await?;
-        Ok(tables.first().and_then(|t| t.cell(0, "Status")).unwrap_or_default().to_owned())
+        let active = tables.first().and_then(|t| t.cell(0, "Status")).and_then(active_in);
+        Ok((active, self.statements().await?))
     }
 
     /// What is a single statement ends before anybody looks at the list of transactions, which is as old as its last
@@ -228,15 +230,34 @@ struct Work {
 /// A transaction that has written nothing is listed as 0 or with a number from here on, which is not its own.
 const UNASSIGNED_FROM: u64 = 1 << 48;
 
+/// Number and connection of each active transaction of `SHOW ENGINE INNODB STATUS`; `None` if not all are there: of a long
+/// list the server leaves a part out.
+fn active_in(status: &str) -> Option<Vec<(u64, u32)>> {
+    let list = status.split_once("LIST OF TRANSACTIONS").map(|(_, list)| list);
+    let list = list.filter(|_| !status.contains("... truncated..."))?;
+    let mut all = Vec::new();
+    for transaction in list.split("---TRANSACTION ").skip(1).filter(|t| {
+        let first = t.lines().next().unwrap_or_default();
+        !first.contains("not started")
+    }) {
+        // As in `…, ACTIVE 0 sec` and, some lines below, `MariaDB thread id 4, OS thread handle …`.
+        let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
+        let number = digits(transaction).parse().unwrap_or(0);
+        if let Some((_, id)) = transaction.split_once(" thread id ") {
+            all.push((number, digits(id).parse().ok()?));
+        }
+    }
+    Some(all)
+}
+
 impl Work {
-    /// InnoDB's status no longer names its transaction. One that has written nothing is not told from others', and of a
-    /// long list the middle is left out.
-    fn is_over(&self, status: &str) -> bool {
-        let Some(trx) = self.trx else { return false };
-        let name = format!("---TRANSACTION {trx},");
-        let whole = status.contains("LIST OF TRANSACTIONS") && !status.contains("... truncated...");
-        let there = |line: &str| line.starts_with(&name) && !line.contains("not started");
-        whole && !status.lines().any(there)
+    /// Its transaction is not among the `active` ones, or it was none and its statement has ended without beginning one.
+    fn is_over(&self, active: &[(u64, u32)], statements: &[Work]) -> bool {
+        match (self.trx, active.iter().find(|(_, id)| *id == self.id)) {
+            (Some(trx), now) => now.is_none_or(|(n, _)| *n != trx),
+            (None, Some(_)) => false,
+            (None, None) => !statements.iter().any(|s| s.id == self.id && s.query == self.query),
+        }
     }
     /// Still the same: the same statement, or the same transaction, which gets its number when it first writes.
     fn is(&self, before: &Work) -> bool {
@@ -250,7 +271,7 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
-    use super::Work;
+    use super::{Work, active_in};
 
     #[test]
     fn work_is_told_from_what_comes_after_it() {
@@ -269,15 +290,29 @@ mod tests {
         assert!(!work(Some(2), None, None).is(&statement), "the next statement");
         assert!(!work(Some(2), None, None).is(&wrote), "a statement after the transaction");
         assert!(!Work { id: 8, ..wrote.clone() }.is(&wrote), "another's");
+    }
 
-        let status =
-            |rest: &str| format!("LIST OF TRANSACTIONS FOR EACH SESSION:\n{rest}\n--------\nFILE I/O");
-        assert!(!wrote.is_over(&status("---TRANSACTION 9, ACTIVE 0 sec\nMySQL thread id 7")));
-        assert!(!wrote.is_over(&status("---TRANSACTION 9, ACTIVE (PREPARED) 0 sec")));
-        assert!(wrote.is_over(&status("---TRANSACTION 9, not started")));
-        assert!(wrote.is_over(&status("---TRANSACTION 99, ACTIVE 1 sec")));
-        assert!(!wrote.is_over(&status("... truncated...")), "it may have been left out");
-        assert!(!wrote.is_over(""), "nothing was said");
-        assert!(!within.is_over(&status("")), "it has no number");
+    #[test]
+    fn what_innodb_calls_active_is_waited_for() {
+        let status = "---\nTRANSACTIONS\nLIST OF TRANSACTIONS FOR EACH SESSION:\n\
+            ---TRANSACTION 421, not started\n0 lock struct(s)\n\
+            ---TRANSACTION 19, ACTIVE 0 sec\n1 lock struct(s)\nMariaDB thread id 4, OS thread handle 13, query id 8\n\
+            ---TRANSACTION 20, ACTIVE (PREPARED) 1 sec\nMySQL thread id 7, OS thread handle 14\n--------\nFILE I/O";
+        let active = active_in(status).unwrap();
+        assert_eq!(active, [(19, 4), (20, 7)]);
+        assert!(
+            active_in("LIST OF TRANSACTIONS\n... truncated...\n").is_none(),
+            "one may have been left out"
+        );
+        assert!(active_in("").is_none(), "nothing was said");
+        let work = |id, query, trx| Work { id, query, trx, started: None };
+        let running = [work(5, Some(30), None)];
+        let over = |w: Work| w.is_over(&active, &running);
+        assert!(!over(work(4, None, Some(19))) && !over(work(7, Some(1), Some(20))));
+        assert!(over(work(4, None, Some(18))), "its connection is in the next one");
+        assert!(over(work(5, Some(30), Some(18))), "committed, and not answered yet");
+        assert!(!over(work(5, Some(30), None)), "it still runs");
+        assert!(over(work(5, Some(29), None)), "the statement was all there was");
+        assert!(!over(work(4, Some(29), None)), "it began a transaction");
     }
 }
