@@ -166,6 +166,8 @@ impl Client {
                 Ok(0) => return Err("cut".into()),
                 Ok(n) => self.buffer.extend_from_slice(&bytes[..n]),
                 Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return Err("cut".into()),
+                // A read with a bound is broken off when the whole machine is stopped for a while.
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => panic!("no answer: {e}"),
             }
         }
