@@ -86,6 +86,11 @@ impl Controller {
         {
             return;
         }
+        let gap = |h: &Heard| h.session != session || now.since(h.at) >= limits::SILENT_AFTER_MS;
+        if self.heard.get(node).is_some_and(gap) {
+            // Whoever was silent has not been well.
+            self.groups.values_mut().for_each(|g| _ = g.well_since.remove(node));
+        }
         for r in &instances {
             let own_word: Vec<NodeName> = self.quit_acknowledging(&r.group);
             if let Some(group) = self.groups.get_mut(&r.group) {

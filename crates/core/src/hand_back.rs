@@ -9,6 +9,7 @@ use crate::plan::PlanKind;
 use crate::record::{ClaimKind, Incumbent, Mode};
 use crate::switchover;
 use crate::topology::HandBack;
+use crate::version::must_not_follow;
 use crate::world::World;
 use crate::{NodeName, limits};
 
@@ -44,6 +45,13 @@ fn obstacle(w: &World, p: &Incumbent, home: &NodeName) -> Option<String> {
     // In the sync set or not: with more than two members it may have been others' turn.
     if let Err(why) = switchover::target(w, p, Some(home)) {
         return Some(why);
+    }
+    let version = |n: &NodeName| w.fresh(n).map_or("", |r| r.seen.version.as_str());
+    if let Some(why) = must_not_follow(version(&p.node), version(home)) {
+        return Some(format!("from {home} there would be no way back ({why}): `holdfast upgrade`"));
+    }
+    if w.fresh(home).and_then(|r| r.seen.upstream.as_ref()).is_none_or(|u| u.lag_ms.is_none()) {
+        return Some(format!("how far {home} is behind is not known"));
     }
     let free = w.fresh(home).and_then(|r| r.seen.free_disk_bytes);
     if free.is_some_and(|b| b < limits::DISK_ROOM_BYTES) {

@@ -19,8 +19,11 @@ pub(crate) fn wanted(w: &World) -> Option<Verdict> {
         Err(why) => act(w, record, PlanKind::Wish, format!("switchover refused: {why}")),
         Ok(to) => {
             let because = format!("an operator asked for a switchover from {} to {to}", p.node);
+            let to_home = to.clone();
             let claimed = claim_record(w, ClaimKind::Handover { to }, false);
-            act(w, GroupRecord { wish: None, displaced: false, ..claimed }, PlanKind::Switchover, because)
+            // On the way home it is displaced until it is there.
+            let displaced = claimed.displaced && Some(&to_home) == w.service.home();
+            act(w, GroupRecord { wish: None, displaced, ..claimed }, PlanKind::Switchover, because)
         }
     }
 }

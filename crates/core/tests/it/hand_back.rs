@@ -29,7 +29,7 @@ type Case = (fn(&mut Scene), &'static str);
 
 #[test]
 fn it_does_not_go_home_before_that_is_sound() {
-    let cases: [Case; 7] = [
+    let cases: [Case; 9] = [
         (|s| s.record.mode = Mode::Paused, "automatic actions are paused"),
         (|s| s.record.last_takeover = Some(Epoch(3)), "the cool-down after the takeover is not over"),
         (|s| _ = s.well_since.insert(n(2), Millis(NOW.0 - 12_500)), "n2 has to be well for 18 s more"),
@@ -38,6 +38,15 @@ fn it_does_not_go_home_before_that_is_sound() {
             |s| s.of(2).seen.upstream.as_mut().unwrap().lag_ms = Some(3_000),
             "n2 is 3000 ms behind, more than the 2000 ms allowed",
         ),
+        (
+            |s| {
+                s.of(2).seen.version = "11.8.3-MariaDB".into();
+                s.of(1).installed = Some("11.8.3-MariaDB".into());
+                s.of(3).installed = Some("11.8.3-MariaDB".into());
+            },
+            "no way back",
+        ),
+        (|s| s.of(2).seen.upstream.as_mut().unwrap().lag_ms = None, "how far n2 is behind is not known"),
         (|s| s.of(2).seen.free_disk_bytes = Some(1 << 20), "the disk of n2 is nearly full"),
         (|s| s.of(2).seen.version = "11.8.3-MariaDB".into(), "n1 could not follow n2"),
     ];

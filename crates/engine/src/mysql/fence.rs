@@ -131,10 +131,12 @@ impl MySqlEngine {
     /// By InnoDB's own account, which unlike the list of transactions is of now: each active transaction's number and
     /// connection, or nothing if that cannot be told; and the statements that run.
     async fn active_transactions(&self) -> Result<(Option<Vec<(u64, u32)>>, Vec<Work>), Error> {
+        // First: a statement that begins a transaction after this is still seen in that.
+        let statements = self.statements().await?;
         let sql = "SHOW ENGINE INNODB STATUS";
         let tables = self.sessions.fence.run("looking at transactions", sql, STATEMENT).await?;
         let active = tables.first().and_then(|t| t.cell(0, "Status")).and_then(active_in);
-        Ok((active, self.statements().await?))
+        Ok((active, statements))
     }
 
     /// What is a single statement ends before anybody looks at the list of transactions, which is as old as its last

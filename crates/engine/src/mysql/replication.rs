@@ -86,6 +86,7 @@ impl MySqlEngine {
         let set = self.flavour.acknowledge(on);
         let Some(r) = self.replication().await?.filter(|r| r.io.runs()) else {
             self.act("changing acknowledgements", set).await?;
+            self.act("changing acknowledgements", received_is_synced(on)).await?;
             return Ok(());
         };
         if self.flavour.purges_when_receiving_again() && !r.sql.runs() {
@@ -100,6 +101,7 @@ impl MySqlEngine {
         if self.flavour.purges_when_receiving_again() && !stopped.as_ref().is_some_and(|r| r.sql.runs()) {
             return Err(Error::Precondition("its applying thread stopped meanwhile; follow again".into()));
         }
+        self.act("changing acknowledgements", received_is_synced(on)).await?;
         self.act("receiving again", self.flavour.start_receiving()).await?;
         match stopped {
             Some(stopped) if on => self.acknowledge_received(&stopped).await,
@@ -208,5 +210,14 @@ impl ThreadState {
     }
     fn met_an_error(&self) -> bool {
         matches!(self, ThreadState::Failed { .. } | ThreadState::Connecting { last_error: Some(_) })
+    }
+}
+
+/// With nothing being received: what was and will be received is on the disk before it is acknowledged, or need not be. A
+/// log is synced when it is closed.
+fn received_is_synced(acknowledges: bool) -> &'static str {
+    match acknowledges {
+        true => "SET GLOBAL sync_relay_log=1; FLUSH NO_WRITE_TO_BINLOG RELAY LOGS",
+        false => "SET GLOBAL sync_relay_log=10000",
     }
 }

@@ -284,7 +284,8 @@ impl Flavour for MariaDb {
         match on {
             // Who acknowledges has it on the disk; that takes a sync for each event, too slow to catch up by.
             true => "SET GLOBAL sync_relay_log=1, GLOBAL rpl_semi_sync_slave_enabled=1",
-            false => "SET GLOBAL rpl_semi_sync_slave_enabled=0, GLOBAL sync_relay_log=10000",
+            // A connection acknowledges until it ends: what it receives is synced until then.
+            false => "SET GLOBAL rpl_semi_sync_slave_enabled=0",
         }
     }
     fn wait_for_ack(&self, on: bool) -> &'static str {
@@ -309,7 +310,7 @@ impl Flavour for MariaDb {
     fn follow(&self, s: &Source<'_>) -> String {
         // From 11.4 on the default is to demand TLS, which no earlier primary offers by itself.
         format!(
-            "STOP ALL SLAVES; {}SET GLOBAL rpl_semi_sync_master_enabled=0; {}; \
+            "STOP ALL SLAVES; {}SET GLOBAL rpl_semi_sync_master_enabled=0; {}; SET GLOBAL sync_relay_log={}; \
              CHANGE MASTER TO MASTER_HOST={}, MASTER_PORT={}, MASTER_USER={}, MASTER_PASSWORD={}, \
              MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD={HEARTBEAT_S}, MASTER_USE_GTID=slave_pos, \
              MASTER_SSL=0; \
@@ -319,6 +320,7 @@ impl Flavour for MariaDb {
                 .map(|pos| format!("SET GLOBAL gtid_slave_pos={}; ", quote(pos)))
                 .unwrap_or_default(),
             self.acknowledge(s.acknowledges),
+            if s.acknowledges { 1 } else { 10_000 },
             quote(&s.primary.ip().to_string()),
             s.primary.port(),
             quote(s.user),

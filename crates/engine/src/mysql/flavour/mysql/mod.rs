@@ -301,7 +301,8 @@ impl Flavour for MySql {
         match on {
             // Who acknowledges has it on the disk; that takes a sync for each event, too slow to catch up by.
             true => "SET GLOBAL sync_relay_log=1, GLOBAL rpl_semi_sync_replica_enabled=1",
-            false => "SET GLOBAL rpl_semi_sync_replica_enabled=0, GLOBAL sync_relay_log=10000",
+            // A connection acknowledges until it ends: what it receives is synced until then.
+            false => "SET GLOBAL rpl_semi_sync_replica_enabled=0",
         }
     }
     fn wait_for_ack(&self, on: bool) -> &'static str {
@@ -324,13 +325,14 @@ impl Flavour for MySql {
         // Turning waiting off takes the server up to a second. It must be off before anything is applied, which would
         // wait too; meanwhile it can receive and acknowledge already.
         format!(
-            "STOP REPLICA; {}; \
+            "STOP REPLICA; {}; SET GLOBAL sync_relay_log={}; \
              CHANGE REPLICATION SOURCE TO SOURCE_HOST={}, SOURCE_PORT={}, SOURCE_USER={}, SOURCE_PASSWORD={}, \
              SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT={}, SOURCE_HEARTBEAT_PERIOD={HEARTBEAT_S}, \
              SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1; \
              SET GLOBAL server_id={}; START REPLICA IO_THREAD; \
              SET GLOBAL rpl_semi_sync_source_enabled=0; START REPLICA SQL_THREAD",
             self.acknowledge(s.acknowledges),
+            if s.acknowledges { 1 } else { 10_000 },
             quote(&s.primary.ip().to_string()),
             s.primary.port(),
             quote(s.user),
