@@ -49,7 +49,9 @@ fn missing(sim: &Sim) -> Option<String> {
     {
         return Some("the sync set is not full".into());
     }
-    if sim.service().hand_back == HandBack::Auto && record.displaced && sim.gone.is_none() {
+    // To a later release, from which there is no way back, only an upgrade leads.
+    let later = sim.hosts[sim.members[0]].engine.release > sim.hosts[leader].engine.release;
+    if sim.service().hand_back == HandBack::Auto && record.displaced && sim.gone.is_none() && !later {
         return Some("it has not gone home".into());
     }
     let answered = |c: &crate::sim::clients::Client| c.last_answer + 1_000 > sim.now;
