@@ -205,7 +205,7 @@ pub(crate) fn older_than_primary(w: &World) -> Option<Verdict> {
     (!blockers.is_empty()).then_some(Verdict::Wait(blockers))
 }
 
-/// The next step of an upgrade. The last row: if anything else were to be said about the group, it would be said instead.
+/// The next step of an upgrade. The last row that acts: if anything else were to be said about the group, it would be said instead.
 pub(crate) fn upgrading(w: &World) -> Option<Verdict> {
     let wish = w.record.upgrade.as_ref()?;
     let p = in_office(w)?;

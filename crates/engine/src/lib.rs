@@ -5,6 +5,7 @@
 //! from the caller.
 //! Deliberately absent: epochs, leases, other hosts, the store, HTTP, TOML.
 
+mod ending;
 mod files;
 mod installed;
 pub mod links;

@@ -9,7 +9,7 @@ use super::info::{Info, settings};
 use super::session::{Batch, refusal};
 use super::{BATCH, RedisEngine, State, accounts, lineage, lock};
 use super::{blocking, io};
-use crate::{Error, START_MS, files, process};
+use crate::{Error, START_MS, ending, files, process};
 use holdfast_core::topology::Management;
 use rustix::process::Signal;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -18,14 +18,10 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 /// While the server starts, it is asked this often whether it is there.
 const READY_POLL: Duration = Duration::from_millis(10);
-/// A process that was sent SIGKILL is gone by then, or its memory is stuck in the kernel.
-const KILLED: Duration = Duration::from_secs(10);
-/// An operator's own start or stop command.
-const COMMAND: Duration = Duration::from_secs(120);
 
 impl RedisEngine {
     pub(super) async fn start_locked(&self) -> Result<(), Error> {
@@ -191,8 +187,8 @@ impl RedisEngine {
         }
         if attached.is_err() {
             self.reset().await;
-            self.command(start_command).await?;
-            let until = Instant::now() + COMMAND;
+            ending::command(start_command).await?;
+            let until = Instant::now() + ending::COMMAND;
             while let Err(e) = self.attach().await {
                 if Instant::now() > until || !e.retryable() {
                     return Err(e);
@@ -248,29 +244,14 @@ impl RedisEngine {
         if self.process.running().is_none() {
             return Ok(());
         }
-        match &self.spec.management {
-            Management::Managed { .. } => self.process.signal(Signal::TERM)?,
-            Management::Attached { stop_command, .. } => {
-                timeout(within, self.command(stop_command)).await.map_err(|_| Error::Unresponsive {
-                    doing: "running the stop command",
-                    after_ms: within.as_millis() as u64,
-                })??;
-            }
-        }
-        self.process.ended(within).await?;
+        ending::stop(&self.process, &self.spec.management, within).await?;
         self.reset().await;
         Ok(())
     }
 
     pub(super) async fn kill_now(&self) -> Result<(), Error> {
         self.state().ready = false;
-        self.process.signal(Signal::KILL)?;
-        self.process.ended(KILLED).await?;
-        if let Management::Attached { stop_command, .. } = &self.spec.management {
-            // Or its supervisor would bring it back, writable perhaps.
-            self.command(stop_command).await?;
-        }
-        Ok(())
+        ending::kill(&self.process, &self.spec.management).await
     }
 
     /// See [`crate::Engine::discard`].
@@ -292,30 +273,6 @@ impl RedisEngine {
         })
         .await?;
         self.start_locked().await
-    }
-
-    async fn command(&self, words: &[String]) -> Result<(), Error> {
-        let Some((program, arguments)) = words.split_first() else {
-            return Err(Error::Precondition(
-                "no command is given to start or stop the attached engine".into(),
-            ));
-        };
-        let child = tokio::process::Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let output = timeout(COMMAND, child)
-            .await
-            .map_err(|_| Error::Unresponsive {
-                doing: "running the operator's command",
-                after_ms: COMMAND.as_millis() as u64,
-            })?
-            .map_err(io("running", Path::new(program)))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(Error::Program { program: program.clone(), words: files::last_lines(&output.stderr) })
     }
 }
 

@@ -289,7 +289,7 @@ pub struct SandboxArgs {
     /// What the hosts stand on; partitions need namespaces
     #[arg(long, value_enum, default_value_t = Network::Auto)]
     pub network: Network,
-    /// Hosts that vote and hold no data; without any, the members vote
+    /// Hosts that vote and hold no data; without any, the members vote (`mutual`: both do, and at least one witness)
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
     pub witnesses: u8,
     #[arg(long, short, value_enum, default_value_t = Output::Table)]

@@ -164,7 +164,8 @@ pub(super) static SERVICE: Section = Section {
             "attached",
             Kind::One(&ATTACHED),
             Need::Optional("`managed`"),
-            "Something else, such as systemd, starts the engine; Holdfast watches it.",
+            "Something else, such as systemd, starts the engine; Holdfast watches it. It sets there at run time what a role needs, \
+             whatever the configuration says: for SQL engines `read_only`, semi-synchronous replication, `sync_relay_log`.",
         ),
         field(
             "programs",
