@@ -19,10 +19,9 @@ pub(crate) fn wanted(w: &World) -> Option<Verdict> {
         Err(why) => act(w, record, PlanKind::Wish, format!("switchover refused: {why}")),
         Ok(to) => {
             let because = format!("an operator asked for a switchover from {} to {to}", p.node);
-            let to_home = to.clone();
-            let claimed = claim_record(w, ClaimKind::Handover { to }, false);
             // On the way home it is displaced until it is there.
-            let displaced = claimed.displaced && Some(&to_home) == w.service.home();
+            let displaced = w.record.displaced && w.service.home() == Some(&to);
+            let claimed = claim_record(w, ClaimKind::Handover { to }, false);
             act(w, GroupRecord { wish: None, displaced, ..claimed }, PlanKind::Switchover, because)
         }
     }

@@ -137,6 +137,10 @@ fn what_a_person_moved_stays() {
         s.record.wish = Some(wish);
         assert!(!ends_displaced(&s));
     }
+    // On the way home by hand it is not there yet.
+    let mut s = displaced();
+    s.record.wish = Some(Wish::Switchover { to: Some(n(2)) });
+    assert!(ends_displaced(&s));
     // Home again.
     let mut s = displaced();
     s.claimed(holdfast_core::record::ClaimKind::Handover { to: n(2) }).halted(1, "0-1-100");
