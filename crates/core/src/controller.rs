@@ -255,7 +255,9 @@ impl Controller {
                 _ => (Gate::Closed, None),
             },
             Stage::Led { primary } => {
-                let open = world.fresh(&primary.node).is_some_and(|r| r.leads == Some(primary.epoch));
+                // It says that it leads from before it is opened; what came in between would be refused.
+                let open = |r: &InstanceReport| r.leads == Some(primary.epoch) && r.seen.writable;
+                let open = world.fresh(&primary.node).is_some_and(open);
                 if open { (Gate::Open, endpoint(&primary.node)) } else { (Gate::Closed, None) }
             }
         };

@@ -4,6 +4,7 @@ mod choosing;
 mod failover;
 mod hand_back;
 mod member;
+mod remembers;
 mod returning;
 mod scene;
 mod seat;

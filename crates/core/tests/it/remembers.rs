@@ -1,0 +1,84 @@
+//! What a controller makes of reports over time: routes, who is well since when, what the primary had a moment ago.
+#![allow(clippy::unwrap_used)] // clippy takes only #[test] functions for tests
+
+use crate::scene::{EPOCH, Scene, at, n, sync};
+use holdfast_core::controller::Controller;
+use holdfast_core::record::{Incumbent, Session, Stage};
+use holdfast_core::{Gate, GroupName, Millis};
+
+fn shop() -> GroupName {
+    "shop".parse().unwrap()
+}
+
+fn controller(s: &Scene) -> Controller {
+    let mut controller = Controller::new(s.topology.clone(), Millis(0));
+    controller.record(s.record.clone(), 9, Millis(0));
+    controller
+}
+
+fn hears(c: &mut Controller, s: &mut Scene, node: usize, now: u64) {
+    let mut report = s.of(node).clone();
+    report.taken = Millis(now);
+    c.report(&n(node), report.session, vec![report], Millis(now));
+}
+
+/// A primary says that it leads from just before it is opened. A client that was let through then would be refused.
+#[test]
+fn the_gate_opens_when_the_primary_is_open() {
+    let mut s = sync();
+    let mut c = controller(&s);
+    s.of(1).seen.writable = false;
+    assert_eq!(s.of(1).leads, Some(EPOCH));
+    hears(&mut c, &mut s, 1, 10);
+    assert_eq!(c.route(&shop(), Millis(10)).unwrap().gate, Gate::Closed);
+    s.of(1).seen.writable = true;
+    hears(&mut c, &mut s, 1, 20);
+    let route = c.route(&shop(), Millis(20)).unwrap();
+    assert_eq!((route.gate, route.writer.map(|w| w.node)), (Gate::Open, Some(n(1))));
+}
+
+#[test]
+fn who_was_silent_or_is_another_has_not_been_well() {
+    let mut s = sync();
+    let mut c = controller(&s);
+    let well = |c: &Controller, now| c.world(&shop(), Millis(now)).unwrap().well_since.get(&n(2)).copied();
+    for now in [100, 600, 1_200] {
+        hears(&mut c, &mut s, 2, now);
+        assert_eq!(well(&c, now), Some(Millis(100)));
+    }
+    hears(&mut c, &mut s, 2, 2_300);
+    assert_eq!(well(&c, 2_300), Some(Millis(2_300)), "it was silent");
+    s.of(2).session = Session(2);
+    hears(&mut c, &mut s, 2, 2_500);
+    assert_eq!(well(&c, 2_500), Some(Millis(2_500)), "its agent is a new one");
+    s.stream_broken(2);
+    hears(&mut c, &mut s, 2, 2_600);
+    assert_eq!(well(&c, 2_600), None);
+}
+
+#[test]
+fn what_the_primary_had_is_of_half_a_second_ago_or_more() {
+    let mut s = sync();
+    let mut c = controller(&s);
+    let had = |c: &Controller, now| c.world(&shop(), Millis(now)).unwrap().primary_had.map(|p| p.to_string());
+    let cases = [
+        (100, None),
+        (350, None),
+        (600, Some("100")),
+        (850, Some("100")),
+        (1_100, Some("600")),
+        (1_350, Some("600")),
+    ];
+    for (now, expected) in cases {
+        s.of(1).seen.applied = Some(at(&format!("0-1-{now}")));
+        hears(&mut c, &mut s, 1, now);
+        assert_eq!(had(&c, now), expected.map(|number| format!("0-1-{number}")), "at {now}");
+    }
+    // Another's history is another's.
+    let mut record = s.record.clone();
+    record.epoch = EPOCH.next();
+    let primary = Incumbent { node: n(2), session: Session(1), process: 1, epoch: record.epoch };
+    record.stage = Stage::Led { primary };
+    c.record(record, 10, Millis(1_400));
+    assert_eq!(had(&c, 1_400), None);
+}
