@@ -29,6 +29,9 @@ struct Group {
     unwell_since: BTreeMap<NodeName, Millis>,
     well_since: BTreeMap<NodeName, Millis>,
     had: Had,
+    waited: Option<Position>,
+    sent_back: BTreeMap<NodeName, Millis>,
+    absent_had: BTreeMap<NodeName, Position>,
     /// The primary's first look in a row in which an acker no longer acknowledged.
     absent_at: BTreeMap<NodeName, Millis>,
     cool_down_until: Option<Millis>,
@@ -114,6 +117,7 @@ impl Controller {
     /// The record as the store has it now.
     pub fn record(&mut self, record: GroupRecord, revision: u64, now: Millis) {
         let since = self.since;
+        let sent_back = self.sent_back_by(&record, now);
         let service = self.topology.service(&record.group);
         let cool_down_ms = service.map_or(limits::COOL_DOWN_MS, |s| s.cool_down_ms);
         let group = self.groups.entry(record.group.clone()).or_insert_with(|| Group {
@@ -126,6 +130,9 @@ impl Controller {
             unwell_since: BTreeMap::new(),
             well_since: BTreeMap::new(),
             had: Had::default(),
+            waited: None,
+            sent_back: BTreeMap::new(),
+            absent_had: BTreeMap::new(),
             cool_down_until: record.last_takeover.map(|_| now.plus(cool_down_ms)),
         });
         if revision <= group.revision {
@@ -138,19 +145,37 @@ impl Controller {
         if new_primary && record.primary().is_some() {
             group.absent_since.clear();
             group.absent_at.clear();
+            group.absent_had.clear();
             group.unwell_since.clear();
             group.well_since.clear();
             group.had = Had::default();
+            group.waited = None;
+            group.sent_back.clear();
             // The grant that came with the record counts as a renewal: the new holder may count from then on.
             group.lease_renewed = now;
         }
+        group.sent_back.extend(sent_back.into_iter().map(|n| (n, now)));
         // Whose part changed is counted anew: what it did under the part before may not have been seen yet.
         let same = |n: &NodeName| record.ackers.get(n).is_some_and(|a| group.record.ackers.get(n) == Some(a));
         group.absent_since.retain(|n, _| same(n));
         group.absent_at.retain(|n, _| same(n));
+        group.absent_had.retain(|n, _| same(n));
+        if record.assurance != Assurance::Restoring {
+            group.waited = None;
+        }
         group.record = record;
         group.revision = revision;
         group.record_since = now;
+    }
+
+    /// Who follows, and is not to acknowledge any more by the new record.
+    fn sent_back_by(&self, record: &GroupRecord, now: Millis) -> Vec<NodeName> {
+        let (Some(known), Some(primary)) = (self.groups.get(&record.group), record.primary()) else {
+            return Vec::new();
+        };
+        let follows =
+            |n: &NodeName| self.seen(n, &record.group, now).fresh().is_some_and(|r| r.follows(&primary.node));
+        record.sent_back_since(&known.record).filter(|n| follows(n)).cloned().collect()
     }
 
     /// A renewal of the group's lease was committed; `at` is when this host saw it.
@@ -194,6 +219,10 @@ impl Controller {
             unwell_since: group.unwell_since.clone(),
             well_since: group.well_since.clone(),
             primary_had: group.had.earlier.clone(),
+            primary_had_lately: group.had.later.as_ref().map(|(_, had)| had.clone()),
+            primary_waited: group.waited.clone(),
+            absent_had: group.absent_had.clone(),
+            sent_back: group.sent_back.clone(),
             minute: self.minute,
             cool_down_until: group.cool_down_until,
             groups_failing: self.groups.values().filter(|g| self.fails(g, now)).count(),
@@ -315,14 +344,23 @@ impl Group {
         if let Some(has) = &r.seen.applied {
             self.had.note(has, now);
         }
+        // An older assignment, still on its way, could make it stop waiting after that.
+        let waits = r.seen.waits_for_ack && r.held >= self.revision;
+        if self.record.assurance == Assurance::Restoring && waits && self.waited.is_none() {
+            self.waited = r.seen.applied.clone();
+        }
         for acker in self.record.ackers.keys() {
             if r.seen.ackers.contains(acker) && !own_word.contains(acker) {
                 self.absent_since.remove(acker);
                 self.absent_at.remove(acker);
+                self.absent_had.remove(acker);
                 continue;
             }
             if r.seen.at > *self.absent_at.entry(acker.clone()).or_insert(r.seen.at) {
                 self.absent_since.entry(acker.clone()).or_insert(now);
+                if let Some(has) = &r.seen.applied {
+                    self.absent_had.entry(acker.clone()).or_insert_with(|| has.clone());
+                }
             }
         }
     }

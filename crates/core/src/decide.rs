@@ -236,6 +236,7 @@ fn claimed(w: &World) -> Option<Verdict> {
         let mut record = w.record.clone();
         record.epoch = record.epoch.next();
         record.stage = Stage::Claimed(Claim { kind: ClaimKind::Takeover { to: None }, ..claim.clone() });
+        record.hand_backs_failed += u32::from(record.displaced && w.service.home() == Some(to));
         end_upgrade(&mut record);
         return act(w, record, PlanKind::Claim, why);
     }
@@ -388,7 +389,9 @@ fn take_over(w: &World, certain: bool, because: String) -> Option<Verdict> {
         );
     }
     let mut claimed = claim_record(w, ClaimKind::Takeover { to: None }, false);
-    claimed.displaced |= in_office(w).is_some_and(|p| w.service.home() == Some(&p.node));
+    if in_office(w).is_some_and(|p| w.service.home() == Some(&p.node)) {
+        (claimed.displaced, claimed.hand_backs_failed) = (true, 0);
+    }
     act(w, claimed, PlanKind::Claim, because)
 }
 

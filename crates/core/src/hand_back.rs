@@ -1,7 +1,8 @@
 //! A service goes home: after a takeover moved it away, and its home has come back and is well.
 //!
 //! Guarantees: it is a switchover, which loses nothing or is not done; what a person moved is not moved back; a home that
-//! does not stay well is not gone back to. Does not know: what time it is ([`World::minute`]).
+//! does not stay well is not gone back to; what failed is tried more and more seldom. Does not know: what time it is
+//! ([`World::minute`]).
 
 use crate::choose::Blocker;
 use crate::decide::{Verdict, act, claim_record, in_office};
@@ -15,17 +16,34 @@ use crate::{NodeName, limits};
 
 pub(crate) fn home_ready(w: &World) -> Option<Verdict> {
     let (p, home) = displaced(w)?;
-    obstacle(w, p, home).is_none().then_some(())?;
+    obstacle(w, p, home).ok()?;
     let because = format!("{home} is well again: the service goes home from {}", p.node);
     act(w, claim_record(w, ClaimKind::Handover { to: home.clone() }, false), PlanKind::Switchover, because)
 }
 
-/// Where only a person hands back, nothing is waited for.
+/// Something has to change before it can go home.
 pub(crate) fn away(w: &World) -> Option<Verdict> {
-    let (p, home) = displaced(w).filter(|_| w.service.hand_back != HandBack::Manual)?;
-    let says = format!("{} serves in the place of {home}: {}", p.node, obstacle(w, p, home)?);
-    let hint = format!("`holdfast switchover {} --home` does it now", w.group());
-    Some(Verdict::Wait(vec![Blocker::new("away-from-home", says).hint(hint)]))
+    let (p, home) = displaced(w)?;
+    match obstacle(w, p, home) {
+        Err(Obstacle::Wrong(why)) if w.service.hand_back != HandBack::Manual => {
+            Some(Verdict::Wait(vec![away_because(w, p, home, &why)]))
+        }
+        Ok(()) | Err(_) => None,
+    }
+}
+
+/// It could go home and does not yet, as the topology wants it: nothing is wrong with that.
+pub fn stays(w: &World) -> Option<Blocker> {
+    let (p, home) = displaced(w)?;
+    match obstacle(w, p, home) {
+        Err(Obstacle::Wanted(why)) => Some(away_because(w, p, home, &why)),
+        Ok(()) | Err(Obstacle::Wrong(_)) => None,
+    }
+}
+
+fn away_because(w: &World, p: &Incumbent, home: &NodeName, why: &str) -> Blocker {
+    Blocker::new("away-from-home", format!("{} serves in the place of {home}: {why}", p.node))
+        .hint(format!("`holdfast switchover {} --home` does it now", w.group()))
 }
 
 /// Who serves, and whose place it is.
@@ -35,7 +53,20 @@ fn displaced<'w>(w: &'w World) -> Option<(&'w Incumbent, &'w NodeName)> {
 }
 
 /// Why it does not go home now.
-fn obstacle(w: &World, p: &Incumbent, home: &NodeName) -> Option<String> {
+enum Obstacle {
+    Wrong(String),
+    Wanted(String),
+}
+
+fn obstacle(w: &World, p: &Incumbent, home: &NodeName) -> Result<(), Obstacle> {
+    match (unfit(w, p, home), unwanted(w)) {
+        (Some(why), _) => Err(Obstacle::Wrong(why)),
+        (None, Some(why)) => Err(Obstacle::Wanted(why)),
+        (None, None) => Ok(()),
+    }
+}
+
+fn unfit(w: &World, p: &Incumbent, home: &NodeName) -> Option<String> {
     if w.record.mode == Mode::Paused {
         return Some("automatic actions are paused".into());
     }
@@ -60,14 +91,31 @@ fn obstacle(w: &World, p: &Incumbent, home: &NodeName) -> Option<String> {
     if w.record.last_takeover.is_some() {
         return Some("the cool-down after the takeover is not over".into());
     }
-    match w.service.hand_back {
-        HandBack::Manual => return Some("a person does that".into()),
-        HandBack::At(at) if !w.service.hand_back.is_due(w.minute) => {
-            return Some(format!("it goes home at {:02}:{:02} UTC", at / 60, at % 60));
-        }
-        HandBack::At(_) | HandBack::Auto => {}
-    }
     let well_ms = w.well_since.get(home).map_or(0, |since| w.now.since(*since));
-    let left_ms = w.service.hand_back_after_ms.saturating_sub(well_ms);
-    (left_ms > 0).then(|| format!("{home} has to be well for {} s more", left_ms.div_ceil(1_000)))
+    let left_ms = well_for_ms(w).saturating_sub(well_ms);
+    (left_ms > 0).then(|| {
+        let failed = match w.record.hand_backs_failed {
+            0 => String::new(),
+            n => format!("the switchover home failed ({n}); "),
+        };
+        format!("{failed}{home} has to be well for {} s more", left_ms.div_ceil(1_000))
+    })
+}
+
+fn well_for_ms(w: &World) -> u64 {
+    let again_ms = match w.record.hand_backs_failed {
+        0 => 0,
+        n => limits::HAND_BACK_RETRY_MS << (n - 1).min(16),
+    };
+    w.service.hand_back_after_ms.max(again_ms.min(limits::HAND_BACK_AFTER_MAX_S * 1_000))
+}
+
+fn unwanted(w: &World) -> Option<String> {
+    match w.service.hand_back {
+        HandBack::Manual => Some("a person does that".into()),
+        HandBack::At(at) if !w.service.hand_back.is_due(w.minute) => {
+            Some(format!("it goes home at {:02}:{:02} UTC", at / 60, at % 60))
+        }
+        HandBack::At(_) | HandBack::Auto => None,
+    }
 }

@@ -7,7 +7,7 @@
 pub mod choose;
 pub mod controller;
 pub mod decide;
-mod hand_back;
+pub mod hand_back;
 pub mod limits;
 pub mod member;
 pub mod name;

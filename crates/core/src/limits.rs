@@ -75,6 +75,10 @@ pub const DEGRADE_AFTER_MS: u64 = 3_000;
 /// A primary that waits for nobody waits again when a replica has what it had this long ago, or half as long. Under load no
 /// replica ever has all that it has now; the writes of that moment wait for as long as the replica takes for the rest.
 pub const NEARLY_MS: u64 = 1_000;
+/// And for the rest they wait this long at most.
+pub const RESTORE_MS: u64 = 3_000;
+/// A replica that fell behind because it acknowledged is tried again after this time.
+pub const REJOIN_MS: u64 = 30_000;
 /// After a failover, another automatic one of the same group waits this long unless the new primary's own agent
 /// saw it die (S12). Default of a service's `cool_down_s`.
 pub const COOL_DOWN_MS: u64 = 60_000;
@@ -82,6 +86,8 @@ pub const COOL_DOWN_MS: u64 = 60_000;
 pub const COOL_DOWN_MAX_S: u64 = 3_600;
 /// A service goes home when its home has followed well for this long. Default of `hand_back_after_s`.
 pub const HAND_BACK_AFTER_MS: u64 = 30_000;
+/// After a hand-back that failed its home has to be well for this long, and twice as long after each further one.
+pub const HAND_BACK_RETRY_MS: u64 = 600_000;
 /// Largest `hand_back_after_s`.
 pub const HAND_BACK_AFTER_MAX_S: u64 = 86_400;
 /// A service that goes home at a time of the day does so within this long of it, or the next day.

@@ -164,6 +164,9 @@ pub struct GroupRecord {
     /// means it to stay.
     #[serde(default)]
     pub displaced: bool,
+    /// How often it was handed back since then, in vain.
+    #[serde(default)]
+    pub hand_backs_failed: u32,
     /// The plan that made this record; 0 before the first.
     pub plan: u64,
 }
@@ -255,6 +258,7 @@ impl GroupRecord {
             founded: false,
             last_takeover: None,
             displaced: false,
+            hand_backs_failed: 0,
             plan: 0,
         }
     }
@@ -262,6 +266,15 @@ impl GroupRecord {
     /// Of a primary that did not wait for acknowledgements: from now on it does, or another is the primary.
     pub(crate) fn ceases_to_be_relaxed(&mut self, primary: &NodeName) {
         *self.relaxed.entry(primary.clone()).or_default() += 1;
+    }
+
+    /// Who could acknowledge and is not to any more, while writes wait for nobody.
+    pub(crate) fn sent_back_since<'r>(&self, before: &'r GroupRecord) -> impl Iterator<Item = &'r NodeName> {
+        let active = |r: &GroupRecord, n: &NodeName| r.ackers.get(n).is_some_and(|a| *a != Acker::Leaving);
+        let relaxed = self.assurance == Assurance::Degraded;
+        let sent =
+            move |n: &&NodeName| relaxed && active(before, n) && !active(self, n) && !self.is_to_leave(n);
+        before.ackers.keys().filter(sent)
     }
 
     /// The primary in office, if there is one.

@@ -8,7 +8,7 @@ use crate::record::{Acker, Assurance, Incumbent};
 use crate::report::{InstanceReport, Process};
 use crate::topology::WhenNoSyncReplica;
 use crate::world::World;
-use crate::{NodeName, Seen, limits};
+use crate::{Millis, NodeName, Seen, limits};
 
 fn leading_fresh<'w>(w: &'w World) -> Option<(&'w Incumbent, &'w InstanceReport)> {
     let p = in_office(w).filter(|_| w.sync())?;
@@ -32,7 +32,8 @@ pub(crate) fn acker_gone(w: &World) -> Option<Verdict> {
         (itself && unseen) || away
     };
     let node = w.ackers_in(Acker::Leaving).find(|n| out(n))?;
-    let covered = w.ackers_in(Acker::Member).any(|m| w.caught_up(m, &p.node));
+    let had = w.absent_had.get(node);
+    let covered = w.ackers_in(Acker::Member).any(|m| w.has(m, had) || w.caught_up(m, &p.node));
     let mut record = w.record.clone();
     if !covered && w.record.assurance == Assurance::Held {
         if w.record.ackers.iter().any(|(n, a)| *a != Acker::Leaving && acker_well(w, p, n)) {
@@ -114,7 +115,7 @@ fn one_acker_lost(
         let because = format!("{spare} stands in for {node}, which {}", ails(w, node));
         return act(w, record, PlanKind::SyncSet, because);
     }
-    if w.ackers_in(Acker::Member).any(|m| acker_well(w, p, m) && w.caught_up(m, &p.node)) {
+    if w.ackers_in(Acker::Member).any(|m| acker_well(w, p, m) && w.nearly_caught_up(m, &p.node)) {
         record.ackers.insert(node.clone(), Acker::Leaving);
         return act(w, record, PlanKind::SyncSet, format!("{node} {}", ails(w, node)));
     }
@@ -185,25 +186,27 @@ fn spare_replica(w: &World, p: &Incumbent) -> Option<NodeName> {
         .map(|(n, _)| n.clone())
 }
 
-/// It follows and is not far behind, since acknowledging slows it down; or, where it may not before it is recorded, it is
+/// It follows and is close behind, since acknowledging slows it down; or, where it may not before it is recorded, it is
 /// fit to follow.
 fn can_join(w: &World, p: &Incumbent, node: &NodeName) -> bool {
     let ready = |r: &InstanceReport| r.ready && r.held >= w.revision && !w.record.is_to_leave(node);
-    let near = w.service.admits_replicas() || w.nearly_caught_up(node, &p.node);
+    let tried = |at: &Millis| w.now.since(*at) < limits::REJOIN_MS;
+    let in_vain = w.record.assurance == Assurance::Degraded && w.sent_back.get(node).is_some_and(tried);
+    let near = w.service.admits_replicas() || w.closely_caught_up(node, &p.node) && !in_vain;
     acker_well(w, p, node) && near || w.fresh(node).is_some_and(ready)
 }
 
-/// The way back: a replica acknowledges and is caught up → the primary waits again → all that was written
-/// meanwhile is on it → durability holds.
+/// The way back: a replica acknowledges and is nearly caught up → the primary waits again → all that was written
+/// meanwhile is on it → durability holds. Whoever acknowledges syncs each transaction that it receives, and can be slower
+/// than a primary that does not wait: then it catches up without that, and tries again.
 pub(crate) fn degraded(w: &World) -> Option<Verdict> {
     let (p, primary) = leading_fresh(w)?;
-    let ready = |n: &&NodeName| acker_ready_now(w, p, primary, n);
     let mut record = w.record.clone();
     match w.record.assurance {
         Assurance::Held => None,
         Assurance::Degraded => {
             let nearly = |n: &&NodeName| acknowledges_now(w, p, primary, n) && w.nearly_caught_up(n, &p.node);
-            let node = active_ackers(w).find(nearly)?;
+            let Some(node) = active_ackers(w).find(nearly) else { return fell_behind(w, p, primary) };
             record.assurance = Assurance::Restoring;
             record.ceases_to_be_relaxed(&p.node);
             act(
@@ -218,12 +221,42 @@ pub(crate) fn degraded(w: &World) -> Option<Verdict> {
             if !primary.seen.waits_for_ack || primary.held < w.revision {
                 return None;
             }
-            let node = active_ackers(w).find(ready)?.clone();
+            let has_all = |n: &&NodeName| {
+                let had = w.has(n, w.primary_waited.as_ref()) || w.caught_up(n, &p.node);
+                had && acknowledges_now(w, p, primary, n)
+            };
+            let Some(node) = active_ackers(w).find(has_all).cloned() else {
+                return waited_in_vain(w, primary);
+            };
             record.ackers.insert(node.clone(), Acker::Member);
             record.assurance = Assurance::Held;
             act(w, record, PlanKind::Restore, format!("{node} has everything that was written meanwhile"))
         }
     }
+}
+
+/// Where following is acknowledging, it does not make a replica slower.
+fn fell_behind(w: &World, p: &Incumbent, primary: &InstanceReport) -> Option<Verdict> {
+    // So long after the change, what was compared is of after it.
+    let compared = w.stage_age_ms() >= limits::NEARLY_MS * 2 && w.primary_had.is_some();
+    let behind = |n: &&NodeName| acknowledges_now(w, p, primary, n) && !w.nearly_caught_up(n, &p.node);
+    let node =
+        w.ackers_in(Acker::Joining).find(behind).filter(|_| compared && !w.service.admits_replicas())?;
+    let mut record = w.record.clone();
+    record.ackers.insert(node.clone(), Acker::Leaving);
+    let because = format!("{node} falls behind while it acknowledges: it catches up first");
+    act(w, record, PlanKind::SyncSet, because)
+}
+
+fn waited_in_vain(w: &World, primary: &InstanceReport) -> Option<Verdict> {
+    let slow = w.stage_age_ms() >= limits::RESTORE_MS && primary.seen.waits_for_ack;
+    let may = !w.service.admits_replicas() && w.service.when_no_sync_replica == WhenNoSyncReplica::Degrade;
+    (slow && may).then_some(())?;
+    let mut record = w.record.clone();
+    record.ackers.values_mut().for_each(|a| *a = Acker::Leaving);
+    record.assurance = Assurance::Degraded;
+    let because = format!("no replica caught up in {} ms of waiting writes (S5)", limits::RESTORE_MS);
+    act(w, record, PlanKind::Degrade, because)
 }
 
 fn active_ackers<'w>(w: &'w World) -> impl Iterator<Item = &'w NodeName> {
@@ -236,15 +269,14 @@ fn acknowledges_now(w: &World, p: &Incumbent, primary: &InstanceReport, node: &N
     itself && primary.seen.ackers.contains(node) && acker_well(w, p, node)
 }
 
-/// And it has everything the primary last reported.
-fn acker_ready_now(w: &World, p: &Incumbent, primary: &InstanceReport, node: &NodeName) -> bool {
-    acknowledges_now(w, p, primary, node) && w.caught_up(node, &p.node)
-}
-
+/// While durability holds, others have what it lacks. One that is far away never has all that the primary has now.
 pub(crate) fn acker_ready(w: &World) -> Option<Verdict> {
     let (p, primary) = leading_fresh(w).filter(|_| w.record.assurance == Assurance::Held)?;
-    let ready = |n: &&NodeName| acker_ready_now(w, p, primary, n);
-    let node = w.ackers_in(Acker::Joining).find(ready)?.clone();
+    let ready = |n: &&NodeName| acknowledges_now(w, p, primary, n) && w.nearly_caught_up(n, &p.node);
+    let Some(node) = w.ackers_in(Acker::Joining).find(ready).cloned() else {
+        let others = w.ackers_in(Acker::Member).any(|n| acknowledges_now(w, p, primary, n));
+        return others.then(|| fell_behind(w, p, primary)).flatten();
+    };
     let mut record = w.record.clone();
     record.ackers.insert(node.clone(), Acker::Member);
     act(w, record, PlanKind::SyncSet, format!("{node} acknowledges and is caught up"))
@@ -269,7 +301,7 @@ pub(crate) fn sync_set_large(w: &World) -> Option<Verdict> {
     let (p, _) = leading_fresh(w).filter(|_| w.record.assurance == Assurance::Held)?;
     let active = |n: &NodeName| w.record.ackers.get(n).is_some_and(|a| *a != Acker::Leaving);
     let count = w.record.ackers.keys().filter(|n| active(n)).count();
-    let stay = w.ackers_in(Acker::Member).filter(|n| w.caught_up(n, &p.node)).count();
+    let stay = w.ackers_in(Acker::Member).filter(|n| w.nearly_caught_up(n, &p.node)).count();
     let wanted = w.service.wanted_ackers();
     if count <= wanted || stay <= wanted {
         return None;

@@ -29,6 +29,15 @@ pub struct World<'a> {
     pub well_since: BTreeMap<NodeName, Millis>,
     /// What the primary said it had [`limits::NEARLY_MS`] ago, or half as long.
     pub primary_had: Option<Position>,
+    /// And after that, at most half as long ago.
+    pub primary_had_lately: Option<Position>,
+    /// On the way back from degraded durability: what the primary had when it first said that it waits again. Whatever was
+    /// answered without an acknowledgement is in that.
+    pub primary_waited: Option<Position>,
+    /// For each of `absent_since`: what the primary had then. Whatever that acker acknowledged is in that.
+    pub absent_had: BTreeMap<NodeName, Position>,
+    /// For each member that was told not to acknowledge although it followed, while writes waited for nobody: when.
+    pub sent_back: BTreeMap<NodeName, Millis>,
     /// Minute of the day (UTC); `None` where nobody knows. Only of [`crate::topology::HandBack::At`].
     pub minute: Option<u16>,
     /// Until when another automatic takeover is not wanted (S12).
@@ -88,9 +97,17 @@ impl World<'_> {
     }
     /// Has everything that the primary reported a moment ago.
     pub fn nearly_caught_up(&self, node: &NodeName, primary: &NodeName) -> bool {
+        self.has(node, self.primary_had.as_ref()) || self.closely_caught_up(node, primary)
+    }
+    /// Has everything that the primary reported half a moment ago.
+    pub fn closely_caught_up(&self, node: &NodeName, primary: &NodeName) -> bool {
+        self.has(node, self.primary_had_lately.as_ref()) || self.caught_up(node, primary)
+    }
+    /// Has everything that the primary reported at some earlier time. Of two reports of the same moment the replica's always
+    /// lacks what is on its way, so that under load it may never have what the primary's *last* one says.
+    pub fn has(&self, node: &NodeName, position: Option<&Position>) -> bool {
         let received = self.fresh(node).and_then(|r| r.seen.received.as_ref());
-        let nearly = received.zip(self.primary_had.as_ref()).is_some_and(|(has, had)| has.contains(had));
-        nearly || self.caught_up(node, primary)
+        received.zip(position).is_some_and(|(has, wanted)| has.contains(wanted))
     }
     /// Recorded ackers in `state`.
     pub fn ackers_in(&self, state: Acker) -> impl Iterator<Item = &NodeName> {

@@ -1,6 +1,7 @@
 //! A service whose home failed goes home again, when it may.
 
 use crate::scene::{NOW, Scene, VERSION, at, n, sync};
+use holdfast_core::decide::Verdict;
 use holdfast_core::record::{Acker, Mode, Wish};
 use holdfast_core::topology::HandBack;
 use holdfast_core::{Epoch, Millis};
@@ -111,17 +112,65 @@ fn it_goes_home_at_its_time_and_for_an_hour() {
         s.minute = minute;
         let says = s.decides();
         assert_eq!(says.starts_with("home-ready"), goes, "{minute:?}: {says}");
-        assert!(goes || says.contains("it goes home at 03:00 UTC"), "{says}");
+        assert!(
+            goes || says == "healthy\n",
+            "it waits as it was told to, which keeps nothing else from being done: {says}"
+        );
+        let stays = holdfast_core::hand_back::stays(&s.world()).map(|b| b.says);
+        let expected = "n1 serves in the place of n2: it goes home at 03:00 UTC".to_string();
+        assert_eq!(stays, (!goes).then_some(expected));
+        s.well_since.clear();
+        assert!(
+            s.decides().starts_with("away-from-home: waits"),
+            "it could not go home then: {}",
+            s.decides()
+        );
     }
     let midnight = HandBack::At(23 * 60 + 30);
     assert!(midnight.is_due(Some(29)) && !midnight.is_due(Some(30)));
+}
+
+/// A switchover home that failed cost an outage: the next one may as well.
+#[test]
+fn a_hand_back_that_failed_is_tried_more_and_more_seldom() {
+    let mut s = displaced();
+    s.claimed(holdfast_core::record::ClaimKind::Handover { to: n(2) });
+    s.record.displaced = true;
+    s.record_since = Millis(NOW.0 - 4_001);
+    let Verdict::Act(plan) = s.verdict() else { panic!("{:?}", s.verdict()) };
+    assert_eq!((plan.record.displaced, plan.record.hand_backs_failed), (true, 1));
+
+    for (failed, well_s, goes) in [
+        (1, 599, false),
+        (1, 600, true),
+        (2, 1_199, false),
+        (2, 1_200, true),
+        (40, 86_399, false),
+        (40, 86_400, true),
+    ] {
+        let mut s = displaced();
+        s.record.hand_backs_failed = failed;
+        s.now = Millis(1_000_000_000);
+        s.lease_renewed = s.now;
+        s.well_since.insert(n(2), Millis(s.now.0 - well_s * 1_000));
+        let says = s.decides();
+        assert_eq!(says.starts_with("home-ready"), goes, "{failed} {well_s}: {says}");
+        let why = format!("the switchover home failed ({failed}); n2 has to be well for 1 s more");
+        assert!(goes || says.contains(&why), "{says}");
+    }
+    // A later displacement is another.
+    let mut s = sync();
+    s.record.hand_backs_failed = 3;
+    s.process(1, holdfast_core::report::Process::Exited { how: "killed".into() });
+    let Verdict::Act(plan) = s.verdict() else { panic!("{:?}", s.verdict()) };
+    assert_eq!((plan.record.displaced, plan.record.hand_backs_failed), (true, 0));
 }
 
 /// Only a takeover that nobody asked for displaces.
 #[test]
 fn what_a_person_moved_stays() {
     let ends_displaced = |s: &Scene| match s.verdict() {
-        holdfast_core::decide::Verdict::Act(plan) => plan.record.displaced,
+        Verdict::Act(plan) => plan.record.displaced,
         other => panic!("{other:?}"),
     };
     // n1 is home, and fails.

@@ -3,7 +3,7 @@
 
 use crate::scene::{EPOCH, Scene, at, n, sync};
 use holdfast_core::controller::Controller;
-use holdfast_core::record::{Incumbent, Session, Stage};
+use holdfast_core::record::{Acker, Assurance, Incumbent, Session, Stage};
 use holdfast_core::{Gate, GroupName, Millis};
 
 fn shop() -> GroupName {
@@ -19,6 +19,7 @@ fn controller(s: &Scene) -> Controller {
 fn hears(c: &mut Controller, s: &mut Scene, node: usize, now: u64) {
     let mut report = s.of(node).clone();
     report.taken = Millis(now);
+    report.seen.at = Millis(now);
     c.report(&n(node), report.session, vec![report], Millis(now));
 }
 
@@ -81,4 +82,51 @@ fn what_the_primary_had_is_of_half_a_second_ago_or_more() {
     record.stage = Stage::Led { primary };
     c.record(record, 10, Millis(1_400));
     assert_eq!(had(&c, 1_400), None);
+}
+
+/// What was written before the primary waited again, and what an acker that is gone had acknowledged, is in these.
+#[test]
+fn what_the_primary_had_at_a_turning_point_is_kept() {
+    let mut s = sync();
+    s.record.assurance = Assurance::Restoring;
+    s.of(1).held = 9;
+    let mut c = controller(&s);
+    let mut at_most = |s: &mut Scene, now: u64, waits: bool, acks: bool| {
+        s.of(1).seen.applied = Some(at(&format!("0-1-{now}")));
+        s.of(1).seen.waits_for_ack = waits;
+        s.of(1).seen.ackers = acks.then(|| n(2)).into_iter().collect();
+        hears(&mut c, s, 1, now);
+        let world = c.world(&shop(), Millis(now)).unwrap();
+        let text = |p: Option<&holdfast_core::Position>| p.map(ToString::to_string).unwrap_or_default();
+        (text(world.primary_waited.as_ref()), text(world.absent_had.get(&n(2))))
+    };
+    assert_eq!(at_most(&mut s, 10, false, true), (String::new(), String::new()));
+    assert_eq!(at_most(&mut s, 20, true, true), ("0-1-20".into(), String::new()));
+    assert_eq!(
+        at_most(&mut s, 30, true, false),
+        ("0-1-20".into(), String::new()),
+        "the look may be of before"
+    );
+    assert_eq!(at_most(&mut s, 40, true, false), ("0-1-20".into(), "0-1-40".into()));
+    assert_eq!(at_most(&mut s, 50, true, false), ("0-1-20".into(), "0-1-40".into()));
+    assert_eq!(at_most(&mut s, 60, true, true), ("0-1-20".into(), String::new()), "it is back");
+    s.record.assurance = Assurance::Held;
+    c.record(s.record.clone(), 10, Millis(70));
+    assert_eq!(c.world(&shop(), Millis(70)).unwrap().primary_waited, None);
+}
+
+#[test]
+fn who_was_sent_back_while_it_followed_is_not_tried_again_at_once() {
+    let mut s = sync();
+    s.record.assurance = Assurance::Degraded;
+    s.record.ackers.insert(n(2), Acker::Joining);
+    s.record.ackers.insert(n(3), Acker::Joining);
+    let mut c = controller(&s);
+    for node in 1..=2 {
+        hears(&mut c, &mut s, node, 10);
+    }
+    s.record.ackers.values_mut().for_each(|a| *a = Acker::Leaving);
+    c.record(s.record.clone(), 10, Millis(20));
+    let sent_back = c.world(&shop(), Millis(20)).unwrap().sent_back;
+    assert_eq!(sent_back.into_iter().collect::<Vec<_>>(), [(n(2), Millis(20))], "n3 was not there");
 }

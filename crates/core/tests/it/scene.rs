@@ -32,6 +32,7 @@ pub fn at(text: &str) -> Position {
 
 /// See the module.
 pub struct Scene {
+    pub now: Millis,
     pub topology: Topology,
     pub record: GroupRecord,
     pub members: BTreeMap<NodeName, Seen<InstanceReport>>,
@@ -41,6 +42,10 @@ pub struct Scene {
     pub unwell_since: BTreeMap<NodeName, Millis>,
     pub well_since: BTreeMap<NodeName, Millis>,
     pub primary_had: Option<Position>,
+    pub primary_had_lately: Option<Position>,
+    pub sent_back: BTreeMap<NodeName, Millis>,
+    pub primary_waited: Option<Position>,
+    pub absent_had: BTreeMap<NodeName, Position>,
     pub minute: Option<u16>,
     pub cool_down_until: Option<Millis>,
     pub groups_failing: usize,
@@ -135,6 +140,7 @@ pub fn healthy(durability: Durability) -> Scene {
     primary.seen.writable = true;
     primary.seen.waits_for_ack = sync;
     let mut scene = Scene {
+        now: NOW,
         topology: Topology {
             name: "test".into(),
             api_port: 7400,
@@ -151,6 +157,10 @@ pub fn healthy(durability: Durability) -> Scene {
         unwell_since: BTreeMap::new(),
         well_since: BTreeMap::new(),
         primary_had: None,
+        primary_had_lately: None,
+        sent_back: BTreeMap::new(),
+        primary_waited: None,
+        absent_had: BTreeMap::new(),
         minute: None,
         cool_down_until: None,
         groups_failing: 0,
@@ -260,13 +270,13 @@ impl Scene {
         self
     }
 
-    fn world(&self) -> World<'_> {
+    pub fn world(&self) -> World<'_> {
         World {
             topology: &self.topology,
             service: &self.topology.services[0],
             record: &self.record,
             revision: 9,
-            now: NOW,
+            now: self.now,
             record_since: self.record_since,
             lease_renewed: self.lease_renewed,
             members: self.members.clone(),
@@ -274,6 +284,10 @@ impl Scene {
             unwell_since: self.unwell_since.clone(),
             well_since: self.well_since.clone(),
             primary_had: self.primary_had.clone(),
+            primary_had_lately: self.primary_had_lately.clone(),
+            sent_back: self.sent_back.clone(),
+            primary_waited: self.primary_waited.clone(),
+            absent_had: self.absent_had.clone(),
             minute: self.minute,
             cool_down_until: self.cool_down_until,
             groups_failing: self.groups_failing,

@@ -158,6 +158,9 @@ fn what_it_acknowledged_must_be_elsewhere() {
         healthy
     "#]],
     );
+    // Later writes are none of its own.
+    s.absent_had.insert(n(2), at("0-1-99"));
+    assert!(s.decides().starts_with("acker-gone: sync-set because n2 can no longer"), "{}", s.decides());
 }
 
 #[test]
@@ -274,15 +277,22 @@ fn the_way_back_from_degraded() {
     assert_eq!(s.record.epoch, EPOCH);
 }
 
-/// Under load nobody has all that the primary has now. What it had a moment ago is enough to wait again, and not to promise.
-#[test]
-fn the_way_back_from_degraded_under_load() {
+/// The primary writes on without waiting: it is at 200 now. n2 acknowledges and has 150.
+fn degraded_under_load() -> Scene {
     let mut s = unrecorded();
     s.acker(2, Acker::Joining);
     s.record.assurance = Assurance::Degraded;
+    s.record_since = Millis(NOW.0 - 1_500);
     s.of(1).seen.waits_for_ack = false;
     s.of(1).seen.applied = Some(at("0-1-200"));
     s.of(2).seen.received = Some(at("0-1-150"));
+    s
+}
+
+/// Under load nobody has all that the primary has now. What it had a moment ago is enough to wait again, and not to promise.
+#[test]
+fn the_way_back_from_degraded_under_load() {
+    let mut s = degraded_under_load();
     assert!(s.decides().starts_with("short-of-ackers"));
     s.primary_had = Some(at("0-1-160"));
     assert!(s.decides().starts_with("short-of-ackers"));
@@ -293,4 +303,82 @@ fn the_way_back_from_degraded_under_load() {
     assert!(s.decides().starts_with("short-of-ackers"));
     s.of(2).seen.received = Some(at("0-1-200"));
     assert!(s.decides().starts_with("degraded: restore because n2 has everything"), "{}", s.decides());
+    // Two reports of the same moment never say that it has all. What counts is what was written before writes waited again.
+    s.of(2).seen.received = Some(at("0-1-190"));
+    assert!(s.decides().starts_with("short-of-ackers"));
+    s.primary_waited = Some(at("0-1-190"));
+    assert!(s.decides().starts_with("degraded: restore because n2 has everything"), "{}", s.decides());
+}
+
+/// Who acknowledges syncs what it receives, and may be slower than a primary that does not wait.
+#[test]
+fn who_falls_behind_while_it_acknowledges_catches_up_first() {
+    let mut s = degraded_under_load();
+    s.primary_had = Some(at("0-1-160"));
+    s.primary_had_lately = Some(at("0-1-180"));
+    s.record_since = Millis(NOW.0 - 2_000);
+    check(
+        &s,
+        expect![[r#"
+            degraded: sync-set because n2 falls behind while it acknowledges: it catches up first
+              epoch 4 led by n1, ackers [n2 Leaving], Degraded
+              n2 follows n1, leaves the sync set
+        "#]],
+    );
+    // It joins when it is close behind, and not at once again.
+    s.record.ackers.clear();
+    s.of(1).seen.ackers.clear();
+    s.of(2).seen.acknowledges = false;
+    assert!(s.decides().starts_with("short-of-ackers"), "{}", s.decides());
+    s.of(2).seen.received = Some(at("0-1-180"));
+    assert!(s.decides().starts_with("sync-set-small: sync-set because n2 follows"), "{}", s.decides());
+    s.sent_back.insert(n(2), Millis(NOW.0 - 29_000));
+    assert!(s.decides().starts_with("short-of-ackers"), "{}", s.decides());
+    s.sent_back.insert(n(2), Millis(NOW.0 - 30_000));
+    assert!(s.decides().starts_with("sync-set-small: sync-set because n2 follows"), "{}", s.decides());
+}
+
+/// The rest of the backlog holds writes up for a bounded time.
+#[test]
+fn writes_do_not_wait_for_a_slow_replica_on_the_way_back() {
+    let mut s = degraded_under_load();
+    s.service().when_no_sync_replica = WhenNoSyncReplica::Degrade;
+    s.record.assurance = Assurance::Restoring;
+    (s.of(1).seen.waits_for_ack, s.of(1).held) = (true, 9);
+    s.record_since = Millis(NOW.0 - 2_900);
+    assert!(s.decides().starts_with("short-of-ackers"), "{}", s.decides());
+    s.record_since = Millis(NOW.0 - 3_000);
+    check(
+        &s,
+        expect![[r#"
+            degraded: degrade because no replica caught up in 3000 ms of waiting writes (S5)
+              epoch 4 led by n1, ackers [n2 Leaving], Degraded
+              n1 opens for writes, waiting for nobody
+              n2 follows n1, leaves the sync set
+        "#]],
+    );
+    s.service().when_no_sync_replica = WhenNoSyncReplica::Block;
+    assert!(s.decides().starts_with("short-of-ackers"), "{}", s.decides());
+}
+
+/// While durability holds, one that joins may lag for good behind others that are as slow: it catches up first as well.
+#[test]
+fn who_joins_others_and_lags_catches_up_first() {
+    let mut s = sync();
+    s.acker(3, Acker::Joining);
+    s.of(1).seen.applied = Some(at("0-1-200"));
+    s.of(3).seen.received = Some(at("0-1-150"));
+    s.primary_had = Some(at("0-1-150"));
+    assert!(s.decides().starts_with("acker-ready: sync-set because n3 acknowledges"), "{}", s.decides());
+    s.primary_had = Some(at("0-1-160"));
+    let says = s.decides();
+    assert!(
+        says.starts_with("acker-ready: sync-set because n3 falls behind while it acknowledges"),
+        "{says}"
+    );
+    s.record_since = Millis(NOW.0 - 1_900);
+    assert!(!s.decides().contains("falls behind"), "it has only just joined: {}", s.decides());
+    s.record_since = Millis(NOW.0 - 2_000);
+    s.record.ackers.remove(&n(2));
+    assert!(!s.decides().contains("falls behind"), "writes wait for it alone: {}", s.decides());
 }

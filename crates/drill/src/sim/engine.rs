@@ -101,6 +101,8 @@ pub struct Engine {
     pub dumps: BTreeMap<usize, Dump>,
     /// Transactions applied per tick.
     pub apply_rate: usize,
+    /// Transactions received per tick, at most, while each one is synced before it is acknowledged.
+    pub sync_rate: usize,
     /// Entries of the log that no file holds any more; a clone has none of what was before it.
     pub purged: usize,
     /// The disk is full: nothing is written, whoever wants to waits.
@@ -143,6 +145,7 @@ impl Engine {
             acknowledges: false,
             dumps: BTreeMap::new(),
             apply_rate: usize::MAX,
+            sync_rate: usize::MAX,
             purged: 0,
             full: false,
             poison: None,

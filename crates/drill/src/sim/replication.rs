@@ -104,7 +104,9 @@ impl Sim {
         let known = admitted || peer.dumps.get(&node).is_some_and(|d| d.conn == conn);
         let mut fresh = Vec::new();
         if up && alive && known && !copying {
-            fresh.extend(peer.log[r.cursor..].iter().take(BATCH).copied());
+            let me = &self.hosts[node].engine;
+            let most = if me.acknowledges && me.memory.is_none() { me.sync_rate.min(BATCH) } else { BATCH };
+            fresh.extend(peer.log[r.cursor..].iter().take(most).copied());
         }
         // A hung process keeps its connections; one that ended, or forgot this one, resets it.
         let reset = if alive { !known } else { peer.power != Power::Hung };

@@ -164,6 +164,9 @@ impl Sim {
         for host in sim.hosts.iter_mut().filter(|_| attached) {
             host.engine.keeps_relay = false;
         }
+        // Nor is this: a primary that waits for nobody writes faster than a replica that acknowledges can sync.
+        let slow = sim.opts.seed % 8 == 2;
+        sim.hosts.iter_mut().filter(|_| slow).for_each(|host| host.engine.sync_rate = 1);
         if sim.in_memory() {
             sim.cuts_tail = false;
             let keeps = sim.rng.percent(50);

@@ -21,6 +21,8 @@ const SECRET_BYTES: usize = 32;
 /// What no client's account may do.
 const TAKEN: &str = "-replicaof -slaveof -failover -psync -sync -replconf -acl|setuser -acl|deluser -acl|load \
                      -acl|save -config|set -config|rewrite -module -debug -shutdown -client|pause -client|unpause";
+/// What the account of a client that may do anything may do, too: proxies ask with it how far an engine's data goes.
+const GIVEN: &str = "+role";
 /// What a replica's account may do.
 const REPLICA: &[&str] = &["+psync", "+replconf", "+ping"];
 /// What the account may do by which a member that is not admitted compares its keys with a primary's.
@@ -93,6 +95,9 @@ fn rules(user: &UserAccount) -> Result<Vec<String>, Error> {
             )));
         }
         rules.push(rule.to_owned());
+    }
+    if !user.grants.is_empty() {
+        rules.push(GIVEN.to_owned());
     }
     rules.extend(TAKEN.split_ascii_whitespace().map(str::to_owned));
     Ok(rules)

@@ -336,13 +336,7 @@ fn durability(service: &ServiceDraft, out: &mut Findings) {
 fn reads(service: &ServiceDraft, out: &mut Findings) {
     let (Some(consistency), Some(members)) = (&service.read_consistency, &service.members) else { return };
     let redis = service.engine.is_some_and(|e| e.family() == Family::Redis);
-    if consistency.value != ReadConsistency::Strong && redis {
-        out.push(
-            Finding::error("unsupported", "reads of this engine's clients are not split yet")
-                .at(&consistency.span, "only `strong`")
-                .hint("remove it; clients that want a replica connect to `read_port`"),
-        );
-    } else if consistency.value != ReadConsistency::Strong && members.value.len() == 1 {
+    if consistency.value != ReadConsistency::Strong && members.value.len() == 1 {
         out.push(
             Finding::warning("unused-field", "there is no replica that could serve reads")
                 .at(&consistency.span, "has no effect")
@@ -350,12 +344,14 @@ fn reads(service: &ServiceDraft, out: &mut Findings) {
         );
     }
     let waits = consistency.value == ReadConsistency::Session;
-    if let Some(wait) = service.read_wait_ms.as_ref().filter(|w| w.given && !waits) {
-        out.push(
-            Finding::warning("unused-field", "only under `session` do reads wait")
-                .at(&wait.span, "has no effect")
-                .hint("remove it, or write `read_consistency = \"session\"`"),
-        );
+    if let Some(wait) = service.read_wait_ms.as_ref().filter(|w| w.given && (redis || !waits)) {
+        let (says, hint) = match redis {
+            true => ("reads of this engine's clients wait for no replica", "remove it"),
+            false => {
+                ("only under `session` do reads wait", "remove it, or write `read_consistency = \"session\"`")
+            }
+        };
+        out.push(Finding::warning("unused-field", says).at(&wait.span, "has no effect").hint(hint));
     }
 }
 

@@ -10,7 +10,7 @@ use holdfast_core::record::{Acker, Assurance, Mode};
 use holdfast_core::report::{InstanceReport, Process};
 use holdfast_core::topology::{Durability, Service, Strategy};
 use holdfast_core::world::World;
-use holdfast_core::{NodeName, Position, Seen, limits};
+use holdfast_core::{NodeName, Position, Seen, hand_back, limits};
 
 impl Office {
     /// Everything, for `holdfast status`.
@@ -150,6 +150,9 @@ fn member_findings(w: &World) -> Vec<Finding> {
             );
             say("writes-saved", Severity::Warning, says);
         }
+    }
+    if let Some(Blocker { code, says, hint }) = hand_back::stays(w) {
+        out.push(Finding { code: code.into(), severity: severity(Severity::Notice), says, hint });
     }
     if w.record.mode == Mode::Paused {
         let says = "automatic failover is paused".to_string();

@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Read,
+    /// A read of keys, which any copy of the data answers.
+    Lookup,
     Plain,
     Write,
     /// Ends its batch.
@@ -34,6 +36,8 @@ pub enum Kind {
     /// The proxy's own, before a `Wait`: an engine takes what a blocked command did for written only with the next
     /// command of its connection.
     Nudge,
+    /// The proxy's own: how far the engine's stream goes.
+    Mark,
 }
 
 impl Kind {
@@ -45,18 +49,19 @@ impl Kind {
     pub fn may_block(self) -> bool {
         matches!(self, Kind::Blocking | Kind::Foreign)
     }
-    fn is_own(self) -> bool {
-        matches!(self, Kind::Wait | Kind::Nudge)
+    pub fn reads(self) -> bool {
+        matches!(self, Kind::Read | Kind::Lookup)
+    }
+    pub fn is_own(self) -> bool {
+        matches!(self, Kind::Wait | Kind::Nudge | Kind::Mark)
     }
     fn is_repeatable(self) -> bool {
-        matches!(
-            self,
-            Kind::Read | Kind::Watch | Kind::Unwatch | Kind::Noted | Kind::Monitor | Kind::Subscribe
-        )
+        self.reads()
+            || matches!(self, Kind::Watch | Kind::Unwatch | Kind::Noted | Kind::Monitor | Kind::Subscribe)
     }
     /// Could have been refused as a whole by an engine that is no primary, and be sent again.
     fn is_independent(self) -> bool {
-        matches!(self, Kind::Read | Kind::Write | Kind::Blocking | Kind::Foreign | Kind::Wait | Kind::Nudge)
+        self.reads() || self.is_own() || matches!(self, Kind::Write | Kind::Blocking | Kind::Foreign)
     }
 }
 
@@ -134,19 +139,31 @@ impl Batch {
         Some((last, self.entries[last].kind))
     }
 
-    /// The question was put into the inbox behind entry `after`: commands of these kinds and lengths.
-    pub fn insert_own(&mut self, after: usize, own: &[(Kind, usize)]) {
+    /// The proxy's own commands, of these kinds and lengths, were put into the inbox before entry `at`.
+    pub fn insert_own(&mut self, at: usize, own: &[(Kind, usize)]) {
         let total: usize = own.iter().map(|(_, len)| len).sum();
-        let mut end = self.entries[after].end;
-        self.entries[after + 1..].iter_mut().for_each(|e| e.end += total);
+        let mut end = at.checked_sub(1).map_or(0, |before| self.entries[before].end);
+        self.entries[at..].iter_mut().for_each(|e| e.end += total);
         let inserted = own.iter().map(|(kind, len)| {
             end += len;
             Entry { end, kind: *kind }
         });
         let inserted: Vec<Entry> = inserted.collect();
-        self.entries.splice(after + 1..after + 1, inserted);
+        self.entries.splice(at..at, inserted);
         self.bytes += total;
-        self.unconfirmed = self.unconfirmed.or_else(|| self.entries.iter().position(|e| e.kind.writes()));
+        if own.iter().any(|(kind, _)| *kind == Kind::Wait) {
+            self.unconfirmed = self.unconfirmed.or_else(|| self.entries.iter().position(|e| e.kind.writes()));
+        }
+    }
+
+    /// How many of its commands are the proxy's own.
+    pub fn own(&self) -> usize {
+        self.entries.iter().filter(|e| e.kind.is_own()).count()
+    }
+
+    /// Any copy of the data answers all of it.
+    pub fn leaves(&self) -> bool {
+        self.entries.iter().all(|e| e.kind == Kind::Lookup)
     }
 
     /// The replicas have it.

@@ -57,7 +57,7 @@ fn the_question_follows_the_last_write() {
     use Kind::{Read, Wait, Write};
     let mut b = batch(&[Read, Write, Read, Write, Read], 0, 0);
     assert_eq!(b.place_of_wait(), Some((3, Write)));
-    b.insert_own(3, &[(Kind::Nudge, 3), (Wait, 4)]);
+    b.insert_own(4, &[(Kind::Nudge, 3), (Wait, 4)]);
     let ends: Vec<_> = b.entries.iter().map(|e| (e.end, e.kind)).collect();
     assert_eq!(ends[3..], [(40, Write), (43, Kind::Nudge), (47, Wait), (57, Read)]);
     assert_eq!(b.bytes, 57);

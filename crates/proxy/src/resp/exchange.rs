@@ -263,7 +263,8 @@ impl Session {
         Ok(match kind {
             _ if first == b'>' && self.batch.withholds() => Way::Withhold,
             _ if first == b'>' => Way::Pass,
-            Kind::Wait | Kind::Nudge => Way::Swallow,
+            Kind::Mark if self.batch.refused.is_none() => Way::Collect,
+            _ if kind.is_own() => Way::Swallow,
             _ if self.batch.refused.is_some() || first == b'-' => Way::Collect,
             _ if self.batch.withholds() => Way::Withhold,
             _ => Way::Pass,
@@ -342,8 +343,16 @@ impl Session {
             Way::Withhold => self.batch.withheld.end(Session::on_failure(kind)),
             Way::Collect => {
                 let error = std::mem::take(&mut self.error);
+                if kind == Kind::Mark {
+                    self.note_mark(&error);
+                    self.batch.answered += 1;
+                    return Ok(());
+                }
                 if self.batch.refused.is_some() {
                     return self.note_after_refusal(kind, &error);
+                }
+                if self.is_away() && Session::cannot_read(&error) {
+                    return Err(Unasked);
                 }
                 if self.is_refusal(&error) && self.batch.note_refused(error_of(&error)) {
                     self.batch.answered += 1;
@@ -358,7 +367,7 @@ impl Session {
             Way::Pass => {}
         }
         let ok = frame.kind != b'-';
-        if !matches!(kind, Kind::Read | Kind::Plain | Kind::Queued) {
+        if !kind.reads() && !matches!(kind, Kind::Plain | Kind::Queued) {
             self.note_done(kind, ok, &frame)?;
         }
         self.batch.answered += 1;
@@ -379,7 +388,7 @@ impl Session {
 
     /// Behind a refusal every write must have been refused as well.
     fn note_after_refusal(&mut self, kind: Kind, reply: &[u8]) -> Result<(), Unasked> {
-        if kind != Kind::Read && !self.is_refusal(reply) {
+        if !kind.reads() && !self.is_refusal(reply) {
             return Err(Unasked);
         }
         self.batch.answered += 1;
@@ -442,12 +451,19 @@ impl Session {
         }
     }
 
+    fn note_wrote(&mut self) {
+        self.state.wrote = true;
+        self.state.moved_since_write = false;
+        if let Some(reads) = &mut self.reads {
+            reads.note_write();
+        }
+    }
+
     /// What a command leaves behind in the session.
     fn note_done(&mut self, kind: Kind, ok: bool, frame: &Frame) -> Result<(), Unasked> {
         match kind {
             Kind::Write | Kind::Blocking | Kind::Foreign => {
-                self.state.wrote = true;
-                self.state.moved_since_write = false;
+                self.note_wrote();
             }
             Kind::Multi if ok => self.state.transaction = Transaction::Open,
             // What follows was planned as a part of the transaction, and is executed now. The user may not use MULTI;
@@ -458,8 +474,7 @@ impl Session {
             }
             Kind::Exec => {
                 self.state.note_transaction_over(ok && !frame.is_null);
-                self.state.wrote = true;
-                self.state.moved_since_write = false;
+                self.note_wrote();
             }
             Kind::Discard => self.state.note_transaction_over(false),
             Kind::Watch if ok && self.state.watch == Watch::None => self.state.watch = Watch::Open,

@@ -33,7 +33,7 @@ impl Session {
                 return self.swallow(&error).await;
             }
             // It cannot be sent again, whatever it is.
-            Ok(Kind::Read) => Kind::Plain,
+            Ok(kind) if kind.reads() => Kind::Plain,
             Ok(kind) => kind,
         };
         self.refresh();
@@ -56,7 +56,7 @@ impl Session {
         }
         self.batch.push(0, kind);
         self.batch.is_long = true;
-        self.ask_replicas();
+        self.put_own();
         self.exchange().await
     }
 

@@ -9,6 +9,7 @@ mod own;
 mod plan;
 mod rehome;
 mod session;
+mod split;
 mod state;
 mod table;
 

@@ -4,7 +4,7 @@ use crate::resp::batch::Kind;
 use crate::resp::errors::{self, ClientError};
 use crate::resp::plan::Own;
 use crate::resp::session::{End, Session, user_at_first};
-use crate::resp::state::{State, Transaction, Watch};
+use crate::resp::state::{Transaction, Watch};
 use crate::resp::table::{self, Special, Topic};
 use crate::shared::{Shared, count};
 use holdfast_wire::resp::command::Args;
@@ -122,7 +122,7 @@ impl Session {
             }
             Special::Reset => {
                 self.leave();
-                *self.state = State::new(user_at_first(&self.shared));
+                self.state.reset(user_at_first(&self.shared));
                 self.outbox.extend(b"+RESET\r\n");
                 self.take_own();
             }
@@ -169,6 +169,7 @@ impl Session {
         if self.state.user.as_deref() != Some(user) {
             self.leave();
             self.state.user = Some(user.to_vec());
+            self.state.revision += 1;
         }
     }
 

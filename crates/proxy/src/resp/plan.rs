@@ -194,6 +194,7 @@ impl Session {
     fn outside(&self, class: Class, alone: bool) -> Result<Kind, Own> {
         match class {
             Class::Read => Ok(Kind::Read),
+            Class::Lookup => Ok(Kind::Lookup),
             Class::Write | Class::Blocking | Class::Foreign if self.may_not_write() => Err(Own::ReadPort),
             Class::Write => Ok(Kind::Write),
             Class::Blocking => Ok(Kind::Blocking),

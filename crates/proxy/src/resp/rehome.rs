@@ -170,7 +170,7 @@ impl Session {
         Ok(())
     }
 
-    fn replay(&self) -> Option<Replay> {
+    pub fn replay(&self) -> Option<Replay> {
         let user = self.state.user.as_deref()?;
         let (commands, list) = self.state.replay(user, &self.shared.users.get(user)?.password);
         let (subscriptions, confirmations) = self.state.subscriptions.replay();

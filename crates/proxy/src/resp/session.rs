@@ -13,6 +13,7 @@ use crate::resp::batch::{Batch, Fate, Kind, OnFailure};
 use crate::resp::errors::{self, ClientError};
 use crate::resp::exchange::{Event, Way};
 use crate::resp::plan::Next;
+use crate::resp::split::Reads;
 use crate::resp::state::{State, Transaction, Watch};
 use crate::service::farewell;
 use crate::shared::{Counters, Kept, Shared, Slot, count};
@@ -94,6 +95,7 @@ pub struct Session {
     pub seen: u64,
     /// The shared version whose readers could not be reached.
     pub readers_refused: Option<u64>,
+    pub reads: Option<Box<Reads>>,
 }
 
 fn put_wait(out: &mut Vec<u8>, acks: u32) {
@@ -109,6 +111,7 @@ pub fn user_at_first(shared: &Shared) -> Option<Vec<u8>> {
 impl Session {
     pub fn new(shared: Arc<Shared>, slot: Arc<Slot>, role: Role, client: ClientStream) -> Session {
         let state = Box::new(State::new(user_at_first(&shared)));
+        let reads = Reads::new(&shared, role);
         Session {
             shared,
             slot,
@@ -134,6 +137,7 @@ impl Session {
             routing: None,
             seen: 0,
             readers_refused: None,
+            reads,
         }
     }
 
@@ -210,6 +214,7 @@ impl Session {
                     count(&self.shared.counters.cut);
                     self.leave();
                 }
+                self.drain_reader();
                 Ok(())
             }
             Event::Lost if self.reply_is_open() => Err(End::Broken),
@@ -229,6 +234,11 @@ impl Session {
     /// Sends the planned batch once it may go, and passes its replies on.
     pub async fn run_batch(&mut self) -> Result<(), End> {
         self.refresh();
+        let commands = self.batch.entries.len() as u64;
+        if self.go_to_reader().await {
+            self.shared.counters.commands.fetch_add(commands, Ordering::Relaxed);
+            return self.exchange().await;
+        }
         if gate::admit(self.view()) != Admit::Send {
             let bytes = self.batch.bytes;
             self.unplan();
@@ -237,12 +247,11 @@ impl Session {
                 Err(error) => Box::pin(self.fail_next(&error)).await,
             };
         }
-        let commands = self.batch.entries.len() as u64;
         self.shared.counters.commands.fetch_add(commands, Ordering::Relaxed);
         if let Some(hold) = &mut self.hold {
             hold.let_go();
         }
-        self.ask_replicas();
+        self.put_own();
         self.exchange().await
     }
 
@@ -264,25 +273,33 @@ impl Session {
         self.routing.as_ref().map_or(0, |r| r.acks)
     }
 
-    /// Puts the question to the replicas behind what the batch writes, if there is one to be put.
-    pub fn ask_replicas(&mut self) {
-        let acks = self.acks();
-        if acks == 0 || self.backend.as_ref().is_none_or(|b| !b.link.writer) {
+    /// Puts the proxy's own questions behind what the batch writes, if there are any to be put: whether replicas have it, and
+    /// how far it goes.
+    pub fn put_own(&mut self) {
+        if self.backend.as_ref().is_none_or(|b| !b.link.writer) {
             return;
         }
-        let Some((after, kind)) = self.batch.place_of_wait() else { return };
-        let end = self.batch.entries[after].end;
+        let (acks, written) = (self.acks(), self.batch.place_of_wait());
         let (mut own, mut bytes) = (Vec::new(), Vec::new());
-        if kind.may_block() {
-            put_command(&mut bytes, &[b"PING"]);
-            own.push((Kind::Nudge, bytes.len()));
+        if let Some((_, kind)) = written.filter(|_| acks > 0) {
+            if kind.may_block() {
+                put_command(&mut bytes, &[b"PING"]);
+                own.push((Kind::Nudge, bytes.len()));
+            }
+            let before = bytes.len();
+            put_wait(&mut bytes, acks);
+            own.push((Kind::Wait, bytes.len() - before));
         }
-        let before = bytes.len();
-        put_wait(&mut bytes, acks);
-        own.push((Kind::Wait, bytes.len() - before));
-        self.inbox.insert(end, &bytes);
+        if self.wants_mark(written.is_some()) {
+            own.push(Session::put_mark(&mut bytes));
+        }
+        if own.is_empty() {
+            return;
+        }
+        let at = written.map_or(self.batch.entries.len(), |(last, _)| last + 1);
+        self.inbox.insert(self.batch.entries[at - 1].end, &bytes);
         self.scanned += bytes.len();
-        self.batch.insert_own(after, &own);
+        self.batch.insert_own(at, &own);
     }
 
     /// Replicas have answered. `have`: how many, or what the engine said instead.
@@ -314,7 +331,7 @@ impl Session {
         put_wait(&mut bytes, self.acks());
         self.inbox.insert(self.batch.bytes, &bytes);
         self.scanned += bytes.len();
-        self.batch.insert_own(self.batch.entries.len() - 1, &[(Kind::Wait, bytes.len())]);
+        self.batch.insert_own(self.batch.entries.len(), &[(Kind::Wait, bytes.len())]);
     }
 
     /// Lets the client have what waited for replicas, or the failure in the place of what was written.
@@ -334,6 +351,9 @@ impl Session {
 
     /// The batch is answered.
     async fn finish(&mut self) -> Result<(), End> {
+        if self.is_away() && self.finish_at_reader() {
+            return Ok(());
+        }
         if let Some((_, error)) = self.batch.refused.clone() {
             return Box::pin(self.refused(error)).await;
         }
@@ -342,9 +362,7 @@ impl Session {
         self.inbox.consume(self.batch.bytes);
         self.scanned -= self.batch.bytes;
         if !self.fates.is_empty() {
-            let own =
-                self.batch.entries.iter().filter(|e| matches!(e.kind, Kind::Wait | Kind::Nudge)).count();
-            self.fates.drain(..(self.batch.entries.len() - own).min(self.fates.len()));
+            self.fates.drain(..(self.batch.entries.len() - self.batch.own()).min(self.fates.len()));
         }
         self.batch.clear();
         Ok(())
@@ -367,12 +385,11 @@ impl Session {
     }
 
     /// Leaves of the batch what has a fate; the inbox is as if the client had sent nothing else of it.
-    fn keep_for_later(&mut self, kept: Vec<(std::ops::Range<usize>, Fate)>) {
+    pub fn keep_for_later(&mut self, kept: Vec<(std::ops::Range<usize>, Fate)>) {
         let bytes: Vec<u8> =
             kept.iter().flat_map(|(at, _)| &self.inbox.bytes()[at.clone()]).copied().collect();
         self.inbox.splice(0..self.batch.bytes, &bytes);
-        let own = self.batch.entries.iter().filter(|e| matches!(e.kind, Kind::Wait | Kind::Nudge)).count();
-        let planned = (self.batch.entries.len() - own).min(self.fates.len());
+        let planned = (self.batch.entries.len() - self.batch.own()).min(self.fates.len());
         let later = self.fates.split_off(planned);
         self.fates = kept.into_iter().map(|(_, fate)| fate).chain(later).collect();
         self.unplan();
@@ -382,6 +399,10 @@ impl Session {
     fn lost(&mut self) -> Result<(), End> {
         if self.reply_is_open() {
             return Err(End::Broken);
+        }
+        if self.is_away() {
+            self.lost_reader();
+            return Ok(());
         }
         if self.batch.spoiled {
             return Err(End::Told);
@@ -487,6 +508,10 @@ impl Session {
             self.last_link = Some(backend.link);
             self.slot.disconnect(true);
             self.state.note_left();
+            if let Some(reads) = &mut self.reads {
+                // The next primary may lack some of what was written.
+                reads.note_write();
+            }
         }
     }
 

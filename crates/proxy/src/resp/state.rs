@@ -104,6 +104,8 @@ pub struct State {
     pub wrote: bool,
     /// Something was written before, and nothing since.
     pub moved_since_write: bool,
+    /// Counts changes of what a replay does.
+    pub revision: u64,
 }
 
 /// A command of a replay.
@@ -131,7 +133,14 @@ impl State {
             watch: Watch::None,
             wrote: false,
             moved_since_write: false,
+            revision: 0,
         }
+    }
+
+    /// As it was at first.
+    pub fn reset(&mut self, user: Option<Vec<u8>>) {
+        let revision = self.revision + 1;
+        *self = State { revision, ..State::new(user) };
     }
 
     /// The engine may say something that was not asked for at this moment.
@@ -160,6 +169,7 @@ impl State {
         self.watch = Watch::None;
         if let (Some(db), true) = (self.next_db.take(), executed) {
             self.db = db;
+            self.revision += 1;
         }
     }
 
@@ -170,6 +180,7 @@ impl State {
 
     /// The engine has done a command that changes the session.
     pub fn note<'a>(&mut self, mut args: impl Iterator<Item = &'a [u8]>) {
+        self.revision += 1;
         let name = args.next().unwrap_or_default().to_ascii_lowercase();
         match &*name {
             b"select" => self.db = args.next().unwrap_or_default().to_vec(),

@@ -3,13 +3,16 @@
 //!
 //! Guarantees: nothing that an engine writes with is called a read here (a test asks a real engine).
 
-use Class::{Blocking, By, Foreign, Noted, Plain, Read, Refused, Special as S, Write};
+use Class::{Blocking, By, Foreign, Lookup, Noted, Plain, Read, Refused, Special as S, Write};
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// Changes nothing: may be sent again, and no replica needs to have it.
     Read,
+    /// The same, of keys alone: any copy of the data answers. Not what goes on where an earlier answer ended (`SCAN`), what
+    /// waits, what runs a script, nor what is about the server.
+    Lookup,
     /// Neither a write that replicas get nor to be sent again.
     Plain,
     Write,
@@ -72,49 +75,49 @@ const REDIRECT: &str = "clients are led by the proxy";
 #[rustfmt::skip]
 const COMMANDS: &[(&str, Class)] = &[
     // Strings and bits.
-    ("get", Read), ("set", Write), ("mget", Read), ("mset", Write), ("msetnx", Write), ("setex", Write),
+    ("get", Lookup), ("set", Write), ("mget", Lookup), ("mset", Write), ("msetnx", Write), ("setex", Write),
     ("psetex", Write), ("setnx", Write), ("getset", Write), ("getdel", Write), ("getex", Write), ("append", Write),
     ("incr", Write), ("decr", Write), ("incrby", Write), ("decrby", Write), ("incrbyfloat", Write),
-    ("strlen", Read), ("getrange", Read), ("substr", Read), ("setrange", Write), ("lcs", Read), ("getbit", Read),
-    ("setbit", Write), ("bitcount", Read), ("bitpos", Read), ("bitop", Write), ("bitfield", Write),
-    ("bitfield_ro", Read),
+    ("strlen", Lookup), ("getrange", Lookup), ("substr", Lookup), ("setrange", Write), ("lcs", Lookup), ("getbit", Lookup),
+    ("setbit", Write), ("bitcount", Lookup), ("bitpos", Lookup), ("bitop", Write), ("bitfield", Write),
+    ("bitfield_ro", Lookup),
     // Keys.
-    ("del", Write), ("unlink", Write), ("exists", Read), ("expire", Write), ("pexpire", Write), ("expireat", Write),
-    ("pexpireat", Write), ("persist", Write), ("ttl", Read), ("pttl", Read), ("expiretime", Read),
-    ("pexpiretime", Read), ("type", Read), ("rename", Write), ("renamenx", Write), ("copy", Write), ("move", Write),
-    ("keys", Read), ("scan", Read), ("randomkey", Read), ("dump", Read), ("restore", Write), ("touch", Read),
-    ("sort", Write), ("sort_ro", Read), ("object", Read), ("dbsize", Read), ("flushdb", Write), ("flushall", Write),
+    ("del", Write), ("unlink", Write), ("exists", Lookup), ("expire", Write), ("pexpire", Write), ("expireat", Write),
+    ("pexpireat", Write), ("persist", Write), ("ttl", Lookup), ("pttl", Lookup), ("expiretime", Lookup),
+    ("pexpiretime", Lookup), ("type", Lookup), ("rename", Write), ("renamenx", Write), ("copy", Write), ("move", Write),
+    ("keys", Lookup), ("scan", Read), ("randomkey", Read), ("dump", Lookup), ("restore", Write), ("touch", Read),
+    ("sort", Write), ("sort_ro", Lookup), ("object", Read), ("dbsize", Read), ("flushdb", Write), ("flushall", Write),
     ("swapdb", Write), ("migrate", Blocking), ("restore-asking", Write),
     // Hashes.
-    ("hget", Read), ("hset", Write), ("hsetnx", Write), ("hmget", Read), ("hmset", Write), ("hgetall", Read),
-    ("hdel", Write), ("hexists", Read), ("hincrby", Write), ("hincrbyfloat", Write), ("hkeys", Read), ("hlen", Read),
-    ("hstrlen", Read), ("hvals", Read), ("hscan", Read), ("hrandfield", Read), ("hexpire", Write),
-    ("hpexpire", Write), ("hexpireat", Write), ("hpexpireat", Write), ("hpersist", Write), ("httl", Read),
-    ("hpttl", Read), ("hexpiretime", Read), ("hpexpiretime", Read),
+    ("hget", Lookup), ("hset", Write), ("hsetnx", Write), ("hmget", Lookup), ("hmset", Write), ("hgetall", Lookup),
+    ("hdel", Write), ("hexists", Lookup), ("hincrby", Write), ("hincrbyfloat", Write), ("hkeys", Lookup), ("hlen", Lookup),
+    ("hstrlen", Lookup), ("hvals", Lookup), ("hscan", Read), ("hrandfield", Lookup), ("hexpire", Write),
+    ("hpexpire", Write), ("hexpireat", Write), ("hpexpireat", Write), ("hpersist", Write), ("httl", Lookup),
+    ("hpttl", Lookup), ("hexpiretime", Lookup), ("hpexpiretime", Lookup),
     // Lists.
     ("lpush", Write), ("rpush", Write), ("lpushx", Write), ("rpushx", Write), ("lpop", Write), ("rpop", Write),
-    ("lrange", Read), ("llen", Read), ("lindex", Read), ("lset", Write), ("lrem", Write), ("ltrim", Write),
-    ("linsert", Write), ("lpos", Read), ("lmove", Write), ("rpoplpush", Write), ("lmpop", Write),
+    ("lrange", Lookup), ("llen", Lookup), ("lindex", Lookup), ("lset", Write), ("lrem", Write), ("ltrim", Write),
+    ("linsert", Write), ("lpos", Lookup), ("lmove", Write), ("rpoplpush", Write), ("lmpop", Write),
     ("blpop", Blocking), ("brpop", Blocking), ("brpoplpush", Blocking), ("blmove", Blocking), ("blmpop", Blocking),
     // Sets.
-    ("sadd", Write), ("srem", Write), ("smembers", Read), ("sismember", Read), ("smismember", Read), ("scard", Read),
-    ("spop", Write), ("srandmember", Read), ("smove", Write), ("sinter", Read), ("sunion", Read), ("sdiff", Read),
-    ("sintercard", Read), ("sinterstore", Write), ("sunionstore", Write), ("sdiffstore", Write), ("sscan", Read),
+    ("sadd", Write), ("srem", Write), ("smembers", Lookup), ("sismember", Lookup), ("smismember", Lookup), ("scard", Lookup),
+    ("spop", Write), ("srandmember", Lookup), ("smove", Write), ("sinter", Lookup), ("sunion", Lookup), ("sdiff", Lookup),
+    ("sintercard", Lookup), ("sinterstore", Write), ("sunionstore", Write), ("sdiffstore", Write), ("sscan", Read),
     // Sorted sets.
-    ("zadd", Write), ("zrem", Write), ("zincrby", Write), ("zcard", Read), ("zcount", Read), ("zlexcount", Read),
-    ("zscore", Read), ("zmscore", Read), ("zrank", Read), ("zrevrank", Read), ("zrange", Read),
-    ("zrangebyscore", Read), ("zrangebylex", Read), ("zrevrange", Read), ("zrevrangebyscore", Read),
-    ("zrevrangebylex", Read), ("zrangestore", Write), ("zremrangebyrank", Write), ("zremrangebyscore", Write),
-    ("zremrangebylex", Write), ("zinter", Read), ("zunion", Read), ("zdiff", Read), ("zintercard", Read),
-    ("zinterstore", Write), ("zunionstore", Write), ("zdiffstore", Write), ("zrandmember", Read), ("zscan", Read),
+    ("zadd", Write), ("zrem", Write), ("zincrby", Write), ("zcard", Lookup), ("zcount", Lookup), ("zlexcount", Lookup),
+    ("zscore", Lookup), ("zmscore", Lookup), ("zrank", Lookup), ("zrevrank", Lookup), ("zrange", Lookup),
+    ("zrangebyscore", Lookup), ("zrangebylex", Lookup), ("zrevrange", Lookup), ("zrevrangebyscore", Lookup),
+    ("zrevrangebylex", Lookup), ("zrangestore", Write), ("zremrangebyrank", Write), ("zremrangebyscore", Write),
+    ("zremrangebylex", Write), ("zinter", Lookup), ("zunion", Lookup), ("zdiff", Lookup), ("zintercard", Lookup),
+    ("zinterstore", Write), ("zunionstore", Write), ("zdiffstore", Write), ("zrandmember", Lookup), ("zscan", Read),
     ("zpopmin", Write), ("zpopmax", Write), ("zmpop", Write), ("bzpopmin", Blocking), ("bzpopmax", Blocking),
     ("bzmpop", Blocking),
     // Places.
-    ("geoadd", Write), ("geodist", Read), ("geohash", Read), ("geopos", Read), ("geosearch", Read),
-    ("geosearchstore", Write), ("georadius", Write), ("georadiusbymember", Write), ("georadius_ro", Read),
-    ("georadiusbymember_ro", Read),
+    ("geoadd", Write), ("geodist", Lookup), ("geohash", Lookup), ("geopos", Lookup), ("geosearch", Lookup),
+    ("geosearchstore", Write), ("georadius", Write), ("georadiusbymember", Write), ("georadius_ro", Lookup),
+    ("georadiusbymember_ro", Lookup),
     // Streams.
-    ("xadd", Write), ("xlen", Read), ("xrange", Read), ("xrevrange", Read), ("xread", Read), ("xdel", Write),
+    ("xadd", Write), ("xlen", Lookup), ("xrange", Lookup), ("xrevrange", Lookup), ("xread", Read), ("xdel", Write),
     ("xtrim", Write), ("xack", Write), ("xclaim", Write), ("xautoclaim", Write), ("xpending", Read),
     ("xsetid", Write), ("xgroup", Write), ("xinfo", Read), ("xreadgroup", Blocking),
     // HyperLogLog. PFCOUNT may store what it counted, which anybody can count again.

@@ -51,7 +51,9 @@ fn missing(sim: &Sim) -> Option<String> {
     }
     // To a later release, from which there is no way back, only an upgrade leads.
     let later = sim.hosts[sim.members[0]].engine.release > sim.hosts[leader].engine.release;
-    if sim.service().hand_back == HandBack::Auto && record.displaced && sim.gone.is_none() && !later {
+    // What failed during the faults is not tried again so soon.
+    let due = sim.service().hand_back == HandBack::Auto && record.hand_backs_failed == 0;
+    if due && record.displaced && sim.gone.is_none() && !later {
         return Some("it has not gone home".into());
     }
     let answered = |c: &crate::sim::clients::Client| c.last_answer + 1_000 > sim.now;

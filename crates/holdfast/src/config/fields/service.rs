@@ -119,7 +119,7 @@ pub(super) static SERVICE: Section = Section {
             Kind::Number { min: 1, max: limits::READ_WAIT_MAX_MS },
             Need::Default(Default::Number(limits::READ_WAIT_MS)),
             "Under `read_consistency = \"session\"`: how long a read waits on a replica for what its session wrote, \
-             before it goes to the primary.",
+             before it goes to the primary. Not for Redis and Valkey, where it goes there at once.",
         ),
         field(
             "cross_region_failover",

@@ -12,6 +12,7 @@ mod messages;
 mod reads;
 mod rehome;
 mod sentinel;
+mod split;
 
 use crate::front::Front;
 use client::Client;
