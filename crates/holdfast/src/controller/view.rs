@@ -152,7 +152,7 @@ fn member_findings(w: &World) -> Vec<Finding> {
         }
     }
     if let Some(Blocker { code, says, hint }) = hand_back::stays(w) {
-        out.push(Finding { code: code.into(), severity: severity(Severity::Notice), says, hint });
+        out.push(Finding { code, severity: severity(Severity::Notice), says, hint });
     }
     if w.record.mode == Mode::Paused {
         let says = "automatic failover is paused".to_string();
