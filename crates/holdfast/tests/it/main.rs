@@ -3,6 +3,7 @@
 
 mod backup;
 mod config;
+mod consistency;
 mod direct;
 mod mutual;
 mod net;

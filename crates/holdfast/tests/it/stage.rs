@@ -3,7 +3,9 @@
 use holdfast_drill::judge::Round;
 use holdfast_drill::sandbox::{Options, Sandbox};
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -69,6 +71,16 @@ pub fn here(sandbox: &Sandbox) -> holdfast_drill::ground::Vantage {
 pub fn no_loss(round: &Round) {
     assert_eq!(round.lost, 0, "{round:?}");
     assert!(round.acked > 0, "{round:?}");
+}
+
+/// What a proxy counted, by the name without `holdfast_proxy_` and `_total`.
+pub async fn counted(proxy: SocketAddr, name: &str) -> u64 {
+    let mut stream = tokio::net::TcpStream::connect((proxy.ip(), 7400)).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    let line = page.lines().find(|l| l.starts_with(&format!("holdfast_proxy_{name}_total{{")));
+    line.unwrap_or_else(|| panic!("no {name} in {page}")).rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 pub async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {

@@ -1,7 +1,7 @@
 //! Sessions that survive: what clients with prepared statements see of a switchover and of a failover, with reads that
 //! stay on the primary and reads that leave it.
 
-use crate::stage::{BOUND, Stage, stage, wait_for};
+use crate::stage::{BOUND, Stage, counted, stage, wait_for};
 use holdfast_core::topology::Engine;
 use holdfast_drill::drills::account;
 use holdfast_drill::sandbox::{DATABASE, USER, signal};
@@ -12,7 +12,6 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -28,16 +27,6 @@ async fn made(engine: Engine, consistency: &str) -> Stage {
         o.service_lines = format!("cool_down_s = 1\nread_consistency = \"{consistency}\"");
     })
     .await
-}
-
-/// What a proxy counted, by the name without `holdfast_proxy_` and `_total`.
-async fn counted(proxy: SocketAddr, name: &str) -> u64 {
-    let mut stream = tokio::net::TcpStream::connect((proxy.ip(), 7400)).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-    let mut page = String::new();
-    stream.read_to_string(&mut page).await.unwrap();
-    let line = page.lines().find(|l| l.starts_with(&format!("holdfast_proxy_{name}_total{{")));
-    line.unwrap_or_else(|| panic!("no {name} in {page}")).rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 fn sysbench(proxy: SocketAddr, command: &str, more: &[&str]) -> Child {
