@@ -32,6 +32,8 @@ struct Group {
     waited: Option<Position>,
     sent_back: BTreeMap<NodeName, Millis>,
     absent_had: BTreeMap<NodeName, Position>,
+    /// The primary's first look in a row after which an acker that is certain not to acknowledge did not.
+    certain_at: BTreeMap<NodeName, Millis>,
     /// The primary's first look in a row in which an acker no longer acknowledged.
     absent_at: BTreeMap<NodeName, Millis>,
     cool_down_until: Option<Millis>,
@@ -47,7 +49,9 @@ struct Had {
 impl Had {
     fn note(&mut self, has: &Position, now: Millis) {
         if self.later.as_ref().is_none_or(|(at, _)| now.since(*at) >= limits::NEARLY_MS / 2) {
-            self.earlier = self.later.take().map(|(_, had)| had);
+            // After a gap in the reports it would be of any time.
+            let recent = self.later.take().filter(|(at, _)| now.since(*at) <= limits::NEARLY_MS);
+            self.earlier = recent.map(|(_, had)| had);
             self.later = Some((now, has.clone()));
         }
     }
@@ -133,6 +137,7 @@ impl Controller {
             waited: None,
             sent_back: BTreeMap::new(),
             absent_had: BTreeMap::new(),
+            certain_at: BTreeMap::new(),
             cool_down_until: record.last_takeover.map(|_| now.plus(cool_down_ms)),
         });
         if revision <= group.revision {
@@ -146,6 +151,7 @@ impl Controller {
             group.absent_since.clear();
             group.absent_at.clear();
             group.absent_had.clear();
+            group.certain_at.clear();
             group.unwell_since.clear();
             group.well_since.clear();
             group.had = Had::default();
@@ -160,6 +166,7 @@ impl Controller {
         group.absent_since.retain(|n, _| same(n));
         group.absent_at.retain(|n, _| same(n));
         group.absent_had.retain(|n, _| same(n));
+        group.certain_at.retain(|n, _| same(n));
         if record.assurance != Assurance::Restoring {
             group.waited = None;
         }
@@ -168,13 +175,16 @@ impl Controller {
         group.record_since = now;
     }
 
-    /// Who follows, and is not to acknowledge any more by the new record.
+    /// Who follows and acknowledges, and is not to any more by the new record.
     fn sent_back_by(&self, record: &GroupRecord, now: Millis) -> Vec<NodeName> {
         let (Some(known), Some(primary)) = (self.groups.get(&record.group), record.primary()) else {
             return Vec::new();
         };
-        let follows =
-            |n: &NodeName| self.seen(n, &record.group, now).fresh().is_some_and(|r| r.follows(&primary.node));
+        let follows = |n: &NodeName| {
+            self.seen(n, &record.group, now)
+                .fresh()
+                .is_some_and(|r| r.follows(&primary.node) && r.seen.acknowledges)
+        };
         record.sent_back_since(&known.record).filter(|n| follows(n)).cloned().collect()
     }
 
@@ -297,6 +307,11 @@ impl Controller {
             .fresh_members()
             .filter(|(n, r)| Some(*n) != writer_node.as_ref() && r.running() && r.seen.upstream.is_some())
             .filter(|(n, _)| !world.record.restart.contains_key(*n))
+            // A connection on which nothing comes looks alive to an engine for long: its lag is at least that.
+            .filter(|(n, _)| {
+                let since = world.unwell_since.get(*n);
+                since.is_none_or(|t| now.since(*t) <= world.service.read_lag_ms)
+            })
             .filter_map(|(n, r)| {
                 let lag = r.seen.upstream.as_ref().and_then(|u| u.lag_ms).unwrap_or(u64::MAX);
                 (lag <= world.service.read_lag_ms).then_some(())?;
@@ -346,21 +361,34 @@ impl Group {
         }
         // An older assignment, still on its way, could make it stop waiting after that.
         let waits = r.seen.waits_for_ack && r.held >= self.revision;
-        if self.record.assurance == Assurance::Restoring && waits && self.waited.is_none() {
-            self.waited = r.seen.applied.clone();
+        if self.record.assurance == Assurance::Restoring && waits {
+            self.waited = self.waited.take().or_else(|| r.seen.applied.clone());
+        } else {
+            self.waited = None;
         }
         for acker in self.record.ackers.keys() {
-            if r.seen.ackers.contains(acker) && !own_word.contains(acker) {
+            let quit = own_word.contains(acker);
+            if r.seen.ackers.contains(acker) && !quit {
                 self.absent_since.remove(acker);
                 self.absent_at.remove(acker);
+                self.certain_at.remove(acker);
                 self.absent_had.remove(acker);
                 continue;
             }
             if r.seen.at > *self.absent_at.entry(acker.clone()).or_insert(r.seen.at) {
                 self.absent_since.entry(acker.clone()).or_insert(now);
-                if let Some(has) = &r.seen.applied {
-                    self.absent_had.entry(acker.clone()).or_insert_with(|| has.clone());
-                }
+            }
+            // Out of sight it may connect again and acknowledge something, between two looks.
+            let shut_out = r.seen.admits.as_ref().is_some_and(|admitted| !admitted.contains(acker));
+            let since = self.absent_since.get(acker);
+            let given_up = since.is_some_and(|t| now.since(*t) >= limits::ACKER_GIVES_UP_AFTER_MS);
+            if !(quit || shut_out || given_up) {
+                self.certain_at.remove(acker);
+                self.absent_had.remove(acker);
+            } else if r.seen.at > *self.certain_at.entry(acker.clone()).or_insert(r.seen.at)
+                && let Some(has) = &r.seen.applied
+            {
+                self.absent_had.entry(acker.clone()).or_insert_with(|| has.clone());
             }
         }
     }

@@ -527,7 +527,8 @@ impl Member {
         let prepares = matches!(self.assignment.as_ref().map(|a| &a.role), Some(Role::Prepare { .. }));
         let mut shown = seen.clone();
         if seen.admits.is_some() {
-            shown.waits_for_ack = self.tells_to_wait && self.turned(now);
+            // What it had was seen at that time.
+            shown.waits_for_ack = self.tells_to_wait && self.turned(seen.at);
         }
         InstanceReport {
             group: self.group.clone(),

@@ -268,13 +268,15 @@ impl GroupRecord {
         *self.relaxed.entry(primary.clone()).or_default() += 1;
     }
 
-    /// Who could acknowledge and is not to any more, while writes wait for nobody.
+    /// Who was joining, or all that could acknowledge where writes now wait for nobody, and is not to any more.
     pub(crate) fn sent_back_since<'r>(&self, before: &'r GroupRecord) -> impl Iterator<Item = &'r NodeName> {
-        let active = |r: &GroupRecord, n: &NodeName| r.ackers.get(n).is_some_and(|a| *a != Acker::Leaving);
         let relaxed = self.assurance == Assurance::Degraded;
-        let sent =
-            move |n: &&NodeName| relaxed && active(before, n) && !active(self, n) && !self.is_to_leave(n);
-        before.ackers.keys().filter(sent)
+        let part = |r: &GroupRecord, n: &NodeName| r.ackers.get(n).copied();
+        let was = move |n: &NodeName| {
+            part(before, n) == Some(Acker::Joining) || relaxed && part(before, n) == Some(Acker::Member)
+        };
+        let is = move |n: &NodeName| matches!(part(self, n), Some(Acker::Joining | Acker::Member));
+        before.ackers.keys().filter(move |n| was(n) && !is(n) && !self.is_to_leave(n))
     }
 
     /// The primary in office, if there is one.

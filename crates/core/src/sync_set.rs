@@ -35,7 +35,8 @@ pub(crate) fn acker_gone(w: &World) -> Option<Verdict> {
     let had = w.absent_had.get(node);
     let covered = w.ackers_in(Acker::Member).any(|m| w.has(m, had) || w.caught_up(m, &p.node));
     let mut record = w.record.clone();
-    if !covered && w.record.assurance == Assurance::Held {
+    // On the way back as well: what it acknowledged since writes wait again is promised as soon as durability holds.
+    if !covered && w.record.assurance != Assurance::Degraded {
         if w.record.ackers.iter().any(|(n, a)| *a != Acker::Leaving && acker_well(w, p, n)) {
             return None; // it will cover soon
         }
@@ -191,7 +192,8 @@ fn spare_replica(w: &World, p: &Incumbent) -> Option<NodeName> {
 fn can_join(w: &World, p: &Incumbent, node: &NodeName) -> bool {
     let ready = |r: &InstanceReport| r.ready && r.held >= w.revision && !w.record.is_to_leave(node);
     let tried = |at: &Millis| w.now.since(*at) < limits::REJOIN_MS;
-    let in_vain = w.record.assurance == Assurance::Degraded && w.sent_back.get(node).is_some_and(tried);
+    let pressing = w.record.assurance == Assurance::Held && w.ackers_in(Acker::Member).next().is_none();
+    let in_vain = !pressing && w.sent_back.get(node).is_some_and(tried);
     let near = w.service.admits_replicas() || w.closely_caught_up(node, &p.node) && !in_vain;
     acker_well(w, p, node) && near || w.fresh(node).is_some_and(ready)
 }

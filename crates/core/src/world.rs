@@ -34,7 +34,8 @@ pub struct World<'a> {
     /// On the way back from degraded durability: what the primary had when it first said that it waits again. Whatever was
     /// answered without an acknowledgement is in that.
     pub primary_waited: Option<Position>,
-    /// For each of `absent_since`: what the primary had then. Whatever that acker acknowledged is in that.
+    /// For each acker that is certain not to acknowledge any more: what the primary had then. Whatever it acknowledged is in
+    /// that.
     pub absent_had: BTreeMap<NodeName, Position>,
     /// For each member that was told not to acknowledge although it followed, while writes waited for nobody: when.
     pub sent_back: BTreeMap<NodeName, Millis>,

@@ -103,6 +103,11 @@ impl Process {
         }
     }
 
+    /// The last one ended by itself, and said that all was well. Not known of an adopted one.
+    pub(crate) fn succeeded(&self) -> bool {
+        matches!(&*self.state.borrow(), ProcessState::Exited { how, .. } if how == SUCCESS)
+    }
+
     /// Waits until no process runs.
     pub(crate) async fn ended(&self, within: Duration) -> Result<(), Error> {
         let mut state = self.watch();
@@ -133,8 +138,11 @@ fn pid_of(pid: u32) -> std::io::Result<Pid> {
         .ok_or_else(|| std::io::Error::other(format!("{pid} is no pid")))
 }
 
+const SUCCESS: &str = "exit code 0";
+
 fn describe(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
+        (None, Some(0)) => SUCCESS.into(),
         (Some(9), _) => "signal 9 (SIGKILL)".into(),
         (Some(n), _) => format!("signal {n}"),
         (None, Some(n)) => format!("exit code {n}"),

@@ -5,11 +5,15 @@
 //! Does not know: who listens; that is for whoever names the socket to be sure of.
 
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+/// An engine's host that says nothing on a quiet connection is asked after this long whether it is there, and so often again.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(1), 3);
 
 /// See the file's contract.
 #[derive(Debug)]
@@ -44,6 +48,19 @@ impl EngineStream {
                 (ReadHalf::Unix(read), WriteHalf::Unix(write))
             }
         }
+    }
+}
+
+impl EngineStream {
+    /// By TCP. A host that is gone while an answer is awaited is noticed within some eight seconds.
+    pub async fn tcp(addr: SocketAddr) -> io::Result<EngineStream> {
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        let (time, interval, retries) = KEEPALIVE;
+        let keepalive =
+            socket2::TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+        socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        Ok(EngineStream::Tcp(stream))
     }
 }
 

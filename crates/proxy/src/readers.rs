@@ -73,7 +73,16 @@ impl Readers {
     /// Nobody could connect to it: others need not try for a while.
     pub fn refused(&self, addr: SocketAddr, now: Instant) {
         let until = now + Duration::from_millis(limits::READER_AVOID_MS);
-        lock(&self.known).entry(addr).or_default().avoid_until = Some(until);
+        let mut known = lock(&self.known);
+        let reader = known.entry(addr).or_default();
+        (reader.avoid_until, reader.reached) = (Some(until), None);
+    }
+
+    /// How far it was seen to be says nothing any more: it may be another process with less.
+    pub fn forget(&self, addr: SocketAddr) {
+        if let Some(reader) = lock(&self.known).get_mut(&addr) {
+            reader.reached = None;
+        }
     }
 
     /// A wait for a position ended without it: others need not wait for a while.
@@ -115,7 +124,13 @@ impl Readers {
 
     /// Forgets readers that no route lists any more and no session is at.
     pub fn retain(&self, listed: &[Endpoint]) {
-        lock(&self.known).retain(|addr, r| r.sessions > 0 || listed.iter().any(|l| l.addr == *addr));
+        lock(&self.known).retain(|addr, r| {
+            let is_listed = listed.iter().any(|l| l.addr == *addr);
+            if !is_listed {
+                r.reached = None;
+            }
+            is_listed || r.sessions > 0
+        });
     }
 }
 

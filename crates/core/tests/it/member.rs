@@ -169,5 +169,8 @@ fn who_led_unawaited_does_not_open_before_all_proxies_wait() {
     let turned = NOW.plus(ROUTES_TURNED_MS);
     member.renewed(Epoch(4), turned);
     assert_eq!(member.next(&in_memory(), turned), Some(Verb::Open));
-    assert!(member.report(&in_memory(), None, None, turned).seen.waits_for_ack);
+    let look = |at| Observed { at, ..in_memory() };
+    let before = Millis(turned.0 - 1);
+    assert!(!member.report(&look(before), None, None, turned).seen.waits_for_ack, "what it had is of before");
+    assert!(member.report(&look(turned), None, None, turned).seen.waits_for_ack);
 }

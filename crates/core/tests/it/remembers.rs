@@ -89,30 +89,44 @@ fn what_the_primary_had_is_of_half_a_second_ago_or_more() {
 fn what_the_primary_had_at_a_turning_point_is_kept() {
     let mut s = sync();
     s.record.assurance = Assurance::Restoring;
-    s.of(1).held = 9;
     let mut c = controller(&s);
-    let mut at_most = |s: &mut Scene, now: u64, waits: bool, acks: bool| {
+    let mut primary = |c: &mut Controller, now: u64, waits: bool, acks: bool| {
         s.of(1).seen.applied = Some(at(&format!("0-1-{now}")));
         s.of(1).seen.waits_for_ack = waits;
         s.of(1).seen.ackers = acks.then(|| n(2)).into_iter().collect();
-        hears(&mut c, s, 1, now);
+        hears(c, &mut s, 1, now);
         let world = c.world(&shop(), Millis(now)).unwrap();
         let text = |p: Option<&holdfast_core::Position>| p.map(ToString::to_string).unwrap_or_default();
         (text(world.primary_waited.as_ref()), text(world.absent_had.get(&n(2))))
     };
-    assert_eq!(at_most(&mut s, 10, false, true), (String::new(), String::new()));
-    assert_eq!(at_most(&mut s, 20, true, true), ("0-1-20".into(), String::new()));
-    assert_eq!(
-        at_most(&mut s, 30, true, false),
-        ("0-1-20".into(), String::new()),
-        "the look may be of before"
-    );
-    assert_eq!(at_most(&mut s, 40, true, false), ("0-1-20".into(), "0-1-40".into()));
-    assert_eq!(at_most(&mut s, 50, true, false), ("0-1-20".into(), "0-1-40".into()));
-    assert_eq!(at_most(&mut s, 60, true, true), ("0-1-20".into(), String::new()), "it is back");
-    s.record.assurance = Assurance::Held;
-    c.record(s.record.clone(), 10, Millis(70));
-    assert_eq!(c.world(&shop(), Millis(70)).unwrap().primary_waited, None);
+    let said = |waited: &str, absent: &str| (waited.to_string(), absent.to_string());
+    assert_eq!(primary(&mut c, 10, false, true), said("", ""));
+    assert_eq!(primary(&mut c, 20, true, true), said("0-1-20", ""));
+    assert_eq!(primary(&mut c, 30, false, true), said("", ""), "it did not, after all");
+    assert_eq!(primary(&mut c, 40, true, true), said("0-1-40", ""));
+    // Out of sight is not out of reach.
+    for now in [50, 60, 70] {
+        assert_eq!(primary(&mut c, now, true, false), said("0-1-40", ""));
+    }
+    let mut quit = sync();
+    quit.of(2).seen.acknowledges = false;
+    hears(&mut c, &mut quit, 2, 75);
+    assert_eq!(primary(&mut c, 80, true, false), said("0-1-40", ""), "the look may be of before");
+    assert_eq!(primary(&mut c, 90, true, false), said("0-1-40", "0-1-90"));
+    assert_eq!(primary(&mut c, 100, true, false), said("0-1-40", "0-1-90"));
+    quit.of(2).seen.acknowledges = true;
+    hears(&mut c, &mut quit, 2, 105);
+    assert_eq!(primary(&mut c, 110, true, true), said("0-1-40", ""), "it is back");
+    // Nobody hears of it, and it gives up.
+    assert_eq!(primary(&mut c, 120, true, false).1, "");
+    assert_eq!(primary(&mut c, 130, true, false).1, "");
+    assert_eq!(primary(&mut c, 10_129, true, false).1, "");
+    assert_eq!(primary(&mut c, 10_130, true, false).1, "");
+    assert_eq!(primary(&mut c, 10_140, true, false).1, "0-1-10140");
+    let mut held = sync().record;
+    held.assurance = Assurance::Held;
+    c.record(held, 10, Millis(10_200));
+    assert_eq!(c.world(&shop(), Millis(10_200)).unwrap().primary_waited, None);
 }
 
 #[test]

@@ -382,3 +382,17 @@ fn who_joins_others_and_lags_catches_up_first() {
     s.record.ackers.remove(&n(2));
     assert!(!s.decides().contains("falls behind"), "writes wait for it alone: {}", s.decides());
 }
+
+/// What the leaving one acknowledged on the way back is promised as soon as durability holds.
+#[test]
+fn on_the_way_back_as_well_what_it_acknowledged_must_be_elsewhere() {
+    let mut s = leaving();
+    s.record.assurance = Assurance::Restoring;
+    s.acker(3, Acker::Joining);
+    s.disconnected(2, 300).of(2).seen.acknowledges = false;
+    (s.of(1).seen.waits_for_ack, s.of(1).held) = (true, 9);
+    s.of(3).seen.received = Some(at("0-1-99"));
+    assert!(!s.decides().starts_with("acker-gone"), "{}", s.decides());
+    s.primary_waited = Some(at("0-1-99"));
+    assert!(s.decides().starts_with("degraded: restore because n3 has everything"), "{}", s.decides());
+}

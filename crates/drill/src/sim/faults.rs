@@ -287,7 +287,9 @@ impl Sim {
         tell!(self, "{}'s process ends", self.names[node]);
         // A managed engine dies with its agent; an attached one goes on as it is.
         if !self.attached || self.rng.percent(30) {
-            self.engine_down(node, "its agent ended", true);
+            // Not drawn either. One that is asked to end takes its engine with it in order.
+            let crash = !self.in_memory() || self.attached || self.opts.seed % 2 == 0;
+            self.engine_down(node, "its agent ended", crash);
         }
         let host = &mut self.hosts[node];
         host.power = Power::Down;

@@ -95,7 +95,8 @@ impl Sim {
         if (says.contains("diverged") || self.in_memory() && gone.iter().any(|code| says.contains(code)))
             && self.forced == 0
         {
-            let most = self.members.iter().copied().max_by_key(|m| self.hosts[*m].engine.log.len());
+            let there = self.members.iter().copied().filter(|m| self.gone != Some(*m));
+            let most = there.max_by_key(|m| self.hosts[*m].engine.log.len());
             let to = most.map(|m| self.names[m].clone());
             self.forced += 1;
             self.wish("failover --accept-loss", |r| r.wish = Some(Wish::Failover { to, accept_loss: true }));

@@ -192,12 +192,13 @@ impl Sim {
         self.evaporates(node, crash);
         let host = &mut self.hosts[node];
         let marked = host.engine.retained;
+        let kept = marked && !crash && host.engine.memory.as_ref().is_some_and(|m| m.keeps);
         let tail = host.engine.end(how, cuts);
         if outlives {
             host.engine.purge_relay();
             host.engine.retained = marked;
         }
-        host.engine.retained |= trusted && marked;
+        host.engine.retained |= kept || trusted && marked;
         host.cut.extend(tail);
         self.process_after(1, node, Timer::EngineEnded);
     }

@@ -96,7 +96,7 @@ fn rules(user: &UserAccount) -> Result<Vec<String>, Error> {
         }
         rules.push(rule.to_owned());
     }
-    if !user.grants.is_empty() {
+    if !user.grants.is_empty() && !rules.iter().any(|rule| rule == "-role") {
         rules.push(GIVEN.to_owned());
     }
     rules.extend(TAKEN.split_ascii_whitespace().map(str::to_owned));

@@ -60,7 +60,7 @@ struct Layout {
     users: PathBuf,
     /// See [`lineage`].
     histories: PathBuf,
-    /// The life of the process that nothing was lost in since it was marked.
+    /// The life of the process that nothing was lost in since it was marked, or where one stood that ended in order.
     intact: PathBuf,
 }
 

@@ -9,7 +9,10 @@ use super::info::{Info, settings};
 use super::session::{Batch, refusal};
 use super::{BATCH, RedisEngine, State, accounts, lineage, lock};
 use super::{blocking, io};
+use crate::files::write_whole;
 use crate::{Error, START_MS, ending, files, process};
+use holdfast_core::Position;
+use holdfast_core::position::RedisPosition;
 use holdfast_core::topology::Management;
 use rustix::process::Signal;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -20,6 +23,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+/// How a mark begins that tells of a process that ended in order; where it stood follows.
+const ENDED: &str = "ended at ";
 /// While the server starts, it is asked this often whether it is there.
 const READY_POLL: Duration = Duration::from_millis(10);
 
@@ -34,11 +39,36 @@ impl RedisEngine {
             Management::Managed { .. } => self.start_managed().await?,
             Management::Attached { start_command, .. } => self.start_attached(start_command).await?,
         }
-        let life = self.life().await?;
-        let marked = std::fs::read_to_string(&self.at.intact).is_ok_and(|mark| mark == life);
+        let retained = self.is_intact().await?;
         let mut state = self.state();
-        (state.retained, state.ready) = (marked, true);
+        (state.retained, state.ready) = (retained, true);
         Ok(())
+    }
+
+    /// The process lost nothing since it was marked; or it has all that the one before had when that ended in order. Nothing
+    /// was written to it yet.
+    async fn is_intact(&self) -> Result<bool, Error> {
+        let Ok(mark) = std::fs::read_to_string(&self.at.intact) else { return Ok(false) };
+        let life = self.life().await?;
+        let Some(had) = mark.strip_prefix(ENDED) else { return Ok(mark == life) };
+        let look = self.look_raw("looking what it still has").await?;
+        let had = had.parse().ok().map(Position::Redis);
+        let has = self.position_of(&look)?.map(Position::Redis);
+        let retained = has.zip(had).is_some_and(|(has, had)| has.contains(&had));
+        // What was said of the process before says nothing of this one, should it crash.
+        let path = self.at.intact.clone();
+        blocking(move || if retained { write_whole(&path, &life) } else { files::remove_file(&path) })
+            .await?;
+        Ok(retained)
+    }
+
+    /// Where a process that is intact stands, before it ends.
+    async fn stands_intact(&self) -> Option<RedisPosition> {
+        if !self.state().retained || !matches!(self.spec.management, Management::Managed { .. }) {
+            return None;
+        }
+        let look = self.look_raw("looking what it has before it ends").await.ok()?;
+        self.position_of(&look).ok()?
     }
 
     async fn own_directory(&self) -> Result<(), Error> {
@@ -244,7 +274,13 @@ impl RedisEngine {
         if self.process.running().is_none() {
             return Ok(());
         }
+        let had = self.stands_intact().await;
         ending::stop(&self.process, &self.spec.management, within).await?;
+        // In order, it wrote its data first; whether it could, the next start finds out.
+        if let Some(had) = had.filter(|_| self.process.succeeded()) {
+            let path = self.at.intact.clone();
+            blocking(move || write_whole(&path, &format!("{ENDED}{had}"))).await?;
+        }
         self.reset().await;
         Ok(())
     }

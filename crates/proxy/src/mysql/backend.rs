@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
 /// For the TCP connection and the login. An engine that takes longer is tried again while commands are held.
 const CONNECT_MS: u64 = 2_000;
@@ -116,10 +116,7 @@ impl Connection {
                 logged_in => return logged_in,
             }
         }
-        let stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
-        socket2::SockRef::from(&stream).set_keepalive(true)?;
-        Self::log_in(EngineStream::Tcp(stream), login).await
+        Self::log_in(EngineStream::tcp(addr).await?, login).await
     }
 
     async fn log_in(mut stream: EngineStream, login: Login<'_>) -> Result<Connection, Error> {

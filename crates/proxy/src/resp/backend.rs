@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
 /// For the connection and the replay. An engine that takes longer is tried again while commands are held.
 const CONNECT_MS: u64 = 2_000;
@@ -120,12 +120,7 @@ impl Connection {
         };
         let stream = match unix {
             Some(stream) => EngineStream::Unix(stream),
-            None => {
-                let stream = TcpStream::connect(addr).await?;
-                stream.set_nodelay(true)?;
-                socket2::SockRef::from(&stream).set_keepalive(true)?;
-                EngineStream::Tcp(stream)
-            }
+            None => EngineStream::tcp(addr).await?,
         };
         Self::set_up(stream, replay).await
     }

@@ -115,6 +115,10 @@ impl Session {
                 count(&self.shared.counters.cut);
                 return Poll::Ready(Event::Lost);
             }
+            // Its host may be gone, and nobody else says so.
+            if self.is_away() && !self.reader_is_listed() && !self.reply_is_open() {
+                return Poll::Ready(Event::Lost);
+            }
         }
         if self.blocks_a_switchover() {
             return Poll::Ready(Event::Draining);
@@ -351,8 +355,10 @@ impl Session {
                 if self.batch.refused.is_some() {
                     return self.note_after_refusal(kind, &error);
                 }
-                if self.is_away() && Session::cannot_read(&error) {
-                    return Err(Unasked);
+                if self.is_away() && !error.starts_with(b"-WRONGTYPE") {
+                    self.note_cannot_read();
+                    self.batch.answered += 1;
+                    return Ok(());
                 }
                 if self.is_refusal(&error) && self.batch.note_refused(error_of(&error)) {
                     self.batch.answered += 1;

@@ -170,6 +170,9 @@ impl Session {
             self.leave();
             self.state.user = Some(user.to_vec());
             self.state.revision += 1;
+            if let Some(reads) = &mut self.reads {
+                reads.note_user();
+            }
         }
     }
 

@@ -227,7 +227,7 @@ impl Session {
     }
 
     /// The client has a part of something that will not be completed.
-    fn reply_is_open(&self) -> bool {
+    pub fn reply_is_open(&self) -> bool {
         !self.replies.is_between() && self.way == Way::Pass
     }
 
@@ -236,6 +236,9 @@ impl Session {
         self.refresh();
         let commands = self.batch.entries.len() as u64;
         if self.go_to_reader().await {
+            if let Some(hold) = &mut self.hold {
+                hold.let_go();
+            }
             self.shared.counters.commands.fetch_add(commands, Ordering::Relaxed);
             return self.exchange().await;
         }

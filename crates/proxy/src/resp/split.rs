@@ -19,9 +19,13 @@ use crate::shared::{Shared, count};
 use holdfast_core::topology::ReadConsistency;
 use holdfast_core::{Epoch, limits};
 use holdfast_wire::resp::{put_command, reply};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// A reader that lacked what the session wrote is left alone for this long: it does all the work of a read in vain.
+const LATE_MS: u64 = 20;
 
 /// What a session keeps for reads that leave.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ struct Written {
     unsure: bool,
     /// The user may not ask.
     denied: bool,
+    /// The epoch in which the reader was asked.
+    asked_in: Epoch,
 }
 
 /// What an engine says of itself in answer to `ROLE`.
@@ -97,6 +103,11 @@ impl Reads {
                 written: Written::default(),
             })
         })
+    }
+
+    /// The client is another user now.
+    pub fn note_user(&mut self) {
+        self.written.denied = false;
     }
 
     /// Something was written, or may have been.
@@ -182,7 +193,7 @@ impl Session {
             let (Some(reader), Some(replay)) =
                 (self.shared.readers.choose(listed, &avoid, now), self.replay())
             else {
-                return self.no_reader_for_a_while();
+                return self.no_reader_for(limits::READER_AVOID_MS);
             };
             let within = Duration::from_millis(limits::READER_CONNECT_MS);
             let open = Connection::open(reader.addr, self.shared.socket_of(reader.addr), &replay);
@@ -212,8 +223,8 @@ impl Session {
         }
     }
 
-    fn no_reader_for_a_while(&mut self) {
-        let until = Instant::now() + Duration::from_millis(limits::READER_AVOID_MS);
+    fn no_reader_for(&mut self, ms: u64) {
+        let until = Instant::now() + Duration::from_millis(ms);
         if let Some(reads) = &mut self.reads {
             reads.none_until = Some(until);
         }
@@ -249,10 +260,18 @@ impl Session {
     /// Between commands: leaves a reader that the route does not list any more.
     pub fn drain_reader(&mut self) {
         let Some(parked) = self.reads.as_ref().and_then(|r| r.parked.as_ref()) else { return };
-        let addr = parked.link.addr;
-        if !self.routing.as_ref().is_some_and(|r| r.readers.iter().any(|e| e.addr == addr)) {
+        if !self.lists(parked.link.addr) {
             self.drop_reader();
         }
+    }
+
+    fn lists(&self, addr: SocketAddr) -> bool {
+        self.routing.as_ref().is_some_and(|r| r.readers.iter().any(|e| e.addr == addr))
+    }
+
+    /// The connection in use is to a reader of the route.
+    pub fn reader_is_listed(&self) -> bool {
+        self.backend.as_ref().is_some_and(|b| self.lists(b.link.addr))
     }
 
     /// The reader was lost, or cannot answer. What has no reply goes to the primary.
@@ -262,10 +281,10 @@ impl Session {
         self.way = Way::Pass;
         self.error.clear();
         if let Some(reader) = self.backend.take() {
-            self.shared.readers.refused(reader.link.addr, Instant::now());
+            self.shared.readers.forget(reader.link.addr);
         }
         self.slot.disconnect(true);
-        self.no_reader_for_a_while();
+        self.no_reader_for(limits::READER_AVOID_MS);
         self.come_back();
     }
 
@@ -279,9 +298,11 @@ impl Session {
         }
     }
 
-    /// Words of a replica that has no data to answer from.
-    pub fn cannot_read(error: &[u8]) -> bool {
-        error.starts_with(b"-LOADING") || error.starts_with(b"-MASTERDOWN")
+    /// An error that may be the reader's own: it has no data yet, is of another release, runs a slow script. From here on
+    /// the batch is the primary's to answer.
+    pub fn note_cannot_read(&mut self) {
+        let _ = self.batch.note_refused(ClientError(b"a replica cannot answer".to_vec()));
+        self.no_reader_for(limits::READER_AVOID_MS);
     }
 
     // ---- how far: `session` ----
@@ -292,6 +313,7 @@ impl Session {
         let idle = || self.batch.entries.iter().all(|e| e.kind.reads());
         self.shared.read_consistency == ReadConsistency::Session
             && !reads.written.denied
+            && !self.state.listens()
             && (writes || reads.written.unsure && self.state.transaction == Transaction::None && idle())
     }
 
@@ -303,13 +325,14 @@ impl Session {
 
     /// Before the batch: has the reader say how far it has come, unless that is known to be far enough.
     fn ask_reader(&mut self) {
-        let (Some(reads), Some(here)) = (&self.reads, &self.backend) else { return };
+        let (Some(reads), Some(here)) = (&mut self.reads, &self.backend) else { return };
         let (addr, epoch) = (here.link.addr, self.routing.as_ref().map_or(Epoch(0), |r| r.epoch));
         let upto = reads.written.upto;
         let needless = upto == 0 || self.shared.read_consistency != ReadConsistency::Session;
         if needless || self.shared.readers.has_reached(addr, epoch, &mark(upto)) {
             return;
         }
+        reads.written.asked_in = epoch;
         count(&self.shared.counters.reads_waited);
         let mut bytes = Vec::new();
         let own = Self::put_mark(&mut bytes);
@@ -321,22 +344,26 @@ impl Session {
     /// The answer to [`Kind::Mark`].
     pub fn note_mark(&mut self, role: &[u8]) {
         let place = Place::parse(role);
-        let (away, epoch) = (self.is_away(), self.routing.as_ref().map_or(Epoch(0), |r| r.epoch));
+        let away = self.is_away();
         let Some(reads) = &mut self.reads else { return };
         match (away, place) {
             (false, Some(Place::Primary { offset })) => {
                 reads.written.upto = offset;
                 reads.written.unsure = false;
             }
-            (false, _) => reads.written.denied |= role.starts_with(b"-NOPERM"),
+            (false, _) => reads.written.denied |= role.starts_with(b"-NOPERM") || role.starts_with(b"-ERR"),
             (true, Some(Place::Replica { offset })) if offset >= reads.written.upto => {
                 if let Some(here) = &self.backend {
-                    self.shared.readers.note_reached(here.link.addr, epoch, mark(offset));
+                    self.shared.readers.note_reached(here.link.addr, reads.written.asked_in, mark(offset));
                 }
             }
             // Nothing that follows reaches the client.
             (true, _) => {
                 count(&self.shared.counters.reads_late);
+                if let Some(here) = &self.backend {
+                    self.shared.readers.forget(here.link.addr);
+                }
+                self.no_reader_for(LATE_MS);
                 let late = ClientError(b"the replica lacks what the session wrote".to_vec());
                 let _ = self.batch.note_refused(late);
             }

@@ -85,7 +85,7 @@ const COMMANDS: &[(&str, Class)] = &[
     ("del", Write), ("unlink", Write), ("exists", Lookup), ("expire", Write), ("pexpire", Write), ("expireat", Write),
     ("pexpireat", Write), ("persist", Write), ("ttl", Lookup), ("pttl", Lookup), ("expiretime", Lookup),
     ("pexpiretime", Lookup), ("type", Lookup), ("rename", Write), ("renamenx", Write), ("copy", Write), ("move", Write),
-    ("keys", Lookup), ("scan", Read), ("randomkey", Read), ("dump", Lookup), ("restore", Write), ("touch", Read),
+    ("keys", Lookup), ("scan", Read), ("randomkey", Read), ("dump", Read), ("restore", Write), ("touch", Read),
     ("sort", Write), ("sort_ro", Lookup), ("object", Read), ("dbsize", Read), ("flushdb", Write), ("flushall", Write),
     ("swapdb", Write), ("migrate", Blocking), ("restore-asking", Write),
     // Hashes.

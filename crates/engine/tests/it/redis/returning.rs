@@ -14,7 +14,7 @@ on_each! {
     where_the_log_went_with_the_process_all_data_is_kept,
     a_history_that_nobody_knows_is_kept_whole,
     a_restarted_replica_says_what_it_still_has,
-    a_mark_ends_with_the_process,
+    a_mark_ends_with_a_process_that_does_not_keep_its_data,
     a_copy_that_breaks_off_leaves_the_old_data,
 }
 
@@ -173,12 +173,39 @@ async fn seen_ended(engine: &holdfast_engine::redis::RedisEngine) {
     tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap();
 }
 
-async fn a_mark_ends_with_the_process(flavour: Engine) {
+/// A crash takes what was in memory. Who ends in order writes its data first, if it is told to keep any.
+async fn a_mark_ends_with_a_process_that_does_not_keep_its_data(flavour: Engine) {
     let r = rig(flavour, Sync);
     let one = r.start(r.keeping(1)).await;
+    lead(&one).await;
+    let two = r.start(r.spec(2)).await;
+    r.follow(&two, 1, &one).await;
+    r.app(1).set(0..10);
+    let had = at(&level(&one, &two).await);
+    for engine in [&one, &two] {
+        engine.mark_intact().await.unwrap();
+        assert!(now(engine).await.retained);
+    }
+    two.stop(PATIENCE).await.unwrap();
+    two.start().await.unwrap();
+    assert!(!now(&two).await.retained, "it keeps nothing");
+    for _ in 0..2 {
+        one.stop(PATIENCE).await.unwrap();
+        one.start().await.unwrap();
+        let back = now(&one).await;
+        assert!(back.retained && at(&back).contains(&had), "{back:?}");
+    }
+    // What was said of an earlier one says nothing of one that crashed, whatever it wrote.
+    lead(&one).await;
+    r.app(1).set(10..20);
+    signal(pid(&one), "-KILL");
+    seen_ended(&one).await;
+    one.start().await.unwrap();
+    assert!(!now(&one).await.retained);
+    // Nor of one that was given other data.
     one.mark_intact().await.unwrap();
-    assert!(now(&one).await.retained);
     one.stop(PATIENCE).await.unwrap();
+    std::fs::remove_file(r.root(1).join("data/dump.rdb")).unwrap();
     one.start().await.unwrap();
     assert!(!now(&one).await.retained);
 }

@@ -126,11 +126,20 @@ async fn a_session_sees_what_it_wrote() {
     assert_eq!(client.ask(&format!("SET long {long}")).await, "OK");
     assert_eq!(client.ask("STRLEN long").await, ":300000");
     assert_eq!(other.ask("STRLEN long").await, ":0");
+    // Who listens is not asked about between its messages.
+    let mut listens = Client::connect(s.front.addr).await;
+    assert_eq!(listens.ask("SET x 1").await, "OK");
+    assert_eq!(listens.ask("SUBSCRIBE c").await, "[subscribe, c, :1]");
     // And after a change of the primary's connection.
     s.route(2);
     assert_eq!(client.ask("GET k").await, "newer");
     assert_eq!(client.ask("GET k").await, "newer");
     assert_eq!(other.ask("GET k").await, "49");
+    eventually("it listens again", || s.primary.ask("PUBLISH c hello") == "1").await;
+    assert_eq!(listens.reply().await, "[message, c, hello]");
+    let roles = s.primary.calls("role");
+    assert_eq!(listens.ask("PING").await, "[pong, ]");
+    assert_eq!(s.primary.calls("role"), roles);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,12 +177,33 @@ async fn a_reader_is_never_why_a_client_gets_an_error() {
     assert_eq!(Client::connect(s.front.addr).await.ask("GET k").await, "v");
     let [at_replica, _, _, returned] = s.counts();
     assert_eq!((at_replica, returned), (1, 2));
+    // One of which nothing is heard any more, until the route says so.
+    s.replica = Redis::replica_of(&s.primary);
+    s.route(2);
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    assert_eq!(client.ask("GET k").await, "v");
+    assert_eq!(s.counts()[0], 2);
+    s.replica.pause();
+    client.send("GET k").await;
+    assert_eq!(client.maybe_reply(std::time::Duration::from_millis(100)).await, None);
+    s.front.route(2, Gate::Open, Some(s.primary.endpoint("a")), vec![], 600_000);
+    assert_eq!(client.reply().await, "v");
+    s.replica.go_on();
+    // One that does not know the command, or lets nobody use it. A mistake of the client's is one everywhere.
+    s.replica.ask("ACL SETUSER app -strlen");
+    s.route(2);
+    let mut other = Client::connect(s.front.addr).await;
+    other.pipeline(&["GET k", "STRLEN k", "GET k"]).await;
+    assert_eq!(other.replies(3).await, ["v", ":1", "v"]);
+    let said = Client::connect(s.front.addr).await.ask("LLEN k").await;
+    assert!(said.starts_with("-WRONGTYPE"), "{said}");
     // One without data of its own to answer from.
     let empty = Redis::start_with(&["--replica-serve-stale-data", "no", "--replicaof", "127.0.0.1", "1"]);
     s.replica = empty;
     s.route(2);
-    assert_eq!(client.ask("GET k").await, "v");
-    assert_eq!(s.counts()[0], 1);
+    let before = s.counts()[0];
+    assert_eq!(Client::connect(s.front.addr).await.ask("GET k").await, "v");
+    assert_eq!(s.counts()[0], before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
