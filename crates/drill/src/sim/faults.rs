@@ -288,7 +288,7 @@ impl Sim {
         // A managed engine dies with its agent; an attached one goes on as it is.
         if !self.attached || self.rng.percent(30) {
             // Not drawn either. One that is asked to end takes its engine with it in order.
-            let crash = !self.in_memory() || self.attached || self.opts.seed % 2 == 0;
+            let crash = !self.in_memory() || self.attached || self.opts.seed.is_multiple_of(2);
             self.engine_down(node, "its agent ended", crash);
         }
         let host = &mut self.hosts[node];
