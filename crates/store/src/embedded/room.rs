@@ -7,37 +7,43 @@
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes in reserve beyond the end of the file. The log is cut at 5,000 entries, of some 200 bytes mostly.
 const RESERVE_BYTES: u64 = 16 << 20;
+/// What `st_blocks` counts in.
+const BLOCK_BYTES: u64 = 512;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Room {
     file: File,
-    /// Length of the file when the reserve was last made.
-    reserved_at: AtomicU64,
+    /// The file system takes the request and holds nothing for it.
+    in_vain: AtomicBool,
 }
 
 impl Room {
     /// Of a file that exists. Nothing is reserved yet.
     pub(super) fn of(path: &Path) -> io::Result<Room> {
         let file = File::options().write(true).open(path)?;
-        Ok(Room { file, reserved_at: AtomicU64::new(0) })
+        Ok(Room { file, in_vain: AtomicBool::new(false) })
     }
 
-    /// Makes the reserve, if it was eaten into or given free by a shorter file. A disk that has too little left is no
-    /// error: it is asked again after the next write.
+    /// Makes the reserve, if it was eaten into or given free: any change of the file's length does that, also one that is
+    /// made good again. A disk that has too little left is no error: it is asked again after the next write.
     pub(super) fn keep(&self) {
-        let Ok(len) = self.file.metadata().map(|m| m.len()) else { return };
-        let at = self.reserved_at.load(Ordering::Relaxed);
-        if at != 0 && (at..at + RESERVE_BYTES / 2).contains(&len) {
+        let look = || self.file.metadata().map(|m| (m.len(), m.blocks() * BLOCK_BYTES));
+        let is_there = |(len, held): (u64, u64)| held >= len + RESERVE_BYTES / 2;
+        let Ok(now) = look() else { return };
+        if is_there(now) || self.in_vain.load(Ordering::Relaxed) {
             return;
         }
-        let reserved = fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, len + RESERVE_BYTES);
-        self.reserved_at.store(reserved.map_or(0, |()| len), Ordering::Relaxed);
+        let reserved = fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, now.0 + RESERVE_BYTES);
+        let in_vain = reserved.is_ok() && !look().is_ok_and(is_there)
+            || reserved.is_err_and(|e| e == rustix::io::Errno::OPNOTSUPP);
+        self.in_vain.store(in_vain, Ordering::Relaxed);
     }
 }
 
@@ -50,7 +56,6 @@ pub(super) fn is_lacking(e: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn the_reserve_is_on_the_disk_and_not_in_the_file() {
@@ -62,10 +67,13 @@ mod tests {
         room.keep();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 100_000);
         assert!(held() > RESERVE_BYTES, "{}", held());
-        // A shorter file gives it free.
-        File::options().write(true).open(&path).unwrap().set_len(50_000).unwrap();
-        assert!(held() < RESERVE_BYTES, "{}", held());
-        room.keep();
-        assert!(held() > RESERVE_BYTES, "{}", held());
+        // A shorter file gives it free, also if it is soon longer again.
+        let file = File::options().write(true).open(&path).unwrap();
+        for lengths in [&[50_000][..], &[40_000, 200_000], &[300_000]] {
+            lengths.iter().for_each(|len| file.set_len(*len).unwrap());
+            room.keep();
+            assert!(held() > RESERVE_BYTES, "{lengths:?}: {}", held());
+        }
+        assert!(!room.in_vain.load(Ordering::Relaxed));
     }
 }
