@@ -4,7 +4,7 @@
 //! Modelled on purpose: a restart of the replication threads in GTID mode purges the relay log (MDEV-4698), and so
 //! does a crash, unless the driver starts the engine and has it apply what is left first; the tail that was never acknowledged is cut off at a restart (`--init-rpl-role=SLAVE`) or stays,
 //! by the run's choice; releases, and programs of a later one that are used from the next start on; an endless ack wait; a process that hangs; a full disk; an event that cannot be applied; a log
-//! whose beginning was purged. Deliberately absent: agents and their reasons.
+//! whose beginning was purged; a replica that receives less while it acknowledges, since it syncs each transaction. Deliberately absent: agents and their reasons.
 
 use super::memory::Memory;
 use holdfast_core::position::MariaDbPosition;
