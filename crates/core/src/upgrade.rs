@@ -99,7 +99,10 @@ struct Programs<'w> {
 
 impl<'w> Programs<'w> {
     fn of(w: &'w World, node: &'w NodeName) -> Result<Programs<'w>, String> {
-        let r = w.fresh(node).filter(|r| r.running()).ok_or(format!("{node} does not run"))?;
+        let r = w.fresh(node).ok_or(format!("{node} is not reporting"))?;
+        if !r.running() {
+            return Err(format!("the engine of {node} does not run, or does not answer"));
+        }
         let installed = r
             .installed
             .as_deref()

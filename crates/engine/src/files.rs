@@ -13,6 +13,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 const MARK: &str = "holdfast-instance";
+/// How often, and how far apart, a lock that is held is tried again.
+const LOCK_TRIES: u32 = 10;
+const LOCK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
 
 pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
@@ -64,8 +67,7 @@ pub(crate) fn claim(
     write_whole(&mark, &ours)?;
     let lock =
         File::options().create(true).append(true).open(&lock_path).map_err(io("opening", &lock_path))?;
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| foreign("another holdfast process on this host is using it".into()))?;
+    lock_soon(&lock).map_err(|_| foreign("another holdfast process on this host is using it".into()))?;
     if let Some(owner) = run_as(spec)? {
         for dir in theirs {
             std::os::unix::fs::chown(dir, Some(owner.uid), Some(owner.gid))
@@ -186,6 +188,18 @@ pub(crate) fn sibling(path: &Path, suffix: &str) -> std::path::PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(suffix);
     path.with_file_name(name)
+}
+
+/// Tries for a moment: a program that another thread starts just now has a copy of the lock from its fork to its exec.
+fn lock_soon(file: &File) -> rustix::io::Result<()> {
+    let try_lock = || rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    for _ in 0..LOCK_TRIES {
+        if try_lock().is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(LOCK_EVERY);
+    }
+    try_lock()
 }
 
 /// A small file, there whole or not at all, durable before this returns.
