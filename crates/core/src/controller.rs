@@ -25,18 +25,32 @@ struct Group {
     revision: u64,
     record_since: Millis,
     lease_renewed: Millis,
-    absent_since: BTreeMap<NodeName, Millis>,
+    memory: Memory,
+    cool_down_until: Option<Millis>,
+}
+
+/// What is remembered of one primary's time: another begins with none of it. As in [`World`].
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    absent: BTreeMap<NodeName, Absence>,
     unwell_since: BTreeMap<NodeName, Millis>,
     well_since: BTreeMap<NodeName, Millis>,
     had: Had,
     waited: Option<Position>,
     sent_back: BTreeMap<NodeName, Millis>,
-    absent_had: BTreeMap<NodeName, Position>,
-    /// The primary's first look in a row after which an acker that is certain not to acknowledge did not.
-    certain_at: BTreeMap<NodeName, Millis>,
-    /// The primary's first look in a row in which an acker no longer acknowledged.
-    absent_at: BTreeMap<NodeName, Millis>,
-    cool_down_until: Option<Millis>,
+}
+
+/// Of an acker that does not acknowledge: what looks of the primary in a row have shown.
+#[derive(Debug, Clone)]
+struct Absence {
+    /// The first of them.
+    looked: Millis,
+    /// Since the second, which is surely of after it stopped.
+    since: Option<Millis>,
+    /// The first since it is certain not to.
+    certain: Option<Millis>,
+    /// What the primary had in the second such.
+    had: Option<Position>,
 }
 
 /// What the primary said it had, now and then: the earlier one is of [`limits::NEARLY_MS`] ago, or half as long.
@@ -96,7 +110,7 @@ impl Controller {
         let gap = |h: &Heard| h.session != session || now.since(h.at) >= limits::SILENT_AFTER_MS;
         if self.heard.get(node).is_some_and(gap) {
             // Whoever was silent has not been well.
-            self.groups.values_mut().for_each(|g| _ = g.well_since.remove(node));
+            self.groups.values_mut().for_each(|g| _ = g.memory.well_since.remove(node));
         }
         for r in &instances {
             let own_word: Vec<NodeName> = self.quit_acknowledging(&r.group);
@@ -129,15 +143,7 @@ impl Controller {
             revision: 0,
             record_since: now,
             lease_renewed: since,
-            absent_since: BTreeMap::new(),
-            absent_at: BTreeMap::new(),
-            unwell_since: BTreeMap::new(),
-            well_since: BTreeMap::new(),
-            had: Had::default(),
-            waited: None,
-            sent_back: BTreeMap::new(),
-            absent_had: BTreeMap::new(),
-            certain_at: BTreeMap::new(),
+            memory: Memory::default(),
             cool_down_until: record.last_takeover.map(|_| now.plus(cool_down_ms)),
         });
         if revision <= group.revision {
@@ -148,27 +154,16 @@ impl Controller {
         }
         let new_primary = group.record.primary() != record.primary();
         if new_primary && record.primary().is_some() {
-            group.absent_since.clear();
-            group.absent_at.clear();
-            group.absent_had.clear();
-            group.certain_at.clear();
-            group.unwell_since.clear();
-            group.well_since.clear();
-            group.had = Had::default();
-            group.waited = None;
-            group.sent_back.clear();
+            group.memory = Memory::default();
             // The grant that came with the record counts as a renewal: the new holder may count from then on.
             group.lease_renewed = now;
         }
-        group.sent_back.extend(sent_back.into_iter().map(|n| (n, now)));
+        group.memory.sent_back.extend(sent_back.into_iter().map(|n| (n, now)));
         // Whose part changed is counted anew: what it did under the part before may not have been seen yet.
         let same = |n: &NodeName| record.ackers.get(n).is_some_and(|a| group.record.ackers.get(n) == Some(a));
-        group.absent_since.retain(|n, _| same(n));
-        group.absent_at.retain(|n, _| same(n));
-        group.absent_had.retain(|n, _| same(n));
-        group.certain_at.retain(|n, _| same(n));
+        group.memory.absent.retain(|n, _| same(n));
         if record.assurance != Assurance::Restoring {
-            group.waited = None;
+            group.memory.waited = None;
         }
         group.record = record;
         group.revision = revision;
@@ -215,6 +210,7 @@ impl Controller {
     pub fn world(&self, name: &GroupName, now: Millis) -> Option<World<'_>> {
         let service = self.topology.service(name)?;
         let group = self.groups.get(name)?;
+        let absent = || group.memory.absent.iter();
         let members = service.members.iter().map(|n| (n.clone(), self.seen(n, name, now))).collect();
         Some(World {
             topology: &self.topology,
@@ -225,14 +221,14 @@ impl Controller {
             record_since: group.record_since,
             lease_renewed: group.lease_renewed,
             members,
-            absent_since: group.absent_since.clone(),
-            unwell_since: group.unwell_since.clone(),
-            well_since: group.well_since.clone(),
-            primary_had: group.had.earlier.clone(),
-            primary_had_lately: group.had.later.as_ref().map(|(_, had)| had.clone()),
-            primary_waited: group.waited.clone(),
-            absent_had: group.absent_had.clone(),
-            sent_back: group.sent_back.clone(),
+            absent_since: absent().filter_map(|(n, a)| Some((n.clone(), a.since?))).collect(),
+            unwell_since: group.memory.unwell_since.clone(),
+            well_since: group.memory.well_since.clone(),
+            primary_had: group.memory.had.earlier.clone(),
+            primary_had_lately: group.memory.had.later.as_ref().map(|(_, had)| had.clone()),
+            primary_waited: group.memory.waited.clone(),
+            absent_had: absent().filter_map(|(n, a)| Some((n.clone(), a.had.clone()?))).collect(),
+            sent_back: group.memory.sent_back.clone(),
             minute: self.minute,
             cool_down_until: group.cool_down_until,
             groups_failing: self.groups.values().filter(|g| self.fails(g, now)).count(),
@@ -337,14 +333,14 @@ impl Group {
     fn sight_follower(&mut self, node: &NodeName, r: &InstanceReport, now: Millis) {
         let follows = self.record.primary().is_some_and(|p| r.follows(&p.node));
         if follows {
-            self.well_since.entry(node.clone()).or_insert(now);
+            self.memory.well_since.entry(node.clone()).or_insert(now);
         } else {
-            self.well_since.remove(node);
+            self.memory.well_since.remove(node);
         }
         if follows || r.ready || self.record.primary().is_none() {
-            self.unwell_since.remove(node);
+            self.memory.unwell_since.remove(node);
         } else {
-            self.unwell_since.entry(node.clone()).or_insert(now);
+            self.memory.unwell_since.entry(node.clone()).or_insert(now);
         }
     }
 
@@ -357,38 +353,33 @@ impl Group {
             return;
         }
         if let Some(has) = &r.seen.applied {
-            self.had.note(has, now);
+            self.memory.had.note(has, now);
         }
         // An older assignment, still on its way, could make it stop waiting after that.
         let waits = r.seen.waits_for_ack && r.held >= self.revision;
         if self.record.assurance == Assurance::Restoring && waits {
-            self.waited = self.waited.take().or_else(|| r.seen.applied.clone());
+            self.memory.waited = self.memory.waited.take().or_else(|| r.seen.applied.clone());
         } else {
-            self.waited = None;
+            self.memory.waited = None;
         }
         for acker in self.record.ackers.keys() {
             let quit = own_word.contains(acker);
             if r.seen.ackers.contains(acker) && !quit {
-                self.absent_since.remove(acker);
-                self.absent_at.remove(acker);
-                self.certain_at.remove(acker);
-                self.absent_had.remove(acker);
+                self.memory.absent.remove(acker);
                 continue;
             }
-            if r.seen.at > *self.absent_at.entry(acker.clone()).or_insert(r.seen.at) {
-                self.absent_since.entry(acker.clone()).or_insert(now);
+            let first = || Absence { looked: r.seen.at, since: None, certain: None, had: None };
+            let absence = self.memory.absent.entry(acker.clone()).or_insert_with(first);
+            if r.seen.at > absence.looked {
+                absence.since.get_or_insert(now);
             }
             // Out of sight it may connect again and acknowledge something, between two looks.
             let shut_out = r.seen.admits.as_ref().is_some_and(|admitted| !admitted.contains(acker));
-            let since = self.absent_since.get(acker);
-            let given_up = since.is_some_and(|t| now.since(*t) >= limits::ACKER_GIVES_UP_AFTER_MS);
+            let given_up = absence.since.is_some_and(|t| now.since(t) >= limits::ACKER_GIVES_UP_AFTER_MS);
             if !(quit || shut_out || given_up) {
-                self.certain_at.remove(acker);
-                self.absent_had.remove(acker);
-            } else if r.seen.at > *self.certain_at.entry(acker.clone()).or_insert(r.seen.at)
-                && let Some(has) = &r.seen.applied
-            {
-                self.absent_had.entry(acker.clone()).or_insert_with(|| has.clone());
+                (absence.certain, absence.had) = (None, None);
+            } else if r.seen.at > *absence.certain.get_or_insert(r.seen.at) && absence.had.is_none() {
+                absence.had = r.seen.applied.clone();
             }
         }
     }

@@ -18,6 +18,13 @@ pub struct Routing {
     pub acks: u32,
 }
 
+impl Routing {
+    /// Reads may go there.
+    pub fn lists(&self, addr: SocketAddr) -> bool {
+        self.readers.iter().any(|r| r.addr == addr)
+    }
+}
+
 /// Which port a session came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -112,7 +119,7 @@ pub fn admit(v: View<'_>) -> Admit {
                     if back { Admit::Leave } else { writer(v) }
                 }
                 Some(link) => {
-                    let listed = readers.iter().any(|r| r.addr == link.addr);
+                    let listed = v.routing.is_some_and(|r| r.lists(link.addr));
                     let elsewhere = !readers.is_empty()
                         || v.routing.is_some_and(|r| r.gate == Gate::Open && r.writer.is_some());
                     if listed || v.in_transaction || !elsewhere { Admit::Send } else { Admit::Leave }

@@ -4,7 +4,7 @@
 //! older one. Writing to an engine and closing its gate take the same lock.
 
 use crate::engine_stream::WriteHalf;
-use crate::gate::{self, Link, Routing};
+use crate::gate::{self, Link, Role, Routing};
 use crate::readers::Readers;
 use crate::service::{Limits, LocalEngine};
 use futures_util::task::AtomicWaker;
@@ -365,6 +365,11 @@ impl Shared {
     fn wake_all(&self) {
         let slots: Vec<_> = lock(&self.sessions).values().cloned().collect();
         slots.iter().for_each(|slot| slot.waker.wake());
+    }
+
+    /// Plain reads of a session that came in by that port may go to replicas.
+    pub fn reads_leave(&self, role: Role) -> bool {
+        role == Role::ReadWrite && self.read_consistency != ReadConsistency::Strong
     }
 
     /// Registers a session under a new id.

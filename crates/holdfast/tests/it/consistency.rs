@@ -1,12 +1,20 @@
 //! What reads on the read/write port see while primaries come and go.
 
-use crate::stage::{counted, logs, stage};
+use crate::stage::{counted, logs, stage, wait_for};
 use holdfast_core::topology::Engine;
 use holdfast_drill::sandbox::{PASSWORD, USER, signal};
 use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
+
+/// Clients of each proxy have done something since, and not only what was under way.
+async fn go_on(proxies: &[SocketAddr]) {
+    for proxy in proxies {
+        let before = counted(*proxy, "commands").await;
+        wait_for("clients to go on", async || counted(*proxy, "commands").await > before + 500).await;
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_to_redis_reads_what_it_wrote_through_failovers() {
@@ -21,14 +29,13 @@ async fn a_connection_to_redis_reads_what_it_wrote_through_failovers() {
     clients.args([script, USER, PASSWORD]).args(proxies.iter().map(SocketAddr::to_string));
     clients.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut clients = clients.spawn().unwrap();
-    let a_while = || tokio::time::sleep(Duration::from_secs(2));
-    a_while().await;
+    go_on(&proxies).await;
     for _ in 0..2 {
         stage.sandbox.holdfast(&["switchover"]).await.unwrap();
-        a_while().await;
+        go_on(&proxies).await;
         let primary = stage.sandbox.primary().await.unwrap();
         signal(stage.sandbox.engine_pid(&primary).unwrap(), Signal::KILL);
-        a_while().await;
+        go_on(&proxies).await;
         stage.healthy().await;
     }
     drop(clients.stdin.take());

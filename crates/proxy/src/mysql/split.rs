@@ -95,8 +95,7 @@ impl Written {
 impl Reads {
     /// For a session of this kind; `None` if its reads stay where it is.
     pub fn new(shared: &Shared, role: Role) -> Option<Box<Reads>> {
-        let leave = role == Role::ReadWrite && shared.read_consistency != ReadConsistency::Strong;
-        leave.then(|| {
+        shared.reads_leave(role).then(|| {
             Box::new(Reads {
                 away: false,
                 parked: None,
@@ -255,9 +254,7 @@ impl Session {
     /// Between commands: leaves a reader that the route does not list any more.
     pub fn drain_reader(&mut self) {
         let Some(parked) = self.reads.as_ref().and_then(|r| r.parked.as_ref()) else { return };
-        let listed =
-            self.routing.as_ref().is_some_and(|r| r.readers.iter().any(|e| e.addr == parked.link.addr));
-        if !listed {
+        if !self.routing.as_ref().is_some_and(|r| r.lists(parked.link.addr)) {
             self.drop_reader();
         }
     }

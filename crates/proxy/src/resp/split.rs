@@ -19,13 +19,9 @@ use crate::shared::{Shared, count};
 use holdfast_core::topology::ReadConsistency;
 use holdfast_core::{Epoch, limits};
 use holdfast_wire::resp::{put_command, reply};
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// A reader that lacked what the session wrote is left alone for this long: it does all the work of a read in vain.
-const LATE_MS: u64 = 20;
 
 /// What a session keeps for reads that leave.
 #[derive(Debug)]
@@ -80,10 +76,6 @@ impl Place {
     }
 }
 
-fn put_role(out: &mut Vec<u8>) {
-    put_command(out, &[b"ROLE"]);
-}
-
 fn mark(offset: u64) -> Mark {
     Mark { stream: Box::default(), number: offset }
 }
@@ -91,8 +83,7 @@ fn mark(offset: u64) -> Mark {
 impl Reads {
     /// For a session of this kind; `None` if its reads stay where it is.
     pub fn new(shared: &Shared, role: Role) -> Option<Box<Reads>> {
-        let leave = role == Role::ReadWrite && shared.read_consistency != ReadConsistency::Strong;
-        leave.then(|| {
+        shared.reads_leave(role).then(|| {
             Box::new(Reads {
                 away: false,
                 parked: None,
@@ -135,6 +126,7 @@ impl Session {
         let Some(reads) = &self.reads else { return false };
         let session = self.shared.read_consistency == ReadConsistency::Session;
         reads.parked.is_some()
+            && reads.none_until.is_none_or(|t| t <= Instant::now())
             && reads.checked == self.seen
             && reads.told == self.state.revision
             && !(session && reads.written.unsure)
@@ -193,7 +185,7 @@ impl Session {
             let (Some(reader), Some(replay)) =
                 (self.shared.readers.choose(listed, &avoid, now), self.replay())
             else {
-                return self.no_reader_for(limits::READER_AVOID_MS);
+                return self.no_reader_for_a_while();
             };
             let within = Duration::from_millis(limits::READER_CONNECT_MS);
             let open = Connection::open(reader.addr, self.shared.socket_of(reader.addr), &replay);
@@ -223,8 +215,8 @@ impl Session {
         }
     }
 
-    fn no_reader_for(&mut self, ms: u64) {
-        let until = Instant::now() + Duration::from_millis(ms);
+    fn no_reader_for_a_while(&mut self) {
+        let until = Instant::now() + Duration::from_millis(limits::READER_AVOID_MS);
         if let Some(reads) = &mut self.reads {
             reads.none_until = Some(until);
         }
@@ -260,18 +252,15 @@ impl Session {
     /// Between commands: leaves a reader that the route does not list any more.
     pub fn drain_reader(&mut self) {
         let Some(parked) = self.reads.as_ref().and_then(|r| r.parked.as_ref()) else { return };
-        if !self.lists(parked.link.addr) {
+        if !self.routing.as_ref().is_some_and(|r| r.lists(parked.link.addr)) {
             self.drop_reader();
         }
     }
 
-    fn lists(&self, addr: SocketAddr) -> bool {
-        self.routing.as_ref().is_some_and(|r| r.readers.iter().any(|e| e.addr == addr))
-    }
-
     /// The connection in use is to a reader of the route.
     pub fn reader_is_listed(&self) -> bool {
-        self.backend.as_ref().is_some_and(|b| self.lists(b.link.addr))
+        let listed = |b: &Backend| self.routing.as_ref().is_some_and(|r| r.lists(b.link.addr));
+        self.backend.as_ref().is_some_and(listed)
     }
 
     /// The reader was lost, or cannot answer. What has no reply goes to the primary.
@@ -284,7 +273,7 @@ impl Session {
             self.shared.readers.forget(reader.link.addr);
         }
         self.slot.disconnect(true);
-        self.no_reader_for(limits::READER_AVOID_MS);
+        self.no_reader_for_a_while();
         self.come_back();
     }
 
@@ -302,7 +291,7 @@ impl Session {
     /// the batch is the primary's to answer.
     pub fn note_cannot_read(&mut self) {
         let _ = self.batch.note_refused(ClientError(b"a replica cannot answer".to_vec()));
-        self.no_reader_for(limits::READER_AVOID_MS);
+        self.no_reader_for_a_while();
     }
 
     // ---- how far: `session` ----
@@ -319,7 +308,7 @@ impl Session {
 
     pub fn put_mark(bytes: &mut Vec<u8>) -> (Kind, usize) {
         let before = bytes.len();
-        put_role(bytes);
+        put_command(bytes, &[b"ROLE"]);
         (Kind::Mark, bytes.len() - before)
     }
 
@@ -363,7 +352,6 @@ impl Session {
                 if let Some(here) = &self.backend {
                     self.shared.readers.forget(here.link.addr);
                 }
-                self.no_reader_for(LATE_MS);
                 let late = ClientError(b"the replica lacks what the session wrote".to_vec());
                 let _ = self.batch.note_refused(late);
             }
