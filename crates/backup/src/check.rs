@@ -26,6 +26,8 @@ pub struct Checked {
     pub frames: usize,
     pub bytes: u64,
     pub backups: usize,
+    /// Of kept logs.
+    pub segments: usize,
     pub findings: Vec<Finding>,
 }
 
@@ -75,6 +77,8 @@ impl Repository {
                 find(e, vec![backup.id.clone()]);
             }
         }
+        let (segments, bytes) = self.check_logs(&mut |e| find(e, Vec::new()))?;
+        (checked.segments, checked.bytes) = (segments, checked.bytes + bytes);
         findings.truncate(FINDINGS_MAX);
         checked.findings = findings;
         Ok(checked)

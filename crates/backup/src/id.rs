@@ -94,6 +94,7 @@ impl From<PackId> for String {
 pub(crate) const BACKUPS: &str = "backups";
 pub(crate) const PACKS: &str = "packs";
 pub(crate) const PROOFS: &str = "proofs";
+pub(crate) const LOGS: &str = "logs";
 pub(crate) const PINS: &str = "pins";
 pub(crate) const CONDEMNED: &str = "condemned";
 pub(crate) const DESCRIPTOR: &str = "holdfast-repository";

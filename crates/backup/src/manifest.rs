@@ -6,7 +6,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 
-pub(crate) const FORMAT: u32 = 1;
+/// The version of the repository format.
+pub const FORMAT: u32 = 1;
 /// Files, directories and links of one backup.
 pub(crate) const FILES_MAX: usize = 1 << 20;
 const PATH_BYTES_MAX: usize = 1024;

@@ -21,6 +21,7 @@ pub(crate) enum Kind {
     Manifest,
     Pack,
     Proof,
+    Log,
 }
 
 impl Kind {
@@ -29,6 +30,7 @@ impl Kind {
             Kind::Manifest => b'M',
             Kind::Pack => b'P',
             Kind::Proof => b'R',
+            Kind::Log => b'L',
         }
     }
 }
@@ -148,7 +150,7 @@ pub(crate) fn pack(content: &[u8], level: i32) -> Vec<u8> {
     zstd::bulk::compress(content, level).expect("memory for a frame")
 }
 
-/// An object of parts: a manifest or a proof.
+/// An object of parts: a manifest, a proof or a segment of a log.
 pub(crate) fn parts(seal: &Seal, mut object: Vec<u8>, contents: &[Vec<u8>], level: i32) -> Vec<u8> {
     for content in contents {
         let mut packed = pack(content, level);

@@ -41,6 +41,11 @@ impl Progress {
     pub fn stop(&self) {
         self.stop.store(true, Relaxed);
     }
+    /// So much more was read. Fails once [`Progress::stop`] was called.
+    pub fn read_raw(&self, bytes: u64) -> Result<(), crate::Error> {
+        self.add_raw(bytes);
+        self.check()
+    }
     pub(crate) fn check(&self) -> Result<(), crate::Error> {
         if self.stop.load(Relaxed) { Err(crate::Error::Stopped) } else { Ok(()) }
     }

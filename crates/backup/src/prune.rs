@@ -13,6 +13,9 @@ use crate::storage::{self, Storage};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Clocks of two hosts agree so far.
+const LOG_MARGIN_MS: u64 = 3_600_000;
+
 /// What a removal under way is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Condemned {
@@ -57,6 +60,8 @@ pub struct Pruned {
     pub removed: Vec<Summary>,
     pub packs: usize,
     pub bytes: u64,
+    /// Parts of kept logs that are older than every backup that stays.
+    pub log_objects: usize,
     /// Pins of processes that are gone.
     pub stale_pins: usize,
 }
@@ -74,8 +79,9 @@ impl Repository {
         if !prune.dry_run {
             self.take_over(prune.take_over)?;
         }
-        let first = self.judge(prune, None)?;
+        let mut first = self.judge(prune, None)?;
         if prune.dry_run {
+            self.prune_logs(prune, &mut first.0)?;
             return Ok(first.0);
         }
         let condemned = first.1;
@@ -85,12 +91,29 @@ impl Repository {
         // Looked at again: who came after the first look has either been seen now, or has seen what is condemned.
         let (mut pruned, certain) = self.judge(prune, Some(&condemned))?;
         self.remove(&certain)?;
+        self.prune_logs(prune, &mut pruned)?;
         pruned.stale_pins = self.remove_stale_pins(now)?;
-        for prefix in [PINS, id::BACKUPS, PACKS, PROOFS] {
+        for prefix in [PINS, id::BACKUPS, PACKS, PROOFS, id::LOGS] {
             self.storage.sweep(prefix, now - ABANDONED_MS)?;
         }
         self.storage.remove(CONDEMNED)?;
         Ok(pruned)
+    }
+
+    /// A log is of use only after a backup: of each service, what is older than its oldest backup that stays goes. Where
+    /// there is no backup, all of it may be wanted for one that is elsewhere, and stays.
+    fn prune_logs(&self, prune: &Prune, pruned: &mut Pruned) -> Result<(), Error> {
+        for service in prune.retention.keys() {
+            let of = pruned.kept.iter().filter(|(b, _)| b.service == *service);
+            let Some(oldest) = of.map(|(b, _)| b.started_unix_ms).min() else { continue };
+            for (name, bytes) in self.logs_before(service, oldest.saturating_sub(LOG_MARGIN_MS))? {
+                (pruned.log_objects, pruned.bytes) = (pruned.log_objects + 1, pruned.bytes + bytes);
+                if !prune.dry_run {
+                    self.storage.remove(&name)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A prune that was interrupted leaves its list; its work is done again from the start.

@@ -140,19 +140,25 @@ impl Repository {
     /// What one backup is.
     pub fn summary(&self, service: &str, id: &BackupId) -> Result<Summary, Error> {
         let name = id::manifest_object(service, id);
-        let absent = |e| match e {
-            storage::Error::Absent(_) => Error::NoBackup { service: service.to_owned(), id: id.clone() },
-            e => Error::from(e),
+        let json = match self.head(Kind::Manifest, &name) {
+            Err(Error::Storage(storage::Error::Absent(_))) => {
+                return Err(Error::NoBackup { service: service.to_owned(), id: id.clone() });
+            }
+            json => json?,
         };
-        let mut head = self.storage.read_range(&name, 0, SUMMARY_GUESS_BYTES).map_err(absent)?;
-        let seal = Seal::read(&self.key, Kind::Manifest, &name, &head)?;
+        self.checked(&name, service, id, manifest::decode(&name, &json)?)
+    }
+
+    /// The first part of an object of parts, without the rest.
+    pub(crate) fn head(&self, kind: Kind, name: &str) -> Result<Vec<u8>, Error> {
+        let mut head = self.storage.read_range(name, 0, SUMMARY_GUESS_BYTES)?;
+        let seal = Seal::read(&self.key, kind, name, &head)?;
         let length = head.get(HEADER_BYTES..HEADER_BYTES + 4).and_then(|b| b.try_into().ok());
         let whole = HEADER_BYTES + 4 + length.map_or(0, u32::from_le_bytes) as usize;
         if whole > head.len() && head.len() as u64 == SUMMARY_GUESS_BYTES {
-            head = self.storage.read_range(&name, 0, whole as u64).map_err(absent)?;
+            head = self.storage.read_range(name, 0, whole as u64)?;
         }
-        let (json, _) = object::part(&seal, &head, HEADER_BYTES)?;
-        self.checked(&name, service, id, manifest::decode(&name, &json)?)
+        Ok(object::part(&seal, &head, HEADER_BYTES)?.0)
     }
 
     fn checked(&self, name: &str, service: &str, id: &BackupId, summary: Summary) -> Result<Summary, Error> {

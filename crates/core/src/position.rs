@@ -100,6 +100,16 @@ impl Position {
         }
         both
     }
+    /// The greatest position that both contain. Of different engines: nothing.
+    #[must_use]
+    pub fn common(&self, other: &Position) -> Position {
+        match (self, other) {
+            (Position::MariaDb(a), Position::MariaDb(b)) => Position::MariaDb(a.common(b)),
+            (Position::MySql(a), Position::MySql(b)) => Position::MySql(a.without(&a.without(b))),
+            (Position::Redis(a), Position::Redis(b)) => Position::Redis(a.common(b)),
+            (Position::MariaDb(_) | Position::MySql(_) | Position::Redis(_), _) => self.nothing(),
+        }
+    }
     /// How much of `self` is not in `other`, in [`Position::unit`]s. Of MySQL: exact. Of MariaDB: exact where each
     /// server's sequence numbers are contiguous since the last common one; an upper bound otherwise. Of Redis: exact
     /// since the last history that both know. Of different engines: all.
@@ -266,6 +276,9 @@ mod tests {
             let (u, mixed) = (a.union(&b), a.nothing() != b.nothing());
             prop_assert!(u.contains(&a) && (mixed || u.contains(&b)));
             if c.contains(&a) && c.contains(&b) { prop_assert!(c.contains(&u)); }
+            let both = a.common(&b);
+            prop_assert!(a.contains(&both) && (mixed || b.contains(&both)));
+            if a.contains(&c) && b.contains(&c) { prop_assert!(both.contains(&c)); }
         }
         #[test]
         fn text_round_trips(a in any_position()) {

@@ -69,6 +69,8 @@ pub enum Error {
     Stream(String),
     #[error("the engine's log cannot be read: {0}")]
     Log(String),
+    #[error("the engine's log does not have what comes next; it says: {0}")]
+    LogLacks(String),
 }
 
 impl Error {
@@ -226,6 +228,34 @@ pub struct CloneSource {
     pub data_bytes: u64,
 }
 
+/// The log of an instance, from [`ReadLog::log_after`].
+pub struct LogFrom {
+    /// Everything that came before the first event.
+    pub from: Position,
+    pub version: String,
+    /// The id that the instance writes under.
+    pub server_id: u32,
+    pub stream: Box<dyn LogStream>,
+}
+
+/// A log as it grows: events as they are in its files, in order, and signs of life between them. Dropped, it ends.
+#[async_trait]
+pub trait LogStream: Send {
+    /// The next part of an event; of most it is the only one. Returns within [`mysql::LOG_SILENT_MS`].
+    /// [`Error::LogLacks`] if the log does not have what was asked for.
+    async fn next(&mut self) -> Result<LogPart, Error>;
+}
+
+/// See [`LogStream::next`]. At most 16 MiB.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogPart {
+    pub bytes: Vec<u8>,
+    /// It is the first of its event.
+    pub begins: bool,
+    /// It is the last.
+    pub ends: bool,
+}
+
 /// What a running clone does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClonePhase {
@@ -318,6 +348,10 @@ pub trait Engine: Send + Sync {
     async fn learn(&self, _theirs: &Position, _at: SocketAddr) -> Result<(), Error> {
         Ok(())
     }
+    /// The log of everything that happens to the data, for who keeps it. `None`: this engine's is not kept.
+    fn log(&self) -> Option<&dyn ReadLog> {
+        None
+    }
     /// How all data is had anew. `None`: an instance without data ([`Engine::discard`]) gets it by following.
     fn copy_by_stream(&self) -> Option<&dyn CopyByStream>;
     /// Throws all data away; what only this instance had was saved before. Ends running, closed, as if new. Only where
@@ -325,6 +359,14 @@ pub trait Engine: Send + Sync {
     async fn discard(&self) -> Result<(), Error> {
         Err(Error::Precondition("this engine gets a copy in place of its data, and throws none away".into()))
     }
+}
+
+/// The log of an instance that runs, as it grows.
+#[async_trait]
+pub trait ReadLog: Send + Sync {
+    /// The log after as much of `have` as this instance has; without it, from now on. It is sent before it is
+    /// acknowledged, and nobody waits for its reader.
+    async fn log_after(&self, have: Option<&Position>) -> Result<LogFrom, Error>;
 }
 
 /// A whole copy of one instance becomes another's data.

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod archive;
 pub mod backup;
 pub mod cli;
 pub mod clock;

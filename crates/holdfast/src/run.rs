@@ -4,6 +4,7 @@ use crate::agent::link::ControllerLink;
 use crate::agent::rejoin::Rejoin;
 use crate::agent::{self, Agent, Instance};
 use crate::api::server::{self, Host};
+use crate::archive::Archive;
 use crate::cli::Exit;
 use crate::clock::{Clock, unix_ms, unix_s};
 use crate::config::{Config, secrets};
@@ -77,7 +78,7 @@ pub async fn run(config: &Config, name: &str) -> Result<Exit, Report> {
     if let Some(pictures) = pictures.await? {
         tasks.spawn(pictures.run());
     }
-    let agent = make_agent(topology, &node, clock, &link, &proxies, engines)?;
+    let agent = make_agent(config, &node, clock, &link, &proxies, engines)?;
     tasks.spawn(agent.clone().run());
 
     let host = Host {
@@ -244,13 +245,14 @@ fn make_engines(topology: &Topology, node: &Node) -> Result<Engines, Report> {
 }
 
 fn make_agent(
-    topology: &Topology,
+    config: &Config,
     node: &Node,
     clock: Clock,
     link: &Arc<ControllerLink>,
     proxies: &[(GroupName, holdfast_proxy::Handle)],
     engines: Engines,
 ) -> Result<Arc<Agent>, Report> {
+    let topology = &config.topology;
     let session = new_session(node)?;
     let stir = Arc::new(Notify::new());
     let mut instances = Vec::new();
@@ -274,13 +276,18 @@ fn make_agent(
             stir: stir.clone(),
         }));
     }
-    let topology = topology.clone();
+    let place = config.repository.as_ref().filter(|place| place.archive);
+    let archive = |instance: &Arc<Instance>| {
+        let kept = place.filter(|_| instance.engine().log().is_some())?;
+        Some(Archive::new(instance.clone(), node.name.clone(), kept.clone()))
+    };
     Ok(Agent::new(agent::Options {
         node: node.name.clone(),
         session,
-        topology,
+        topology: topology.clone(),
         clock,
         link: link.clone(),
+        archives: instances.iter().filter_map(archive).collect(),
         instances,
         stir,
     }))

@@ -51,6 +51,13 @@ impl<'a> Reader<'a> {
     pub fn u32(&mut self, what: &'static str) -> Result<u32, Error> {
         Ok(self.int::<4>(what)? as u32)
     }
+    /// The MySQL log's times.
+    pub fn u56(&mut self, what: &'static str) -> Result<u64, Error> {
+        self.int::<7>(what)
+    }
+    pub fn u64(&mut self, what: &'static str) -> Result<u64, Error> {
+        self.int::<8>(what)
+    }
     /// A length-encoded integer. 0xFB (NULL) and 0xFF (ERR) are not integers.
     pub fn lenenc(&mut self, what: &'static str) -> Result<u64, Error> {
         match self.u8(what)? {

@@ -49,6 +49,14 @@ impl GtidSet {
         self.intervals()
             .flat_map(|(source, first, last)| (first..=last).map(move |n| format!("{}:{n}", Named(source))))
     }
+    /// Adds one id.
+    pub fn add_one(&mut self, source: Source, number: u64) {
+        self.add(source, number, number);
+    }
+    /// All intervals, by source.
+    pub fn by_source(&self) -> impl Iterator<Item = (&Source, impl ExactSizeIterator<Item = (u64, u64)>)> {
+        self.sources.iter().map(|(source, all)| (source, all.iter().map(|(first, last)| (*first, *last))))
+    }
     fn add(&mut self, source: Source, first: u64, last: u64) {
         let all = self.sources.entry(source).or_default();
         let (mut first, mut last) = (first, last);
@@ -107,6 +115,21 @@ impl GtidSet {
             format!("{}…{colon}{tag}:{}", &uuid[..8], all.last_key_value().map_or(0, |(_, l)| *l))
         };
         self.sources.iter().map(last).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl Uuid {
+    pub fn from_bytes(bytes: [u8; 16]) -> Uuid {
+        Uuid(u128::from_be_bytes(bytes))
+    }
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+}
+
+impl Tag {
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

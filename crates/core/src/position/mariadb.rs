@@ -46,6 +46,17 @@ impl MariaDbPosition {
     pub(super) fn contains(&self, other: &Self) -> bool {
         other.iter().all(|(d, s, n)| self.sequence(d, s) >= n)
     }
+    /// What both have: of each server, the lesser of its two numbers.
+    pub(super) fn common(&self, other: &Self) -> Self {
+        let mut out = Self::default();
+        for (d, s, n) in self.iter() {
+            let both = n.min(other.sequence(d, s));
+            if both > 0 {
+                out.add(d, s, both);
+            }
+        }
+        out
+    }
     /// Adds all of `other`.
     pub(super) fn unite(&mut self, other: &Self) {
         other.iter().for_each(|(d, s, n)| self.add(d, s, n));

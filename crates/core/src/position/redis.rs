@@ -116,6 +116,16 @@ impl RedisPosition {
             }
         }
     }
+    /// The longest history that is in both, as far as they know.
+    pub(super) fn common(&self, other: &Self) -> Self {
+        let shared = |mine: &Line, theirs: &Line| {
+            let both = mine.0.iter().filter_map(|(id, n)| theirs.0.get(id).map(|m| (*id, *n.min(m))));
+            Line::new(both)
+        };
+        let pairs = self.lines.iter().flat_map(|a| other.lines.iter().map(move |b| shared(a, b)));
+        let longest = pairs.filter(|line| !line.0.is_empty()).max_by_key(Line::offset);
+        RedisPosition { lines: longest.into_iter().collect() }
+    }
     /// Bytes of the replication stream, heartbeats included: exact since the last history that both know, else an
     /// upper bound.
     pub(super) fn missing_in(&self, other: &Self) -> u64 {

@@ -10,17 +10,13 @@
 //! Does not know: whether the position is true. It is what the receiving thread tells, which has all before it.
 
 use super::flavour::{self, Look, Replication};
+use super::raw::{Raw, accepted};
 use super::{MySqlEngine, STATEMENT};
 use crate::Error;
-use holdfast_wire::greeting::Greeting;
-use holdfast_wire::login::HandshakeResponse;
-use holdfast_wire::packet::{self, HEADER_BYTES, Header};
-use holdfast_wire::prover::{Prover, Step};
-use holdfast_wire::{Capabilities, command};
+use holdfast_wire::dump;
+use holdfast_wire::packet::HEADER_BYTES;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -111,10 +107,6 @@ fn place(r: &Replication) -> Option<Place> {
     (!r.file.is_empty()).then_some(Place { primary, file: r.file.clone(), position: r.offset? })
 }
 
-/// A greeting, an OK, an error: all are short.
-const PACKET_BYTES_MAX: usize = 64 << 10;
-/// No login method talks longer.
-const LOGIN_PACKETS_MAX: usize = 16;
 /// Each flavour looks at the words it knows. A heartbeat in nanoseconds: the primary soon finds that nobody listens any more.
 const PREPARE: &str = "SET @rpl_semi_sync_slave=1, @master_heartbeat_period=100000000, @master_binlog_checksum='CRC32', \
      @rpl_semi_sync_replica=1, @source_heartbeat_period=100000000, @source_binlog_checksum='CRC32'";
@@ -123,8 +115,6 @@ const WAITING: &str = "SHOW GLOBAL STATUS WHERE Variable_name IN \
      ('Rpl_semi_sync_master_wait_sessions', 'Rpl_semi_sync_source_wait_sessions')";
 /// Two columns, two ends, a row, and some room.
 const ANSWER_PACKETS_MAX: usize = 16;
-const BINLOG_DUMP: u8 = 0x12;
-const UTF8: u8 = 33;
 
 impl LateAck {
     async fn send(&self, only_if_waited_for: bool) -> Result<(), Error> {
@@ -135,63 +125,27 @@ impl LateAck {
     }
 
     async fn talk(&self, only_if_waited_for: bool) -> io::Result<()> {
-        let mut stream = TcpStream::connect(self.place.primary).await?;
-        self.log_in(&mut stream).await?;
+        let mut raw = Raw::connect(self.place.primary, &self.user, &self.password).await?;
         if only_if_waited_for {
-            if !commits_wait(&mut stream).await? {
+            if !commits_wait(&mut raw).await? {
                 return Ok(());
             }
             let Place { primary, file, position } = &self.place;
             tracing::info!(%primary, %file, position, "commits wait for what this replica has; acknowledging it");
         }
-        query(&mut stream, PREPARE).await?;
-        accepted(&read(&mut stream).await?.1)?;
-        let mut dump = vec![BINLOG_DUMP];
-        dump.extend_from_slice(&self.place.position.to_le_bytes());
-        dump.extend_from_slice(&[0, 0]);
-        dump.extend_from_slice(&self.server_id.to_le_bytes());
-        dump.extend_from_slice(self.place.file.as_bytes());
-        write(&mut stream, 0, &dump).await?;
+        raw.execute(PREPARE).await?;
+        raw.command(&dump::by_place(self.server_id, &self.place.file, self.place.position, false)).await?;
         // The first packet says that it was heard; what else it says is of no interest.
-        accepted(&read(&mut stream).await?.1)
-    }
-
-    async fn log_in(&self, stream: &mut TcpStream) -> io::Result<()> {
-        let (_, first) = read(stream).await?;
-        let greeting = Greeting::parse(&first).map_err(io::Error::other)?;
-        let wanted =
-            Capabilities::PROTOCOL_41.with(Capabilities::SECURE_CONNECTION).with(Capabilities::PLUGIN_AUTH);
-        let mut prover = Prover::new(&greeting, self.password.as_bytes(), false);
-        let (method, auth) = prover.first();
-        let response = HandshakeResponse {
-            capabilities: wanted.both(greeting.capabilities),
-            packet_bytes_max: PACKET_BYTES_MAX as u32,
-            collation: UTF8,
-            user: self.user.as_bytes().to_vec(),
-            auth,
-            schema: None,
-            auth_plugin: Some(method.name().to_vec()),
-            attributes: None,
-        };
-        write(stream, 1, &response.build()).await?;
-        for _ in 0..LOGIN_PACKETS_MAX {
-            let (seq, reply) = read(stream).await?;
-            match prover.step(&reply).map_err(io::Error::other)? {
-                Step::Answer(answer) => write(stream, seq.wrapping_add(1), &answer).await?,
-                Step::Wait => {}
-                Step::Done | Step::Refused => return accepted(&reply),
-            }
-        }
-        Err(io::Error::other("the primary's login has no end"))
+        accepted(&raw.read().await?.1)
     }
 }
 
 /// Whether a server has commits that wait for an acknowledgement.
-async fn commits_wait(stream: &mut TcpStream) -> io::Result<bool> {
-    query(stream, WAITING).await?;
+async fn commits_wait(raw: &mut Raw) -> io::Result<bool> {
+    raw.query(WAITING).await?;
     let (mut waits, mut ends) = (false, 0);
     for _ in 0..ANSWER_PACKETS_MAX {
-        let (_, packet) = read(stream).await?;
+        let (_, packet) = raw.read().await?;
         accepted(&packet)?;
         match packet.first() {
             // After the columns, and after the rows.
@@ -205,35 +159,4 @@ async fn commits_wait(stream: &mut TcpStream) -> io::Result<bool> {
         }
     }
     Err(io::Error::other("the primary's answer has no end"))
-}
-
-async fn query(stream: &mut TcpStream, sql: &str) -> io::Result<()> {
-    let mut packet = vec![command::QUERY];
-    packet.extend_from_slice(sql.as_bytes());
-    write(stream, 0, &packet).await
-}
-
-fn accepted(reply: &[u8]) -> io::Result<()> {
-    if reply.first() == Some(&0xFF) {
-        return Err(io::Error::other(String::from_utf8_lossy(&reply[1..]).into_owned()));
-    }
-    Ok(())
-}
-
-async fn write(stream: &mut TcpStream, seq: u8, payload: &[u8]) -> io::Result<()> {
-    let mut out = Vec::with_capacity(HEADER_BYTES + payload.len());
-    packet::put(&mut out, seq, payload);
-    stream.write_all(&out).await
-}
-
-pub(super) async fn read(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
-    let mut head = [0; HEADER_BYTES];
-    stream.read_exact(&mut head).await?;
-    let header = Header::read(&head).ok_or_else(|| io::Error::other("no packet"))?;
-    if header.len > PACKET_BYTES_MAX {
-        return Err(io::Error::other("the primary's packet is too long"));
-    }
-    let mut payload = vec![0; header.len];
-    stream.read_exact(&mut payload).await?;
-    Ok((header.seq, payload))
 }

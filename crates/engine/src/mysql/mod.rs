@@ -11,7 +11,10 @@ mod datadir;
 mod fence;
 mod flavour;
 mod late_ack;
+mod log;
 mod observe;
+mod raw;
+pub mod replay;
 mod replication;
 mod rewind;
 pub mod scratch;
@@ -23,8 +26,8 @@ mod wake;
 use crate::files::{blocking, io};
 use crate::installed::Installed;
 use crate::{
-    CloneProgress, CloneSource, CopyByStream, Engine, Error, Observation, ProcessState, START_MS, Saved,
-    Spec, process,
+    CloneProgress, CloneSource, CopyByStream, Engine, Error, LogFrom, Observation, ProcessState, ReadLog,
+    START_MS, Saved, Spec, process,
 };
 use async_trait::async_trait;
 use holdfast_core::Position;
@@ -44,6 +47,8 @@ pub const STATEMENT_MS: u64 = 5_000;
 pub const UPGRADE_MS: u64 = 3_600_000;
 /// How long following waits for what was received to be applied before it repoints.
 pub const FOLLOW_DRAIN_MS: u64 = 1_000;
+pub use log::LOG_SILENT_MS;
+
 const STATEMENT: Duration = Duration::from_millis(STATEMENT_MS);
 
 /// Where everything of one instance lies.
@@ -294,6 +299,16 @@ impl Engine for MySqlEngine {
     }
     fn copy_by_stream(&self) -> Option<&dyn CopyByStream> {
         Some(self)
+    }
+    fn log(&self) -> Option<&dyn ReadLog> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl ReadLog for MySqlEngine {
+    async fn log_after(&self, have: Option<&Position>) -> Result<LogFrom, Error> {
+        self.stream_log(have).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! A server on a restored copy, to see whether it would work: nobody but us can reach it.
 //!
-//! Guarantees: it listens on a Unix socket only, replicates nothing, and ends with us. Does not know: whose copy it is.
+//! Guarantees: it listens on a Unix socket only, replicates from nobody but a log that it is told to replay
+//! ([`replay`](super::replay)), and ends with us. Does not know: whose copy it is.
 
 use super::backup::{self, Counted};
 use super::flavour::mariadb::{self as flavour, MariaDb};
@@ -29,7 +30,7 @@ const COPIED: [&str; 6] = [
 /// See the module.
 pub struct Scratch {
     process: Process,
-    session: Session,
+    pub(super) session: Session,
     log: PathBuf,
 }
 
@@ -44,6 +45,10 @@ pub struct Examined {
 impl Scratch {
     /// Starts a server on `data`, a prepared copy. `work` is an empty directory with a short path.
     pub async fn start(data: &Path, work: &Path) -> Result<Scratch, Error> {
+        Scratch::start_with(data, work, &[]).await
+    }
+
+    pub(super) async fn start_with(data: &Path, work: &Path, more: &[String]) -> Result<Scratch, Error> {
         // Through a link that leads elsewhere it would write to the files of a server that runs.
         if let Some(link) = links::first_outside(data).map_err(io("looking through", data))? {
             return Err(Error::BadSpec(format!(
@@ -60,6 +65,7 @@ impl Scratch {
         command.arg(format!("--pid-file={}", work.join("pid").display()));
         command.args(["--skip-networking", "--skip-grant-tables", "--skip-slave-start", "--read-only=1"]);
         command.args(["--event-scheduler=DISABLED", "--skip-log-bin", "--innodb-buffer-pool-size=64M"]);
+        command.args(more);
         for (name, value) in options_of(data) {
             command.arg(format!("--{name}={value}"));
         }

@@ -4,7 +4,7 @@
 //! up to date before anything else is done with it, and what was interrupted is begun again.
 //! Does not know: when to restart, nor who may follow whom: [`holdfast_core::version`] does.
 
-use super::{Layout, MySqlEngine, blocking, datadir, io, late_ack};
+use super::{Layout, MySqlEngine, blocking, datadir, io, raw};
 use crate::Error;
 use holdfast_core::version::{Version, must_not_succeed};
 use holdfast_wire::greeting::Greeting;
@@ -26,7 +26,7 @@ const UP_TO_DATE: &str = "holdfast-up-to-date";
 pub(super) async fn of(addr: SocketAddr) -> Option<String> {
     let greeting = async {
         let mut stream = TcpStream::connect(addr).await.ok()?;
-        let (_, payload) = late_ack::read(&mut stream).await.ok()?;
+        let (_, payload) = raw::read(&mut stream).await.ok()?;
         Greeting::parse(&payload).ok()
     };
     let greeting = timeout(GREETING, greeting).await.ok()??;

@@ -18,6 +18,7 @@ mod attached;
 mod bring_up;
 mod clone;
 mod crash;
+mod log;
 mod redis;
 mod rig;
 mod roles;

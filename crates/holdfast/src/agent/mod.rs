@@ -14,6 +14,7 @@ mod seek;
 pub use instance::Instance;
 
 use crate::api::hosts::{Orders, Renewal, ReportRequest};
+use crate::archive::Archive;
 use crate::clock::Clock;
 use holdfast_core::member::VouchRequest;
 use holdfast_core::record::Session;
@@ -33,6 +34,8 @@ pub struct Options {
     pub clock: Clock,
     pub link: Arc<ControllerLink>,
     pub instances: Vec<Arc<Instance>>,
+    /// Of instances whose log is kept.
+    pub archives: Vec<Arc<Archive>>,
     /// Wakes the reporter; shared with the instances.
     pub stir: Arc<Notify>,
 }
@@ -52,6 +55,10 @@ impl Agent {
         self.options.instances.iter().find(|i| i.group() == group)
     }
 
+    pub fn archives(&self) -> &[Arc<Archive>] {
+        &self.options.archives
+    }
+
     pub fn instances(&self) -> &[Arc<Instance>] {
         &self.options.instances
     }
@@ -63,6 +70,9 @@ impl Agent {
             tasks.spawn(instance.clone().drive());
             tasks.spawn(instance.clone().keep_lease());
             tasks.spawn(instance.clone().watch_programs());
+        }
+        for archive in &self.options.archives {
+            tasks.spawn(archive.clone().run());
         }
         tasks.spawn(self.clone().report_forever());
         tasks.spawn(self.clone().listen_forever());

@@ -35,6 +35,10 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error(transparent)]
+    History(#[from] crate::archive::history::Refused),
+    #[error("the kept log cannot be read; nothing was restored")]
+    Log(#[from] crate::archive::cutter::Error),
     #[error("{0}")]
     Refused(String),
     #[error("the work was interrupted")]

@@ -1,6 +1,8 @@
 //! From the repository to a directory that an engine can start on.
 
 use super::{Error, blocking, threads};
+use crate::archive::replay::replay;
+use crate::archive::walk::{Walk, Walked};
 use crate::clock::unix_ms;
 use holdfast_backup::{BackupId, Progress, Reading, Repository, Staged};
 use holdfast_engine::mysql::backup;
@@ -20,8 +22,20 @@ pub struct Restore {
     pub owner: Option<String>,
 }
 
-/// Restores; the destination appears when everything is done.
-pub async fn restore(repository: &Repository, what: Restore, progress: Arc<Progress>) -> Result<(), Error> {
+/// What is to be done with the copy before it appears.
+pub struct Forward {
+    pub walk: Walk,
+    /// Of the server whose log is replayed.
+    pub version: String,
+}
+
+/// Restores, and brings the copy forward if that is asked; the destination appears when everything is done.
+pub async fn restore(
+    repository: &Repository,
+    what: Restore,
+    forward: Option<Forward>,
+    progress: Arc<Progress>,
+) -> Result<Option<Walked>, Error> {
     let (repository, wanted) = (repository.clone(), what.clone());
     let (reading, staged) = blocking(move || {
         let reading = repository.read(&wanted.service, &wanted.id, "restore", unix_ms())?;
@@ -29,14 +43,24 @@ pub async fn restore(repository: &Repository, what: Restore, progress: Arc<Progr
         Ok((reading, staged))
     })
     .await?;
-    let staged = files(reading, staged, progress, what.raw).await?;
+    let staged = files(reading, staged, progress.clone(), what.raw).await?;
+    let mut walked = None;
+    if let Some(Forward { walk, version }) = forward {
+        let work = scratch()?;
+        walked = Some(replay(staged.path(), work.path(), walk, version, progress).await?);
+    }
     blocking(move || {
         if let Some(owner) = &what.owner {
             backup::give_to(staged.path(), owner)?;
         }
         Ok(staged.finish()?)
     })
-    .await
+    .await?;
+    Ok(walked)
+}
+
+fn scratch() -> Result<tempfile::TempDir, Error> {
+    tempfile::tempdir().map_err(super::io("creating", Path::new("a temporary directory")))
 }
 
 /// Writes the files of a backup into a staging directory, and has the engine make them ready.
@@ -58,6 +82,6 @@ pub(super) async fn files(
 }
 
 async fn prepare(dir: &Path) -> Result<(), Error> {
-    let tmp = tempfile::tempdir().map_err(super::io("creating", Path::new("a temporary directory")))?;
+    let tmp = scratch()?;
     Ok(backup::prepare(dir, tmp.path()).await?)
 }

@@ -5,6 +5,8 @@ use super::backup_args::{BackupCommand, RepoCommand, RepositoryArgs, RestoreArgs
 use super::client::Api;
 use super::exit::{Exit, Failure};
 use super::{backup_output as show, output};
+use crate::archive::history::Target;
+use crate::archive::plan;
 use crate::backup::{self, Error, cold, hot, restore, verify};
 use crate::clock::{Clock, unix_ms};
 use crate::config::Config;
@@ -23,6 +25,7 @@ impl From<Error> for Failure {
         let refused = matches!(
             &e,
             Error::Refused(_)
+                | Error::History(_)
                 | Error::Key(_)
                 | Error::Repository(
                     Repo::Occupied(_)
@@ -70,7 +73,7 @@ impl Given {
                     repository may read the data";
         let key =
             key.ok_or_else(|| Failure::refused(miette!(help = help, "no key is given for the repository")))?;
-        Ok(Given { config, place: Place { path, key } })
+        Ok(Given { config, place: Place { path, key, archive: false } })
     }
 
     async fn key(&self) -> Result<RepositoryKey, Failure> {
@@ -218,18 +221,15 @@ fn socket_of(data_dir: &Path, service: &Service) -> PathBuf {
     }
 }
 
+fn parse_id(text: &str) -> Result<BackupId, Failure> {
+    let help = "`holdfast backup list` shows them";
+    BackupId::parse(text)
+        .ok_or_else(|| Failure::refused(miette!(help = help, "{text:?} is not the id of a backup")))
+}
+
 /// The named backup, or the last.
 async fn wanted(repository: &Repository, service: &str, id: Option<String>) -> Result<Summary, Failure> {
-    let parsed = match id {
-        None => None,
-        Some(text) => {
-            let help = "`holdfast backup list` shows them";
-            let id = BackupId::parse(&text);
-            Some(id.ok_or_else(|| {
-                Failure::refused(miette!(help = help, "{text:?} is not the id of a backup"))
-            })?)
-        }
-    };
+    let parsed = id.map(|text| parse_id(&text)).transpose()?;
     let (repository, service) = (repository.clone(), service.to_owned());
     let find = move || match parsed {
         Some(id) => Ok(repository.summary(&service, &id)?),
@@ -357,17 +357,43 @@ pub async fn restore(config: Option<&Path>, args: RestoreArgs) -> Result<Exit, F
     let given = Given::find(config, &args.repository)?;
     let service = given.service(args.service)?;
     let repository = given.open().await?;
-    let summary = wanted(&repository, &service, args.id).await?;
+    let target = target(args.at.as_deref(), args.before.as_deref())?;
+    let (summary, forward) = match target {
+        None => (wanted(&repository, &service, args.id).await?, None),
+        Some(target) => {
+            let (from, name) = (repository.clone(), service.clone());
+            let id = args.id.map(|text| parse_id(&text)).transpose()?;
+            let plan = backup::blocking(move || plan::plan(&from, &name, id.as_ref(), &target)).await?;
+            (plan.backup, Some(restore::Forward { walk: plan.walk, version: plan.version }))
+        }
+    };
     let what =
         restore::Restore { service, id: summary.id.clone(), to: args.to, raw: args.raw, owner: args.owner };
     let (progress, clock, to) = (Arc::<Progress>::default(), Clock::start(), what.to.clone());
-    show::watched(progress.clone(), restore::restore(&repository, what, progress)).await?;
+    let restoring = restore::restore(&repository, what, forward, progress.clone());
+    let walked = show::watched(progress, restoring).await?;
     let took = clock.now().0 as f64 / 1e3;
     sayln!("{}: {} restored to {} in {took:.1} s", summary.id, show::size(summary.raw_bytes), to.display());
-    if let Some(position) = &summary.position {
-        sayln!("  it stands at {position}");
-    }
+    show::stands(&summary, walked.as_ref());
     Ok(Exit::Ok)
+}
+
+/// How far to go on from a backup.
+fn target(at: Option<&str>, before: Option<&str>) -> Result<Option<Target>, Failure> {
+    let found = match (at, before) {
+        (None, None) => return Ok(None),
+        (Some(text), _) => plan::target(text),
+        (None, Some(text)) => plan::transaction(text).map(Target::Before),
+    };
+    let help = "a moment names its zone, as in 2026-11-26T14:30:00.5Z or 2026-11-26T15:30:00+01:00; a transaction is \
+                domain-server-sequence, as in 0-1-1000";
+    found.map(Some).ok_or_else(|| {
+        let text = at.or(before).unwrap_or_default();
+        Failure::refused(miette!(
+            help = help,
+            "{text:?} is neither a moment nor a transaction; nothing was done"
+        ))
+    })
 }
 
 pub async fn repo(config: Option<&Path>, command: RepoCommand) -> Result<Exit, Failure> {
@@ -423,7 +449,7 @@ async fn export(
         let (service, id) = (summary.service.clone(), summary.id.clone());
         let what = restore::Restore { service, id, to: dir.clone(), raw: true, owner: None };
         let progress = Arc::<Progress>::default();
-        show::watched(progress.clone(), restore::restore(&repository, what, progress)).await?;
+        show::watched(progress.clone(), restore::restore(&repository, what, None, progress)).await?;
         let text = serde_json::to_string_pretty(&summary).expect("plain data");
         let beside = dir.with_extension("json");
         std::fs::write(&beside, text).into_diagnostic()?;

@@ -130,6 +130,13 @@ pub struct RestoreArgs {
     /// [default: the last one]
     #[arg(long = "backup")]
     pub id: Option<String>,
+    /// Go on from the backup to a moment (2026-11-26T14:30:00Z), through a transaction (its id), or to all that was kept
+    /// (latest); needs `archive = true`
+    #[arg(long, value_name = "MOMENT|TRANSACTION|latest", conflicts_with = "raw")]
+    pub at: Option<String>,
+    /// Go on to just before this transaction
+    #[arg(long, value_name = "TRANSACTION", conflicts_with_all = ["raw", "at"])]
+    pub before: Option<String>,
     /// Leave the files as they were backed up, not ready to start on
     #[arg(long)]
     pub raw: bool,

@@ -1,7 +1,8 @@
 //! How backups are shown: tables, and a line that moves while one is made.
 
-use super::output::{table, utc};
-use crate::clock::Clock;
+use super::output::table;
+use crate::archive::walk::Walked;
+use crate::clock::{Clock, utc};
 use crate::{say, sayln};
 use holdfast_backup::{Checked, Listing, Progress, ProgressReading, Proof, Pruned, Summary};
 use std::collections::BTreeMap;
@@ -64,6 +65,18 @@ pub fn made(b: &Summary, took_ms: u64) {
         took_ms as f64 / 1e3,
         b.position.as_ref().map_or(String::new(), |p| format!(", at {p}"))
     );
+}
+
+/// Where a restored directory stands.
+pub fn stands(b: &Summary, walked: Option<&Walked>) {
+    match walked {
+        None => b.position.iter().for_each(|position| sayln!("  it stands at {position}")),
+        Some(walked) => {
+            let last = walked.last_unix_ms.map_or(String::new(), |ms| format!(", the last of {}", utc(ms)));
+            sayln!("  {} transactions of the kept log replayed{last}", walked.transactions);
+            sayln!("  it stands at {}", walked.reached.position().brief());
+        }
+    }
 }
 
 pub fn shown(b: &Summary, proofs: &[Proof]) {

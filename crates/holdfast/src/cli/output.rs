@@ -4,6 +4,7 @@ use super::args::Output;
 use super::client::Api;
 use super::exit::{Exit, Failure};
 use crate::api::people::{Finding, ServiceStatus, Status};
+use crate::clock::utc;
 use crate::config::Config;
 use crate::{say, sayln};
 use miette::{Report, miette};
@@ -149,20 +150,6 @@ pub async fn history(api: &Api, service: Option<&str>, output: Output) -> Result
     Ok(Exit::Ok)
 }
 
-/// `2026-11-23 20:55:01.123Z` (civil-from-days by Howard Hinnant's published algorithm).
-pub fn utc(unix_ms: u64) -> String {
-    let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
-    let z = days + 719_468;
-    let (era, doe) = (z / 146_097, z % 146_097);
-    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
-    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}.{:03}Z", ms % 1_000)
-}
-
 pub async fn explain(api: &Api, service: Option<&str>, output: Output) -> Result<Exit, Failure> {
     let service = api.service(service).await?.service;
     let explanation = api.explain(&service).await?;
@@ -210,13 +197,6 @@ pub fn init(config: &Config, dir: Option<PathBuf>, renew: bool) -> Result<Exit, 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_are_civil() {
-        assert_eq!(utc(0), "1970-01-01 00:00:00.000Z");
-        assert_eq!(utc(951_782_400_123), "2000-02-29 00:00:00.123Z");
-        assert_eq!(utc(1_795_467_600_000), "2026-11-23 21:00:00.000Z");
-    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

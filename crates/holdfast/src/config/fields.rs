@@ -232,6 +232,13 @@ static REPOSITORY: Section = Section {
             Need::Default(Default::Flag(false)),
             "Do without a key: whoever can read the repository can read the data.",
         ),
+        field(
+            "archive",
+            Kind::Flag,
+            Need::Default(Default::Flag(false)),
+            "Keep the log of every MariaDB and MySQL primary here as well, continuously, so that `holdfast restore --at` \
+             leads to any moment. The same directory must be at `path` on every host that may be primary.",
+        ),
     ],
 };
 

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub struct Place {
     pub path: PathBuf,
     pub key: KeySource,
+    /// The log of every primary is kept there, continuously.
+    pub archive: bool,
 }
 
 /// Where the repository key comes from. The key itself is never in the topology file: that is on every host and in
@@ -55,8 +57,9 @@ pub(super) fn place(r: &mut Record, out: &mut Findings) -> Option<Place> {
                 .hint(hint),
         );
     }
+    let archive = r.flag("archive").is_some_and(|at| at.value);
     let path = r.path("path")?.value;
-    if given.len() == 1 { given.pop().map(|key| Place { path, key: key.value }) } else { None }
+    if given.len() == 1 { given.pop().map(|key| Place { path, key: key.value, archive }) } else { None }
 }
 
 pub(super) fn retention(r: &mut Record) -> Retention {

@@ -1,6 +1,7 @@
 //! The tests of the `holdfast` crate, in one binary.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
+mod archive;
 mod backup;
 mod config;
 mod consistency;

@@ -27,6 +27,9 @@ const ACK_TIMEOUT_SAFE_MS: u64 = 86_400_000;
 /// How often an upstream with nothing to send sends a heartbeat, as the servers want it: in s.
 const HEARTBEAT_S: f64 = limits::HEARTBEAT_MS as f64 / 1_000.0;
 
+/// How often a log's reader hears from a server that has nothing to send: in ns.
+const HEARTBEAT_NS: u64 = 500_000_000;
+
 /// The flavour of an engine of this family.
 pub(super) fn of(engine: Engine) -> Result<&'static dyn Flavour, Error> {
     match engine {
@@ -219,6 +222,11 @@ pub(super) trait Flavour: Send + Sync {
     /// Writes down what only this instance has. Blocks.
     fn save(&self, job: &Save) -> Result<Option<Saved>, Error>;
 
+    /// On a connection that is to receive the log after `have`: what is said before.
+    fn before_log(&self, have: &Position) -> Result<String, Error>;
+    /// The request for it.
+    fn log_request(&self, id: u32, have: &Position) -> Result<Vec<u8>, Error>;
+
     /// A donor's place in history: state, version.
     fn clone_state(&self) -> &'static str;
     /// Prepares a copy of the running server; the command that writes it to its output as one stream. Asynchronous
@@ -256,6 +264,11 @@ const FOLLOWER_BIT: u32 = 1 << 31;
 /// A replica's second connection to its primary, of a moment: under the id of the first it would end the first.
 pub(super) const fn late_acker_id(server_id: u32) -> u32 {
     follower_id(server_id) | 1 << 30
+}
+
+/// Who reads a primary's log for the archive.
+pub(super) const fn archiver_id(server_id: u32) -> u32 {
+    follower_id(server_id) | 1 << 29
 }
 
 /// The highest node number: what is left of a server id beside the primacy.

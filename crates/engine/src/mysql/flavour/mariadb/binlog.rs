@@ -6,31 +6,15 @@
 //! Does not know: rows, statements, checksums (a torn event shows by its length).
 
 use holdfast_core::position::MariaDbPosition;
+use holdfast_wire::binlog::{self, Groups, Gtid, HEADER_BYTES, Header, MAGIC, kind};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
-const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
-const HEADER_BYTES: u64 = 19;
 /// Event bodies up to this size are read where their end matters (`COMMIT` statements); larger ones are statements.
 const BODY_BYTES_MAX: u64 = 4096;
-
-const QUERY: u8 = 2;
-const ROTATE: u8 = 4;
-const INTVAR: u8 = 5;
-const RAND: u8 = 13;
-const USER_VAR: u8 = 14;
-const FORMAT: u8 = 15;
-const XID: u8 = 16;
-const XA_PREPARE: u8 = 38;
-const GTID: u8 = 162;
-const GTID_LIST: u8 = 163;
-const START_ENCRYPTION: u8 = 164;
-const QUERY_COMPRESSED: u8 = 165;
-/// Set in the format event of a log that is open; cleared when it is closed in order.
-const IN_USE: u16 = 1;
-/// A GTID event whose group is the one event that follows.
-const STANDALONE: u8 = 1;
+/// Of a GTID event, what says which transaction it is.
+const GTID_BYTES: u64 = 13;
 
 /// One transaction in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,57 +77,50 @@ fn scan_from<R: Read + Seek>(
         return Err(bad("not a binary log".into()));
     }
     let mut at = MAGIC.len() as u64;
-    let mut open: Option<(Transaction, bool)> = None;
-    while at + HEADER_BYTES <= len {
-        let mut h = [0; HEADER_BYTES as usize];
-        from.read_exact(&mut h)?;
-        let size = u64::from(u32::from_le_bytes([h[9], h[10], h[11], h[12]]));
-        if size < HEADER_BYTES {
+    let (mut groups, mut start) = (Groups::default(), 0);
+    while at + HEADER_BYTES as u64 <= len {
+        let mut head = [0; HEADER_BYTES];
+        from.read_exact(&mut head)?;
+        let header = Header::read(&head).expect("its bytes were read");
+        let size = u64::from(header.bytes);
+        let next = at + size;
+        if size < HEADER_BYTES as u64 || next > len {
             // Preallocated or torn: nothing whole follows.
             break;
         }
-        let next = at + size;
-        if next > len {
-            break;
-        }
-        let body_len = size - HEADER_BYTES;
-        let wanted = match h[4] {
-            GTID => body_len.min(13),
-            GTID_LIST => body_len,
-            QUERY | QUERY_COMPRESSED if body_len <= BODY_BYTES_MAX => body_len,
+        let body_len = size - HEADER_BYTES as u64;
+        let wanted = match header.kind {
+            kind::MARIADB_GTID => body_len.min(GTID_BYTES),
+            kind::MARIADB_GTID_LIST => body_len,
+            kind::QUERY if body_len <= BODY_BYTES_MAX => body_len,
             _ => 0,
         };
+        let too_large = |_| bad("an event is too large".into());
         let mut body = vec![0; usize::try_from(wanted).map_err(|_| bad("an event is too large".into()))?];
         from.read_exact(&mut body)?;
-        from.seek_relative(
-            i64::try_from(body_len - wanted).map_err(|_| bad("an event is too large".into()))?,
-        )?;
-        match h[4] {
-            START_ENCRYPTION => return Err(bad("the log is encrypted".into())),
-            FORMAT if out.format == (0, 0) => {
-                out.in_use = u16::from_le_bytes([h[17], h[18]]) & IN_USE != 0;
+        from.seek_relative(i64::try_from(body_len - wanted).map_err(too_large)?)?;
+        match header.kind {
+            kind::START_ENCRYPTION => return Err(bad("the log is encrypted".into())),
+            kind::FORMAT if out.format == (0, 0) => {
+                out.in_use = header.has(binlog::IN_USE);
                 out.format = (at, next);
             }
-            GTID_LIST if out.before.is_none() => {
-                out.before = Some(gtid_list(&body).ok_or_else(|| bad("a bad GTID list".into()))?)
+            kind::MARIADB_GTID_LIST if out.before.is_none() => {
+                let list = binlog::mariadb_gtid_list(&body).map_err(|e| bad(e.to_string()))?;
+                let before = out.before.insert(MariaDbPosition::default());
+                list.into_iter().for_each(|(d, s, n)| before.add(d, s, n));
             }
-            GTID => {
-                let server = u32::from_le_bytes([h[5], h[6], h[7], h[8]]);
-                open = Some(gtid(&body, server, at).ok_or_else(|| bad("a bad GTID event".into()))?);
+            _ => {}
+        }
+        // A relay log may begin in the middle of a transaction, which the file before has begun.
+        if groups.open().is_some() || header.kind == kind::MARIADB_GTID {
+            // Another that begins proves nothing here: a relay log has the first half of one whose sender was lost.
+            let turn = groups.next(&header, &body).map_err(|e| bad(e.to_string()))?;
+            if let Some(Gtid::MariaDb { domain, server, sequence }) = turn.ended.map(|group| group.gtid) {
+                out.keep(Transaction { domain, server, sequence, start, end: next }, &keep)?;
             }
-            kind => {
-                if let Some((t, standalone)) = open
-                    && ends_group(kind, standalone, &body)
-                {
-                    let whole = Transaction { end: next, ..t };
-                    if keep(&whole) {
-                        if out.transactions.len() == TRANSACTIONS_MAX {
-                            return Err(bad("too many transactions in one file".into()));
-                        }
-                        out.transactions.push(whole);
-                    }
-                    open = None;
-                }
+            if header.kind == kind::MARIADB_GTID {
+                start = at;
             }
         }
         at = next;
@@ -151,36 +128,16 @@ fn scan_from<R: Read + Seek>(
     Ok(out)
 }
 
-fn gtid(body: &[u8], server: u32, start: u64) -> Option<(Transaction, bool)> {
-    let sequence = u64::from_le_bytes(body.get(..8)?.try_into().ok()?);
-    let domain = u32::from_le_bytes(body.get(8..12)?.try_into().ok()?);
-    let standalone = body.get(12)? & STANDALONE != 0;
-    Some((Transaction { domain, server, sequence, start, end: start }, standalone))
-}
-
-fn gtid_list(body: &[u8]) -> Option<MariaDbPosition> {
-    let count = u32::from_le_bytes(body.get(..4)?.try_into().ok()?) & 0x0fff_ffff;
-    let mut out = MariaDbPosition::default();
-    for entry in body.get(4..)?.chunks_exact(16).take(count as usize) {
-        let domain = u32::from_le_bytes(entry[..4].try_into().ok()?);
-        let server = u32::from_le_bytes(entry[4..8].try_into().ok()?);
-        out.add(domain, server, u64::from_le_bytes(entry[8..16].try_into().ok()?));
-    }
-    Some(out)
-}
-
-fn ends_group(kind: u8, standalone: bool, body: &[u8]) -> bool {
-    match kind {
-        XID | XA_PREPARE => true,
-        // These come before the event that they belong to.
-        INTVAR | RAND | USER_VAR | ROTATE | FORMAT => false,
-        _ if standalone => true,
-        QUERY => {
-            let ends = |b: &[u8]| b.ends_with(b"COMMIT") || b.ends_with(b"ROLLBACK");
-            // With or without a checksum behind it.
-            ends(body) || body.len().checked_sub(4).is_some_and(|n| ends(&body[..n]))
+impl Scan {
+    fn keep(&mut self, whole: Transaction, keep: &impl Fn(&Transaction) -> bool) -> std::io::Result<()> {
+        if !keep(&whole) {
+            return Ok(());
         }
-        _ => false,
+        if self.transactions.len() == TRANSACTIONS_MAX {
+            return Err(std::io::Error::other("too many transactions in one file"));
+        }
+        self.transactions.push(whole);
+        Ok(())
     }
 }
 
@@ -201,7 +158,13 @@ mod tests {
     fn gtid_event(server: u32, sequence: u64, flags: u8) -> Vec<u8> {
         let mut body = sequence.to_le_bytes().to_vec();
         body.extend([0, 0, 0, 0, flags, 0, 0, 0, 0, 0, 0]);
-        event(GTID, server, &body)
+        event(kind::MARIADB_GTID, server, &body)
+    }
+    fn query(server: u32, text: &str) -> Vec<u8> {
+        let mut body = vec![0; 13];
+        body.push(0);
+        body.extend(text.as_bytes());
+        event(kind::QUERY, server, &body)
     }
     fn read(events: &[Vec<u8>]) -> std::io::Result<Scan> {
         let bytes: Vec<u8> = MAGIC.iter().copied().chain(events.concat()).collect();
@@ -215,14 +178,14 @@ mod tests {
     #[test]
     fn a_transaction_without_its_end_is_not_there() {
         let whole = [
-            gtid_event(1, 1, STANDALONE),
-            event(QUERY, 1, b"CREATE TABLE t (i int)"),
+            gtid_event(1, 1, 1),
+            query(1, "CREATE TABLE t (i int)"),
             gtid_event(2, 2, 0),
             event(23, 2, b"rows"),
-            event(XID, 2, b"12345678"),
+            event(kind::XID, 2, b"12345678"),
             gtid_event(2, 3, 0),
             event(23, 2, b"rows"),
-            event(QUERY, 2, b"COMMITcrc4"),
+            query(2, "COMMITcrc4"),
         ];
         assert_eq!(gtids(&read(&whole).unwrap()), ["0-1-1", "0-2-2", "0-2-3"]);
         assert_eq!(gtids(&read(&whole[..7]).unwrap()), ["0-1-1", "0-2-2"]);
@@ -233,8 +196,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_an_error() {
-        assert!(read(&[event(START_ENCRYPTION, 1, b"key")]).is_err());
-        assert!(read(&[event(GTID, 1, b"short")]).is_err());
+        assert!(read(&[event(kind::START_ENCRYPTION, 1, b"key")]).is_err());
+        assert!(read(&[event(kind::MARIADB_GTID, 1, b"short")]).is_err());
         assert!(scan_from(Cursor::new(b"#!/bin/sh".to_vec()), 9, |_| true).is_err());
     }
 

@@ -11,8 +11,8 @@ mod settings;
 
 use super::options;
 use super::{
-    ACK_TIMEOUT_MS, BeforeFollowing, CopyFrom, Flavour, HEARTBEAT_S, Look, Programs, Recovery, Replication,
-    Save, Source, data_argument, follower_id, pairs, thread,
+    ACK_TIMEOUT_MS, BeforeFollowing, CopyFrom, Flavour, HEARTBEAT_NS, HEARTBEAT_S, Look, Programs, Recovery,
+    Replication, Save, Source, data_argument, follower_id, pairs, thread,
 };
 use crate::mysql::sql::{Table, quote};
 use crate::mysql::{Layout, MySqlEngine, Spec};
@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use holdfast_core::Position;
 use holdfast_core::limits;
 use holdfast_core::position::MariaDbPosition;
+use holdfast_wire::dump;
 use std::path::Path;
 use std::process::Command;
 
@@ -375,6 +376,18 @@ impl Flavour for MariaDb {
         rewind::save(job)
     }
 
+    fn before_log(&self, have: &Position) -> Result<String, Error> {
+        Ok(format!(
+            "SET @master_heartbeat_period={HEARTBEAT_NS}, @master_binlog_checksum=@@global.binlog_checksum, \
+             @mariadb_slave_capability=4, @slave_gtid_strict_mode=1, @slave_gtid_ignore_duplicates=0, \
+             @slave_connect_state={}",
+            quote(&last_gtids(position(have)?))
+        ))
+    }
+    fn log_request(&self, id: u32, _have: &Position) -> Result<Vec<u8>, Error> {
+        Ok(dump::by_place(id, "", LOG_BEGIN, true))
+    }
+
     fn clone_state(&self) -> &'static str {
         "SELECT @@global.gtid_binlog_state AS state, @@version AS version"
     }
@@ -416,6 +429,9 @@ fn position(p: &Position) -> Result<&MariaDbPosition, Error> {
         }
     }
 }
+
+/// After a file's first bytes.
+const LOG_BEGIN: u32 = 4;
 
 fn last_gtids(p: &MariaDbPosition) -> String {
     p.last_per_domain().map(|(d, s, n)| format!("{d}-{s}-{n}")).collect::<Vec<_>>().join(",")

@@ -13,8 +13,8 @@ mod settings;
 
 use super::options;
 use super::{
-    ACK_TIMEOUT_MS, BeforeFollowing, CopyFrom, Flavour, HEARTBEAT_S, Look, Programs, Recovery, Replication,
-    Save, Source, data_argument, follower_id, pairs, thread,
+    ACK_TIMEOUT_MS, BeforeFollowing, CopyFrom, Flavour, HEARTBEAT_NS, HEARTBEAT_S, Look, Programs, Recovery,
+    Replication, Save, Source, data_argument, follower_id, pairs, thread,
 };
 use crate::mysql::fence::NO_SUCH_CONNECTION;
 use crate::mysql::sql::{Table, quote, server_error};
@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use holdfast_core::Position;
 use holdfast_core::limits;
 use holdfast_core::position::GtidSet;
+use holdfast_wire::dump;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -412,6 +413,19 @@ impl Flavour for MySql {
 
     fn save(&self, job: &Save) -> Result<Option<Saved>, Error> {
         saved::save(job)
+    }
+
+    fn before_log(&self, _have: &Position) -> Result<String, Error> {
+        // Without a UUID it is told apart from other readers by its id.
+        Ok(format!(
+            "SET @source_heartbeat_period={HEARTBEAT_NS}, @source_binlog_checksum=@@global.binlog_checksum"
+        ))
+    }
+    fn log_request(&self, id: u32, have: &Position) -> Result<Vec<u8>, Error> {
+        let sources = position(have)?.by_source();
+        let parts: Vec<dump::Source<'_>> =
+            sources.map(|((uuid, tag), all)| (uuid.to_bytes(), tag.as_str(), all.collect())).collect();
+        Ok(dump::by_set(id, &parts))
     }
 
     fn clone_state(&self) -> &'static str {

@@ -1,0 +1,208 @@
+//! From a log as its server sends it to the segments that are kept. Pure.
+//!
+//! Guarantees: the bytes of all segments of a run, one after the other, are the events of its transactions, each as it is
+//! in the server's log and in its order, and nothing else; a segment's end is told by whole transactions only.
+
+use super::gtid;
+use holdfast_backup::Mark;
+use holdfast_core::Position;
+use holdfast_engine::LogPart;
+use holdfast_wire::binlog::{self, Group, Groups, Gtid, HEADER_BYTES, Header, Turn, kind};
+
+/// A transaction that comes this soon after the second of its commit came when it was committed.
+const LIVE_MS: u64 = 2_000;
+/// Of an event that says where its log goes on, or how it is to be read.
+const SHORT_BYTES_MAX: usize = 64 << 10;
+
+/// Why a log cannot be kept any further. What was cut before is whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("an event of the log cannot be read")]
+    Event(#[from] holdfast_wire::codec::Error),
+    #[error("an event of the log has another size than its head says")]
+    Size,
+    #[error("the log goes on in another format")]
+    AnotherFormat,
+}
+
+/// What becomes a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    pub from: Position,
+    pub upto: Position,
+    pub transactions: u64,
+    pub marks: Vec<Mark>,
+    pub description: Vec<u8>,
+    pub events: Vec<u8>,
+    pub file: String,
+    pub offset: u64,
+}
+
+/// When a part came.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    pub unix_ms: u64,
+    /// Its reader had been held up: it may have waited.
+    pub late: bool,
+}
+
+/// An event of which more comes.
+struct Open {
+    header: Header,
+    bytes: usize,
+    /// It belongs to a transaction.
+    kept: bool,
+    ended: Option<Group>,
+    /// Of one that is no transaction's.
+    short: Vec<u8>,
+}
+
+/// See the file's contract.
+pub struct Cutter {
+    groups: Groups,
+    open: Option<Open>,
+    description: Vec<u8>,
+    /// Where in the server's files the next event is.
+    file: String,
+    /// Everything up to the last whole transaction.
+    upto: Position,
+    last_ms: u64,
+    /// Transactions come when they are committed.
+    live: bool,
+    quiet_ms: Option<u64>,
+    /// What the next cut will be, if anything came for it.
+    cut: Option<Cut>,
+}
+
+impl Cutter {
+    /// For a log that begins after `from`.
+    pub fn new(from: Position) -> Cutter {
+        Cutter {
+            groups: Groups::default(),
+            open: None,
+            description: Vec::new(),
+            file: String::new(),
+            upto: from,
+            last_ms: 0,
+            live: false,
+            quiet_ms: None,
+            cut: None,
+        }
+    }
+
+    /// Bytes of events that the next cut has.
+    pub fn waiting_bytes(&self) -> usize {
+        self.cut.as_ref().map_or(0, |cut| cut.events.len())
+    }
+    /// The last time that the server said it had nothing more, if nothing came since.
+    pub fn quiet_unix_ms(&self) -> Option<u64> {
+        self.quiet_ms
+    }
+
+    /// Everything since the last cut; `None` if nothing came.
+    pub fn cut(&mut self) -> Option<Cut> {
+        self.cut.take().map(|cut| Cut { upto: self.upto.clone(), ..cut })
+    }
+
+    /// Takes the next part of the log.
+    pub fn take(&mut self, part: &LogPart, at: Arrival) -> Result<(), Error> {
+        self.live &= !at.late;
+        if part.begins {
+            self.begin(&part.bytes, at)?;
+        }
+        let Some(open) = &mut self.open else { return Err(Error::Size) };
+        open.bytes += part.bytes.len();
+        if open.kept {
+            self.keep(&part.bytes);
+        } else if open.short.len() + part.bytes.len() <= SHORT_BYTES_MAX {
+            open.short.extend_from_slice(&part.bytes);
+        }
+        if part.ends { self.end(at) } else { Ok(()) }
+    }
+
+    fn begin(&mut self, bytes: &[u8], at: Arrival) -> Result<(), Error> {
+        let header = Header::read(bytes).ok_or(Error::Size)?;
+        let body = bytes.get(HEADER_BYTES..).unwrap_or_default();
+        let Turn { ended_before, ended } = self.groups.next(&header, body)?;
+        if let Some(group) = ended_before {
+            self.whole(&group, at);
+        }
+        let within = self.groups.open().is_some() || ended.is_some();
+        let kept = within && !header.is_of_the_stream();
+        self.open = Some(Open { header, bytes: 0, kept, ended, short: Vec::new() });
+        Ok(())
+    }
+
+    fn end(&mut self, at: Arrival) -> Result<(), Error> {
+        let Some(open) = self.open.take() else { return Err(Error::Size) };
+        if open.bytes != open.header.bytes as usize {
+            return Err(Error::Size);
+        }
+        if let Some(group) = open.ended {
+            self.whole(&group, at);
+        }
+        self.quiet_ms = None;
+        match open.header.kind {
+            // Nothing more was there to send.
+            kind::HEARTBEAT | kind::HEARTBEAT_V2 => {
+                self.live = true;
+                self.quiet_ms = Some(at.unix_ms).filter(|_| self.groups.open().is_none());
+            }
+            kind::FORMAT => self.describe(&open.short)?,
+            kind::ROTATE => self.file = binlog::rotate_to(&open.short)?.1,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn describe(&mut self, event: &[u8]) -> Result<(), Error> {
+        let description = binlog::format_of(event).ok_or(Error::Size)?;
+        if !self.description.is_empty() && self.description != description {
+            return Err(Error::AnotherFormat);
+        }
+        self.description = description;
+        Ok(())
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.next_cut().events.extend_from_slice(bytes);
+    }
+
+    fn next_cut(&mut self) -> &mut Cut {
+        let header = self.open.as_ref().map(|open| open.header);
+        let offset = header.map_or(0, |h| u64::from(h.end.wrapping_sub(h.bytes)));
+        self.cut.get_or_insert_with(|| Cut {
+            from: self.upto.clone(),
+            upto: self.upto.clone(),
+            transactions: 0,
+            marks: Vec::new(),
+            description: self.description.clone(),
+            events: Vec::new(),
+            file: self.file.clone(),
+            offset,
+        })
+    }
+
+    /// A transaction is whole.
+    fn whole(&mut self, group: &Group, at: Arrival) {
+        let committed_ms = group.time_us / 1_000;
+        self.live |= !at.late && at.unix_ms < committed_ms.saturating_add(LIVE_MS);
+        let told = match group.gtid {
+            Gtid::MySql { .. } => committed_ms,
+            // It tells the second only.
+            Gtid::MariaDb { .. } if self.live => at.unix_ms,
+            Gtid::MariaDb { .. } => committed_ms + 999,
+        };
+        // A later one was not committed earlier, whatever clocks did.
+        self.last_ms = self.last_ms.max(told);
+        let last_ms = self.last_ms;
+        let next = self.next_cut();
+        next.transactions += 1;
+        let end = u32::try_from(next.events.len()).unwrap_or(u32::MAX);
+        match next.marks.last_mut().filter(|last| last.1 == last_ms) {
+            Some(last) => last.0 = end,
+            None => next.marks.push(Mark(end, last_ms)),
+        }
+        gtid::add(&mut self.upto, &group.gtid);
+    }
+}
