@@ -161,6 +161,14 @@ impl Repository {
         Ok(runs)
     }
 
+    /// Services of which a log was kept.
+    pub fn logged_services(&self) -> Result<BTreeSet<String>, Error> {
+        let objects = self.storage.list(LOGS)?;
+        let service =
+            |o: &storage::Listed| o.name.split('/').nth(1).filter(|s| id::is_service(s)).map(str::to_owned);
+        Ok(objects.iter().filter_map(service).collect())
+    }
+
     /// Notes that a run has everything that was committed up to a time. Says so anew, whatever was said before.
     pub fn note_seen(&self, service: &str, run: &BackupId, unix_ms: u64) -> Result<(), Error> {
         let name = seen_object(service, run);

@@ -361,6 +361,17 @@ fn end_upgrade(record: &mut GroupRecord) {
 
 /// A takeover that nobody asked for: not while paused, not in a cool-down, not when everything fails at once (S12).
 fn take_over(w: &World, certain: bool, because: String) -> Option<Verdict> {
+    if let Some(wait) = held_back(w, certain, &because) {
+        return Some(wait);
+    }
+    let mut claimed = claim_record(w, ClaimKind::Takeover { to: None }, false);
+    if in_office(w).is_some_and(|p| w.service.home() == Some(&p.node)) {
+        (claimed.displaced, claimed.hand_backs_failed) = (true, 0);
+    }
+    act(w, claimed, PlanKind::Claim, because)
+}
+
+fn held_back(w: &World, certain: bool, because: &str) -> Option<Verdict> {
     if w.record.mode == Mode::Paused {
         return wait(
             Blocker::new("paused", format!("{because}; automatic failover is paused"))
@@ -388,11 +399,7 @@ fn take_over(w: &World, certain: bool, because: String) -> Option<Verdict> {
             .hint("`holdfast failover` does it now"),
         );
     }
-    let mut claimed = claim_record(w, ClaimKind::Takeover { to: None }, false);
-    if in_office(w).is_some_and(|p| w.service.home() == Some(&p.node)) {
-        (claimed.displaced, claimed.hand_backs_failed) = (true, 0);
-    }
-    act(w, claimed, PlanKind::Claim, because)
+    None
 }
 
 fn primary_exited(w: &World) -> Option<Verdict> {
@@ -442,7 +449,17 @@ fn primary_full(w: &World) -> Option<Verdict> {
     let free = w.fresh(&p.node).and_then(left).filter(|b| *b < limits::DISK_FULL_BYTES)?;
     let says = format!("the disk of {} is full: {} KiB are left", p.node, free >> 10);
     let room = |r: &InstanceReport| left(r).is_some_and(|b| b >= limits::DISK_ROOM_BYTES);
-    if w.fresh_members().any(|(n, r)| *n != p.node && r.follows(&p.node) && room(r)) {
+    let to = w.fresh_members().find(|(n, r)| **n != p.node && r.follows(&p.node) && room(r)).map(|(n, _)| n);
+    // What a silent member may have acknowledged, only the primary is certain to have: it is its own successor in a
+    // takeover, and as full as before. It hands over instead, and what it wrote with it.
+    let silent = w.record.ackers.keys().find(|n| **n != p.node && w.fresh(n).is_none_or(|r| !r.running()));
+    if let (Some(to), Some(silent), true) = (to, silent, w.sync()) {
+        let because = format!("{says}; it hands over to {to}, since {silent} does not say what it has");
+        let hold = held_back(w, false, &because);
+        let handover = || claim_record(w, ClaimKind::Handover { to: to.clone() }, false);
+        return hold.or_else(|| act(w, handover(), PlanKind::Switchover, because));
+    }
+    if to.is_some() {
         return take_over(w, false, says);
     }
     wait(

@@ -5,6 +5,7 @@
 
 mod bad_days;
 mod concurrent;
+mod logs;
 mod memory;
 mod python;
 mod retained;

@@ -2,6 +2,7 @@
 
 usage: reader.py REPOSITORY KEY-FILE list
        reader.py REPOSITORY KEY-FILE restore SERVICE ID DIRECTORY
+       reader.py REPOSITORY KEY-FILE log SERVICE RUN FILE
 
 Needs python3-cryptography and python3-zstandard. It takes whole packs into memory, one at a time for each file.
 """
@@ -47,7 +48,7 @@ class Sealed:
 
     def part(self, at):
         (length,) = struct.unpack_from("<I", self.bytes, at)
-        return json.loads(self.frame(at + 4, length)), at + 4 + length
+        return self.frame(at + 4, length), at + 4 + length
 
 
 class Reader:
@@ -91,6 +92,7 @@ class Repository:
         sealed = Sealed(self, b"M", f"backups/{service}/{backup}")
         summary, at = sealed.part(HEADER)
         files, end = sealed.part(at)
+        summary, files = json.loads(summary), json.loads(files)
         assert end == len(sealed.bytes) and summary["id"] == backup
         return summary, files
 
@@ -141,6 +143,28 @@ class Repository:
             if "mode" in entry and entry["kind"] != "link":
                 os.chmod(os.path.join(into, entry["path"]), entry["mode"])
 
+    def log(self, service, run, path):
+        """Writes the events of a run as the server's own program reads them."""
+        names = sorted(os.listdir(os.path.join(self.root, "logs", service, run)))
+        upto, described = None, False
+        with open(path, "xb") as file:
+            for name in names:
+                sealed = Sealed(self, b"L", f"logs/{service}/{run}/{name}")
+                segment, at = sealed.part(HEADER)
+                segment = json.loads(segment)
+                assert upto is None or segment["from"] == upto, f"something is missing before {name}"
+                upto = segment["upto"]
+                _, at = sealed.part(at)
+                description, at = sealed.part(at)
+                if description and not described:
+                    described = True
+                    file.write(b"\xfebin" + description)
+                begin = file.tell()
+                while at < len(sealed.bytes):
+                    events, at = sealed.part(at)
+                    file.write(events)
+                assert file.tell() - begin == segment["bytes"]
+
     def list(self):
         root = os.path.join(self.root, "backups")
         for service in sorted(os.listdir(root)) if os.path.isdir(root) else []:
@@ -154,6 +178,8 @@ def main():
         Repository(sys.argv[1], sys.argv[2]).list()
     elif len(sys.argv) == 7 and sys.argv[3] == "restore":
         Repository(sys.argv[1], sys.argv[2]).restore(*sys.argv[4:])
+    elif len(sys.argv) == 7 and sys.argv[3] == "log":
+        Repository(sys.argv[1], sys.argv[2]).log(*sys.argv[4:])
     else:
         raise SystemExit(__doc__)
 

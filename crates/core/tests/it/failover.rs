@@ -322,6 +322,32 @@ fn a_full_disk_is_left_for_one_with_room() {
 }
 
 #[test]
+fn a_full_primary_hands_over_where_only_it_is_certain_to_have_everything() {
+    let mut s = sync();
+    s.of(1).seen.free_disk_bytes = Some(1 << 20);
+    s.of(2).seen.process = Process::Unresponsive;
+    s.of(3).seen.free_disk_bytes = Some(1 << 30);
+    check(
+        &s,
+        expect![[r#"
+        primary-full: switchover because the disk of n1 is full: 1024 KiB are left; it hands over to n3, since n2 does not say what it has
+          epoch 5 claimed (Handover { to: n3 }), ackers [n2 Member], Held
+          n1 lets transactions finish, closes, reports its last position
+          n2 follows n1
+          n3 follows n1
+    "#]],
+    );
+    s.record.mode = Mode::Paused;
+    check(
+        &s,
+        expect![[r#"
+        primary-full: waits, paused: the disk of n1 is full: 1024 KiB are left; it hands over to n3, since n2 does not say what it has; automatic failover is paused
+          hint: `holdfast resume`, or `holdfast failover`
+    "#]],
+    );
+}
+
+#[test]
 fn a_full_disk_is_no_better_elsewhere() {
     let mut s = sync();
     for node in 1..=3 {

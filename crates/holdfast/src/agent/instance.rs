@@ -55,6 +55,8 @@ struct State {
     deaf_since: Option<Millis>,
     activity: Option<String>,
     trouble: Option<String>,
+    /// What is wrong beside the engine: reported where nothing else is.
+    beside: Option<String>,
     /// The version of the programs that a start would use.
     installed: Option<String>,
     /// The epoch for which the engine was made fit to be opened.
@@ -103,6 +105,7 @@ impl Instance {
                 deaf_since: None,
                 activity: None,
                 trouble: None,
+                beside: None,
                 installed: None,
                 promoted: None,
                 refusal: None,
@@ -201,7 +204,8 @@ impl Instance {
     pub fn report(&self) -> InstanceReport {
         let state = self.lock();
         let now = self.clock.now();
-        let report = state.member.report(&state.seen, state.activity.clone(), state.trouble.clone(), now);
+        let trouble = state.trouble.clone().or_else(|| state.beside.clone());
+        let report = state.member.report(&state.seen, state.activity.clone(), trouble, now);
         InstanceReport { installed: state.installed.clone(), ..report }
     }
 
@@ -238,6 +242,11 @@ impl Instance {
         let until = state.member.write_until()?;
         let acks = u32::from(self.service.admits_replicas() && state.member.tells_to_wait());
         Some(Lead { epoch, for_ms: until.since(self.clock.now()), acks })
+    }
+
+    /// Something that belongs to this instance does not go well, or does again.
+    pub fn set_beside(&self, trouble: Option<String>) {
+        self.lock().beside = trouble;
     }
 
     pub fn set_activity(&self, activity: Option<String>) {

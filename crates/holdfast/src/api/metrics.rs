@@ -2,6 +2,7 @@
 //! is ten lines, and a metrics library would be a registry for values that are all at hand already.
 
 use super::server::{Host, text};
+use crate::archive::Doing;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -25,6 +26,7 @@ impl Page {
 pub(super) async fn metrics(State(host): State<Host>) -> Response {
     let mut page = Page(String::new());
     instances(&mut page, &host);
+    archives(&mut page, &host);
     proxies(&mut page, &host);
     store(&mut page, &host);
     if let Some(ends) = host.certificate_ends_unix_s.and_then(|s| u64::try_from(s).ok()) {
@@ -111,6 +113,39 @@ const PROXY: &[ProxyMetric] = &[
     }),
     ("errors_protocol_total", "counter", "Errors told: protocol.", |s| s.errors_protocol),
 ];
+
+fn archives(page: &mut Page, host: &Host) {
+    let all: Vec<_> =
+        host.agent.archives().iter().map(|a| (a.instance().group().clone(), a.doing())).collect();
+    if all.is_empty() {
+        return;
+    }
+    type Value = fn(&Doing) -> u64;
+    let families: [(&str, &str, &str, Value); 4] = [
+        (
+            "holdfast_archive_kept_timestamp_seconds",
+            "gauge",
+            "Everything that was committed up to then is kept, in seconds since 1970; 0 where this node is not the primary.",
+            |d| d.kept_unix_ms / 1_000,
+        ),
+        ("holdfast_archive_failing", "gauge", "1 if the primary's log cannot be kept at the moment.", |d| {
+            d.trouble.is_some().into()
+        }),
+        ("holdfast_archive_segments_total", "counter", "Segments of the log that were kept.", |d| d.segments),
+        (
+            "holdfast_archive_bytes_total",
+            "counter",
+            "Bytes of the log that were kept, before compression.",
+            |d| d.bytes,
+        ),
+    ];
+    for (name, kind, help, value) in families {
+        page.family(name, kind, help);
+        for (service, doing) in &all {
+            page.sample(name, &[("node", host.node.as_str()), ("service", service.as_str())], value(doing));
+        }
+    }
+}
 
 fn proxies(page: &mut Page, host: &Host) {
     let stats: Vec<_> = host.proxies.iter().map(|(g, h)| (g, h.stats())).collect();

@@ -206,3 +206,137 @@ impl Cutter {
         gtid::add(&mut self.upto, &group.gtid);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE_S: u32 = 1_795_000_000;
+    const BASE_MS: u64 = BASE_S as u64 * 1_000;
+
+    fn event(kind: u8, second: u32, flags: u16, body: &[u8]) -> Vec<u8> {
+        let mut out = (BASE_S + second).to_le_bytes().to_vec();
+        out.push(kind);
+        out.extend(7u32.to_le_bytes());
+        out.extend((HEADER_BYTES as u32 + body.len() as u32).to_le_bytes());
+        out.extend(1_000u32.to_le_bytes());
+        out.extend(flags.to_le_bytes());
+        out.extend(body);
+        out
+    }
+    fn gtid_event(sequence: u64, second: u32) -> Vec<u8> {
+        let mut body = sequence.to_le_bytes().to_vec();
+        body.extend([0; 11]);
+        event(kind::MARIADB_GTID, second, 0, &body)
+    }
+    fn xid() -> Vec<u8> {
+        event(kind::XID, 0, 0, &[0; 8])
+    }
+    fn rows() -> Vec<u8> {
+        event(23, 0, 0, &[1; 40])
+    }
+    fn heartbeat() -> Vec<u8> {
+        event(kind::HEARTBEAT, 0, 0, b"binlog.000001")
+    }
+    fn cutter() -> Cutter {
+        Cutter::new(Position::mariadb("0-7-1").unwrap())
+    }
+    fn give(cutter: &mut Cutter, event: &[u8], unix_ms: u64, late: bool) -> Result<(), Error> {
+        let part = LogPart { bytes: event.to_vec(), begins: true, ends: true };
+        cutter.take(&part, Arrival { unix_ms, late })
+    }
+    /// A transaction, committed in a second, that comes at a time.
+    fn transaction(cutter: &mut Cutter, sequence: u64, second: u32, unix_ms: u64, late: bool) {
+        for event in [gtid_event(sequence, second), rows(), xid()] {
+            give(cutter, &event, unix_ms, late).unwrap();
+        }
+    }
+    const BYTES: u32 = 3 * HEADER_BYTES as u32 + 19 + 40 + 8;
+
+    #[test]
+    fn segments_end_where_transactions_do_and_hold_nothing_else() {
+        let mut cutter = cutter();
+        give(&mut cutter, &heartbeat(), BASE_MS, false).unwrap();
+        transaction(&mut cutter, 2, 0, BASE_MS + 10, false);
+        transaction(&mut cutter, 3, 0, BASE_MS + 10, false);
+        transaction(&mut cutter, 4, 0, BASE_MS + 12, false);
+        // The first half of one more.
+        give(&mut cutter, &gtid_event(5, 0), BASE_MS + 13, false).unwrap();
+        let cut = cutter.cut().unwrap();
+        assert_eq!((cut.from.to_string(), cut.upto.to_string()), ("0-7-1".into(), "0-7-4".into()));
+        assert_eq!(cut.transactions, 3);
+        assert_eq!(cut.marks, [Mark(2 * BYTES, BASE_MS + 10), Mark(3 * BYTES, BASE_MS + 12)]);
+        assert_eq!(cut.events.len() as u32, 3 * BYTES + HEADER_BYTES as u32 + 19);
+        assert_eq!(cutter.cut(), None);
+        give(&mut cutter, &heartbeat(), BASE_MS + 14, false).unwrap();
+        assert_eq!(cutter.quiet_unix_ms(), None, "a transaction is under way");
+        give(&mut cutter, &rows(), BASE_MS + 15, false).unwrap();
+        give(&mut cutter, &xid(), BASE_MS + 16, false).unwrap();
+        let cut = cutter.cut().unwrap();
+        assert_eq!((cut.from.to_string(), cut.upto.to_string()), ("0-7-4".into(), "0-7-5".into()));
+        let end = BYTES - HEADER_BYTES as u32 - 19;
+        assert_eq!(cut.marks, [Mark(end, BASE_MS + 16)]);
+        give(&mut cutter, &heartbeat(), BASE_MS + 17, false).unwrap();
+        assert_eq!(cutter.quiet_unix_ms(), Some(BASE_MS + 17));
+    }
+
+    #[test]
+    fn what_comes_late_was_committed_in_its_second() {
+        let times = |cutter: &mut Cutter| {
+            cutter.cut().unwrap().marks.iter().map(|m| m.1 - BASE_MS).collect::<Vec<_>>()
+        };
+        // Read again from the server a minute later, and then caught up.
+        let mut c = cutter();
+        transaction(&mut c, 2, 0, BASE_MS + 60_000, false);
+        transaction(&mut c, 3, 1, BASE_MS + 60_000, false);
+        transaction(&mut c, 4, 60, BASE_MS + 60_500, false);
+        assert_eq!(times(&mut c), [999, 1_999, 60_500]);
+        // A long statement began long ago, and comes when it is committed.
+        transaction(&mut c, 5, 20, BASE_MS + 62_000, false);
+        assert_eq!(times(&mut c), [62_000]);
+        // Its reader had been held up; a clock went back; times never do.
+        transaction(&mut c, 6, 61, BASE_MS + 70_000, true);
+        transaction(&mut c, 7, 70, BASE_MS + 70_600, false);
+        transaction(&mut c, 8, 70, BASE_MS + 40_000, false);
+        assert_eq!(times(&mut c), [62_000, 70_600]);
+    }
+
+    #[test]
+    fn a_large_event_comes_in_parts_and_a_wrong_size_is_an_error() {
+        let mut c = cutter();
+        give(&mut c, &gtid_event(2, 0), BASE_MS, false).unwrap();
+        let large = event(23, 0, 0, &[1; 5_000]);
+        let at = Arrival { unix_ms: BASE_MS, late: false };
+        let (first, rest) = large.split_at(4_000);
+        let part = |bytes: &[u8], begins, ends| LogPart { bytes: bytes.to_vec(), begins, ends };
+        c.take(&part(first, true, false), at).unwrap();
+        // A segment may end in the middle of it.
+        assert_eq!(c.cut().unwrap().transactions, 0);
+        c.take(&part(rest, false, true), at).unwrap();
+        give(&mut c, &xid(), BASE_MS, false).unwrap();
+        let cut = c.cut().unwrap();
+        assert_eq!((cut.transactions, cut.events.len()), (1, 1_000 + HEADER_BYTES + HEADER_BYTES + 8));
+        give(&mut c, &gtid_event(3, 0), BASE_MS, false).unwrap();
+        c.take(&part(first, true, false), at).unwrap();
+        assert!(matches!(c.take(&part(&rest[1..], false, true), at), Err(Error::Size)));
+        assert!(cutter().take(&part(b"short", true, true), at).is_err());
+        assert!(cutter().take(&part(rest, false, true), at).is_err(), "the rest of nothing");
+    }
+
+    #[test]
+    fn another_format_ends_a_run() {
+        let describe = |version: u8| {
+            let mut body = vec![4, 0];
+            body.extend([version; 50]);
+            body.extend([0; 50]);
+            // The kind of checksums, and the event's own.
+            body.push(1);
+            body.extend([0; 4]);
+            event(kind::FORMAT, 0, 0, &body)
+        };
+        let mut c = cutter();
+        give(&mut c, &describe(b'1'), BASE_MS, false).unwrap();
+        give(&mut c, &describe(b'1'), BASE_MS + 5_000, false).unwrap();
+        assert!(matches!(give(&mut c, &describe(b'2'), BASE_MS, false), Err(Error::AnotherFormat)));
+    }
+}

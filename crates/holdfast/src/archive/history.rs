@@ -205,3 +205,140 @@ pub fn gap(reached: &Reached, leg: &Leg) -> Refused {
         why: leg.run.first.gap.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_backup::{BackupId, FORMAT, Segment};
+
+    fn at(text: &str) -> Position {
+        Position::mariadb(text).unwrap()
+    }
+    fn id(domain: u32, server: u32, sequence: u64) -> Gtid {
+        Gtid::MariaDb { domain, server, sequence }
+    }
+    /// A run from one position to another, which began at a time and was seen until another.
+    fn run(epoch: u64, from: &str, upto: &str, times: (u64, u64)) -> Run {
+        let segment = |number, from: &str, upto: &str| Segment {
+            format: FORMAT,
+            service: "shop".into(),
+            run: BackupId::new(0),
+            number,
+            epoch,
+            sequence: 1,
+            engine: "mariadb".into(),
+            version: String::new(),
+            origin: String::new(),
+            server_id: 1,
+            file: String::new(),
+            offset: 0,
+            from: from.into(),
+            upto: upto.into(),
+            transactions: 1,
+            bytes: 1,
+            began_unix_ms: times.0,
+            first_unix_ms: Some(times.0 + 1),
+            last_unix_ms: Some(times.1),
+            gap: None,
+        };
+        let (first, last) = (segment(0, from, from), segment(1, from, upto));
+        Run { first, last, seen_unix_ms: times.1, stored_bytes: 1 }
+    }
+    fn gapped(mut run: Run) -> Run {
+        run.first.gap = Some("purged".into());
+        run
+    }
+    /// Epochs of the legs, and what each is limited to.
+    fn found(runs: &[Run], start: &str, target: &Target) -> Result<Vec<(u64, Option<String>)>, Refused> {
+        let legs = legs(runs, &at(start), target)?;
+        Ok(legs.iter().map(|l| (l.run.first.epoch, l.limit.as_ref().map(Position::to_string))).collect())
+    }
+
+    /// A primary that wrote up to 110, of which its successor had 100.
+    fn failed_over() -> Vec<Run> {
+        vec![run(1, "0-1-1", "0-1-110", (1_000, 2_000)), run(2, "0-1-100", "0-1-100,0-2-150", (2_500, 4_000))]
+    }
+
+    #[test]
+    fn what_a_failover_left_behind_does_not_count_after_it() {
+        let both = Ok(vec![(1, Some("0-1-100".into())), (2, None)]);
+        assert_eq!(found(&failed_over(), "0-1-50", &Target::Latest), both);
+        assert_eq!(found(&failed_over(), "0-1-50", &Target::Moment(3_000)), both);
+        let legs = legs(&failed_over(), &at("0-1-50"), &Target::Latest).unwrap();
+        assert!(legs[0].counts(&id(0, 1, 100)) && !legs[0].counts(&id(0, 1, 101)));
+        // Before it, it did.
+        assert_eq!(found(&failed_over(), "0-1-50", &Target::Moment(2_000)), Ok(vec![(1, None)]));
+        // Nor does a backup lead on that holds some of it.
+        let refused = found(&failed_over(), "0-1-105", &Target::Latest).unwrap_err();
+        assert!(matches!(refused, Refused::NotInLog { .. }), "{refused}");
+        assert_eq!(found(&failed_over(), "0-1-105", &Target::Moment(2_000)), Ok(vec![(1, None)]));
+    }
+
+    #[test]
+    fn a_copy_begins_where_the_log_goes_on() {
+        assert_eq!(found(&failed_over(), "0-2-120", &Target::Latest), Ok(vec![(2, None)]));
+        assert_eq!(found(&failed_over(), "0-1-100", &Target::Latest), Ok(vec![(2, None)]));
+        let later = vec![run(1, "0-1-60", "0-1-110", (1_000, 2_000))];
+        let refused = found(&later, "0-1-50", &Target::Latest).unwrap_err();
+        assert!(matches!(&refused, Refused::NotInLog { .. } | Refused::Gap { .. }), "{refused}");
+        assert!(refused.to_string().contains("between 0-1-50 and 0-1-60"), "{refused}");
+        assert_eq!(found(&[], "0-1-50", &Target::Latest), Err(Refused::NoLog));
+    }
+
+    #[test]
+    fn a_transaction_is_looked_for_where_it_was_written() {
+        let upto = |text: &str| Target::Upto(at(text));
+        assert_eq!(found(&failed_over(), "0-1-50", &upto("0-1-80")), Ok(vec![(1, None)]));
+        // One that was left behind can still be had: it is asked for by name.
+        assert_eq!(found(&failed_over(), "0-1-50", &upto("0-1-105")), Ok(vec![(1, None)]));
+        assert_eq!(found(&failed_over(), "0-1-50", &upto("0-2-120")).map(|l| l.len()), Ok(2));
+        let none = found(&failed_over(), "0-1-50", &upto("0-2-151"));
+        assert_eq!(none, Err(Refused::NoTransaction("0-2-151".into())));
+    }
+
+    #[test]
+    fn a_moment_is_known_where_something_is_known_to_follow() {
+        let runs = failed_over();
+        // Between two runs of which the later goes on from the earlier.
+        assert_eq!(found(&runs, "0-1-50", &Target::Moment(2_400)), Ok(vec![(1, None)]));
+        let refused = found(&runs, "0-1-50", &Target::Moment(4_001)).unwrap_err();
+        assert_eq!(refused, Refused::Beyond { ends_unix_ms: 4_000 });
+        let mut runs = failed_over();
+        runs[1] = gapped(run(2, "0-1-130", "0-1-150", (2_500, 4_000)));
+        let refused = found(&runs, "0-1-50", &Target::Moment(2_400)).unwrap_err();
+        assert_eq!(refused, Refused::Beyond { ends_unix_ms: 2_000 });
+    }
+
+    #[test]
+    fn a_restore_into_the_past_begins_a_branch() {
+        let mut runs = vec![run(1, "0-1-1", "0-1-110", (1_000, 2_000))];
+        // Restored to 60, and written from there on.
+        runs.push(run(2, "0-1-60", "0-1-60,0-3-70", (3_000, 4_000)));
+        assert_eq!(
+            found(&runs, "0-1-50", &Target::Moment(3_500)),
+            Ok(vec![(1, Some("0-1-60".into())), (2, None)])
+        );
+        assert_eq!(found(&runs, "0-1-50", &Target::Moment(1_900)), Ok(vec![(1, None)]));
+        assert_eq!(found(&runs, "0-1-90", &Target::Moment(1_900)), Ok(vec![(1, None)]));
+    }
+
+    #[test]
+    fn sets_are_reached_exactly_and_domains_in_order() {
+        let mut reached = Reached::at(&at("0-1-5,1-9-7")).unwrap();
+        assert!(reached.has(&id(0, 2, 5)) && !reached.has(&id(0, 1, 6)) && !reached.has(&id(2, 1, 1)));
+        assert!(reached.covers(&at("0-1-5")) && !reached.covers(&at("0-1-5,1-9-8")));
+        reached.add(&id(0, 2, 6));
+        assert_eq!(reached.position(), at("0-2-6,1-9-7"));
+        let uuid = "7c0715d2-e7b4-11f1-b245-02fc00000001";
+        let set = Position::mysql(&format!("{uuid}:1-3:5")).unwrap();
+        let mut reached = Reached::at(&set).unwrap();
+        let one = |number| Gtid::MySql {
+            uuid: 0x7c0715d2_e7b4_11f1_b245_02fc00000001_u128.to_be_bytes(),
+            tag: String::new(),
+            number,
+        };
+        assert!(reached.has(&one(5)) && !reached.has(&one(4)));
+        reached.add(&one(4));
+        assert_eq!(reached.position(), Position::mysql(&format!("{uuid}:1-5")).unwrap());
+    }
+}

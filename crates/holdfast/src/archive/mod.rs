@@ -101,7 +101,9 @@ impl Archive {
         self.doing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
     fn note(&self, change: impl FnOnce(&mut Doing)) {
-        change(&mut self.doing.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut doing);
+        self.instance.set_beside(doing.trouble.as_ref().map(|why| format!("its log is not kept: {why}")));
     }
 
     /// Keeps the log whenever the instance leads, until aborted.

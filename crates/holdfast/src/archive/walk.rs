@@ -5,9 +5,11 @@
 
 use super::history::{self, Leg, Reached, Refused, Target};
 use crate::backup::Error;
-use holdfast_backup::{BackupId, Kept, Progress, Repository};
+use holdfast_backup::{BackupId, Kept, Progress, Repository, Run};
 use holdfast_core::Position;
-use holdfast_wire::binlog::{Groups, HEADER_BYTES, Header};
+use holdfast_wire::binlog::{self, Groups, HEADER_BYTES, Header};
+use std::io::Write as _;
+use std::path::Path;
 
 /// A piece of the log, in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -211,6 +213,27 @@ impl Walk {
             false => Err(damaged(&self.service, end.0, "a transaction ends in the middle of an event")),
         }
     }
+}
+
+/// Writes all events of a run into one file of the server's own form. Its end may be in the middle of a transaction.
+pub fn export(repository: &Repository, service: &str, run: &Run, path: &Path) -> Result<(), Error> {
+    let failed = |e| Error::Io { doing: "writing", path: path.to_owned(), source: e };
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(failed)?;
+    }
+    let mut file = std::fs::File::create_new(path).map_err(failed)?;
+    let mut described = false;
+    for number in run.first.number..=run.last.number {
+        let kept = repository.kept(service, &run.first.run, number)?;
+        if !described && !kept.description.is_empty() {
+            described = true;
+            file.write_all(&binlog::MAGIC)
+                .and_then(|()| file.write_all(&kept.description))
+                .map_err(failed)?;
+        }
+        file.write_all(&kept.events).map_err(failed)?;
+    }
+    file.sync_all().map_err(failed)
 }
 
 /// The first event, if all of it is there.

@@ -6,16 +6,16 @@ use super::client::Api;
 use super::exit::{Exit, Failure};
 use super::{backup_output as show, output};
 use crate::archive::history::Target;
-use crate::archive::plan;
+use crate::archive::{self, plan};
 use crate::backup::{self, Error, cold, hot, restore, verify};
 use crate::clock::{Clock, unix_ms};
 use crate::config::Config;
 use crate::config::repository::{KeySource, Place};
 use crate::sayln;
-use holdfast_backup::{BackupId, Progress, Proof, Prune, Repository, RepositoryKey, Retention, Summary};
+use holdfast_backup::{BackupId, Progress, Proof, Prune, Repository, RepositoryKey, Retention, Run, Summary};
 use holdfast_core::topology::{Engine, Management, Service};
 use miette::{IntoDiagnostic, miette};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -239,7 +239,7 @@ async fn wanted(repository: &Repository, service: &str, id: Option<String>) -> R
 }
 
 async fn list(repository: Repository, service: Option<String>, output: Output) -> Result<Exit, Failure> {
-    let (listing, proofs) = backup::blocking(move || {
+    let (listing, proofs, logs) = backup::blocking(move || {
         let mut listing = repository.list(service.as_deref())?;
         let mut proofs: BTreeMap<String, Vec<Proof>> = BTreeMap::new();
         let mut services: Vec<&String> = listing.backups.iter().map(|b| &b.service).collect();
@@ -251,11 +251,18 @@ async fn list(repository: Repository, service: Option<String>, output: Output) -
             unreadable.extend(of.unreadable);
         }
         listing.unreadable.extend(unreadable);
-        Ok((listing, proofs))
+        let mut logs: BTreeMap<String, Vec<Run>> = BTreeMap::new();
+        for name in service.map_or_else(|| repository.logged_services(), |s| Ok(BTreeSet::from([s])))? {
+            match repository.runs(&name) {
+                Ok(runs) => _ = logs.insert(name, runs),
+                Err(e) => listing.unreadable.push((format!("the kept log of {name}"), e)),
+            }
+        }
+        Ok((listing, proofs, logs))
     })
     .await?;
     match output {
-        Output::Table => show::listing(&listing, &proofs),
+        Output::Table => show::listing(&listing, &proofs, &logs),
         Output::Json => {
             let row = |b: &Summary| {
                 let proofs = proofs.get(b.id.as_str()).map_or(&[][..], Vec::as_slice);
@@ -263,7 +270,13 @@ async fn list(repository: Repository, service: Option<String>, output: Output) -
             };
             let unreadable: Vec<&String> = listing.unreadable.iter().map(|(name, _)| name).collect();
             let rows: Vec<serde_json::Value> = listing.backups.iter().map(row).collect();
-            output::json(&serde_json::json!({ "backups": rows, "unreadable": unreadable }));
+            let run = |r: &Run| {
+                serde_json::json!({ "first": r.first, "last": r.last, "seen_unix_ms": r.seen_unix_ms,
+                    "stored_bytes": r.stored_bytes })
+            };
+            let logs: BTreeMap<&String, Vec<_>> =
+                logs.iter().map(|(service, runs)| (service, runs.iter().map(run).collect())).collect();
+            output::json(&serde_json::json!({ "backups": rows, "logs": logs, "unreadable": unreadable }));
         }
     }
     Ok(if listing.unreadable.is_empty() { Exit::Ok } else { Exit::Attention })
@@ -430,6 +443,25 @@ pub async fn repo(config: Option<&Path>, command: RepoCommand) -> Result<Exit, F
     }
 }
 
+/// Each run of a kept log becomes a file that the engine's own program reads.
+async fn export_logs(repository: &Repository, to: &Path, of: &[Summary]) -> Result<(), Failure> {
+    let services: BTreeSet<String> = of.iter().map(|b| b.service.clone()).collect();
+    let (repository, to) = (repository.clone(), to.to_owned());
+    let written = backup::blocking(move || {
+        let mut written = Vec::new();
+        for service in services {
+            for run in repository.runs(&service)? {
+                let path = to.join(&service).join(format!("{}.binlog", run.first.run));
+                archive::walk::export(&repository, &service, &run, &path)?;
+                written.push(path);
+            }
+        }
+        Ok(written)
+    });
+    written.await?.iter().for_each(|path| sayln!("{}", path.display()));
+    Ok(())
+}
+
 /// Plain files, and beside each backup its description: what is left when Holdfast is gone.
 async fn export(
     repository: Repository,
@@ -444,6 +476,7 @@ async fn export(
         let last: BTreeMap<String, Summary> = backups.into_iter().map(|b| (b.service.clone(), b)).collect();
         backups = last.into_values().collect();
     }
+    export_logs(&repository, to, &backups).await?;
     for summary in backups {
         let dir = to.join(&summary.service).join(summary.id.as_str());
         let (service, id) = (summary.service.clone(), summary.id.clone());

@@ -4,7 +4,7 @@ use super::output::table;
 use crate::archive::walk::Walked;
 use crate::clock::{Clock, utc};
 use crate::{say, sayln};
-use holdfast_backup::{Checked, Listing, Progress, ProgressReading, Proof, Pruned, Summary};
+use holdfast_backup::{Checked, Listing, Progress, ProgressReading, Proof, Pruned, Run, Summary};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub fn size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-pub fn listing(listing: &Listing, proofs: &BTreeMap<String, Vec<Proof>>) {
+pub fn listing(listing: &Listing, proofs: &BTreeMap<String, Vec<Proof>>, logs: &BTreeMap<String, Vec<Run>>) {
     let row = |b: &Summary| {
         let proven = proofs.get(b.id.as_str()).and_then(|p| p.last());
         vec![
@@ -46,7 +46,21 @@ pub fn listing(listing: &Listing, proofs: &BTreeMap<String, Vec<Proof>>) {
     let rows: Vec<Vec<String>> = listing.backups.iter().map(row).collect();
     let head = ["SERVICE", "BACKUP", "FINISHED (UTC)", "METHOD", "SIZE", "NEW", "POSITION", "PROVEN"];
     say!("{}", table(&head, &rows));
+    logs.iter().for_each(|(service, runs)| kept_log(service, runs));
     unreadable(&listing.unreadable);
+}
+
+fn kept_log(service: &str, runs: &[Run]) {
+    let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return };
+    let begin = first.first.first_unix_ms.unwrap_or(first.first.began_unix_ms);
+    let bytes = size(runs.iter().map(|r| r.stored_bytes).sum());
+    let until = last.seen_unix_ms.max(begin);
+    sayln!("  {service}: log kept from {} to {} ({bytes} in {} runs)", utc(begin), utc(until), runs.len());
+    for run in runs {
+        if let Some(why) = &run.first.gap {
+            sayln!("  ! {service}: no log before {}: {why}", utc(run.first.began_unix_ms));
+        }
+    }
 }
 
 pub fn unreadable(objects: &[(String, holdfast_backup::Error)]) {
@@ -130,8 +144,9 @@ pub fn pruned(p: &Pruned, dry_run: bool) {
         sayln!("  {} {}: {would}removed", backup.service, backup.id);
     }
     sayln!(
-        "{} packs of {} {would}removed, {} pins of processes that are gone",
+        "{} packs and {} parts of kept logs of {} {would}removed, {} pins of processes that are gone",
         p.packs,
+        p.log_objects,
         size(p.bytes),
         p.stale_pins
     );
@@ -145,10 +160,11 @@ pub fn checked(c: &Checked) {
         }
     }
     sayln!(
-        "{} backups, {} packs, {} frames, {}: {}",
+        "{} backups, {} packs, {} frames, {} segments of kept logs, {}: {}",
         c.backups,
         c.packs,
         c.frames,
+        c.segments,
         size(c.bytes),
         if c.findings.is_empty() {
             "all as they were written".to_owned()
