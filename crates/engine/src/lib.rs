@@ -67,6 +67,11 @@ pub enum Error {
     Program { program: String, words: String },
     #[error("the clone stream is unusable, and the old data is kept: {0}")]
     Stream(String),
+    #[error(
+        "{} bytes are left on the file system of {}, on which an engine hangs in its first write; it is started as soon as \
+         there is room", free_bytes, dir.display()
+    )]
+    NoRoom { dir: PathBuf, free_bytes: u64 },
     #[error("the engine's log cannot be read: {0}")]
     Log(String),
     #[error("the engine's log does not have what comes next; it says: {0}")]

@@ -7,8 +7,9 @@
 use super::flavour::{self, Recovery};
 use super::{Logs, MySqlEngine, STATEMENT, State};
 use super::{blocking, datadir, io, process, sql};
-use crate::{Error, ending};
+use crate::{Error, ending, files};
 use crate::{OBSERVE_MS, START_MS};
+use holdfast_core::limits;
 use holdfast_core::topology::Management;
 use rustix::process::Signal;
 use std::io::{Read as _, Seek as _};
@@ -86,7 +87,18 @@ impl MySqlEngine {
         }
     }
 
+    /// A server that meets a full disk waits for a minute, whatever happens to the disk meanwhile, and answers nobody.
+    fn room_to_start(&self) -> Result<(), Error> {
+        match files::free_bytes(&self.at.data) {
+            Some(free_bytes) if free_bytes < limits::DISK_FULL_BYTES => {
+                Err(Error::NoRoom { dir: self.at.data.clone(), free_bytes })
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn launch(&self) -> Result<(), Error> {
+        self.room_to_start()?;
         let owner = datadir::run_as(&self.spec)?;
         let user = owner.as_ref().map_or(self.me.as_str(), |o| &o.name);
         let arguments = self.flavour.arguments(&self.spec, &self.at, user, self.recovery())?;
