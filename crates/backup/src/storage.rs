@@ -57,6 +57,8 @@ pub trait Storage: Send + Sync {
 /// A directory.
 pub struct Directory {
     root: PathBuf,
+    /// Device and inode: what is at the same path later may be the mount point of a file system that is away.
+    identity: (u64, u64),
     store: LocalFileSystem,
     runtime: Handle,
 }
@@ -72,14 +74,27 @@ impl Directory {
         };
         std::fs::create_dir_all(root).map_err(|e| failed(e.into()))?;
         let store = LocalFileSystem::new_with_prefix(root).map_err(|e| failed(e.into()))?.with_fsync(true);
-        Ok(Directory { root: root.to_owned(), store, runtime })
+        let identity = identity(root).map_err(|e| failed(e.into()))?;
+        Ok(Directory { root: root.to_owned(), identity, store, runtime })
     }
 
     fn put(&self, doing: &'static str, name: &str, object: Vec<u8>, mode: PutMode) -> Result<(), Error> {
+        // Directories that are missing are made: none below another root.
+        let same = identity(&self.root).is_ok_and(|now| now == self.identity);
+        if !same {
+            let source = "the directory is not the one that was opened; is its file system mounted?".into();
+            return Err(Error::Failed { doing, name: name.to_owned(), source });
+        }
         let payload = PutPayload::from(Bytes::from(object));
         let put = self.runtime.block_on(self.store.put_opts(&Name::from(name), payload, mode.into()));
         put.map(|_| ()).map_err(|e| failure(doing, name, e))
     }
+}
+
+fn identity(root: &Path) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let meta = std::fs::metadata(root)?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 /// Directories below one another: `proofs/SERVICE/ID` are three.

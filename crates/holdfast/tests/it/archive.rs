@@ -121,6 +121,55 @@ impl Scene {
         let done = self.stage.sandbox.holdfast(arguments).await;
         done.map_err(|e| e.to_string().replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" "))
     }
+    /// `status` says so.
+    async fn says(&self, words: &str) {
+        wait_for(words, async || {
+            self.stage.sandbox.service().await.unwrap_or_default().to_string().contains(words)
+        })
+        .await;
+    }
+    /// A restore has so many rows, in the end.
+    async fn has_everything(&self, rows: u64) {
+        wait_for("the archive to have everything", async || {
+            self.restored(&["--at", "latest"]).await.unwrap().0 == (0..rows).collect()
+        })
+        .await;
+    }
+    /// On the only member's own server.
+    async fn sql(&self, sql: &str) -> String {
+        let socket = format!("--socket={}", self.stage.sandbox.dir().join("a/shop/run/db.sock").display());
+        let said =
+            Command::new("mariadb").args(["--no-defaults", &socket, "-N", "-e", sql]).output().unwrap();
+        assert!(said.status.success(), "{sql}: {}", String::from_utf8_lossy(&said.stderr));
+        String::from_utf8(said.stdout).unwrap()
+    }
+    /// What the server's own program says of every kept run, as exported and as another program reads it.
+    async fn exported(&self) -> String {
+        let to = self.dir.path().join("export");
+        self.run(&["repo", "export", "--to", to.to_str().unwrap()]).await.unwrap();
+        let mut text = String::new();
+        for entry in std::fs::read_dir(to.join("shop")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|e| e != "binlog") {
+                continue;
+            }
+            let run = path.file_stem().unwrap().to_str().unwrap();
+            let read = self.dir.path().join(run);
+            let reader = concat!(env!("CARGO_MANIFEST_DIR"), "/../backup/tests/it/reader.py");
+            let done = Command::new("/usr/bin/python3")
+                .arg(reader)
+                .args([self.repository(), self.dir.path().join("key")])
+                .args(["log", "shop", run, read.to_str().unwrap()])
+                .output()
+                .unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            assert!(std::fs::read(&path).unwrap() == std::fs::read(&read).unwrap(), "both read the same");
+            let said =
+                Command::new("mariadb-binlog").args(["--no-defaults", "-v"]).arg(&path).output().unwrap();
+            text += &String::from_utf8_lossy(&said.stdout);
+        }
+        text
+    }
     /// The rows of a restored copy, and what the command said.
     async fn restored(&self, how: &[&str]) -> Result<(BTreeSet<u64>, String), String> {
         let to = self.dir.path().join("to");
@@ -231,7 +280,63 @@ async fn a_restore_leads_to_any_moment_through_a_failover_and_a_switchover() {
         assert!(said.contains(words), "{how:?}: {said}");
         assert!(!scene.dir.path().join("to").exists());
     }
-    // What was kept is whole; a flipped bit in it is found and named.
+    // What was kept is whole, and others can read it.
     scene.run(&["repo", "check"]).await.unwrap();
+    let text = scene.exported().await;
+    let missing: Vec<u64> =
+        acked(u64::MAX).map(|w| w.id).filter(|id| !text.contains(&format!("VALUES ({id})"))).collect();
+    assert!(
+        missing.is_empty(),
+        "{missing:?} of what is not in the backup are not in the exported log either"
+    );
+    scene.stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_catches_up_and_says_where_it_cannot() {
+    let mut scene = Scene::new(1, |o| o.durability = "async".into()).await;
+    let mut client = connect(scene.stage.sandbox.proxies()[0]).await.unwrap();
+    let mut next = 0;
+    let mut write = async |rows: u64| {
+        for _ in 0..rows {
+            client.query_drop(format!("INSERT INTO book VALUES ({next})")).await.unwrap();
+            next += 1;
+        }
+        next
+    };
+    write(5).await;
+    scene.run(&["backup", "now"]).await.unwrap();
+
+    // The repository is away for a while: the server's own log has what is missing.
+    let away = scene.dir.path().join("away");
+    std::fs::rename(scene.repository(), &away).unwrap();
+    write(5).await;
+    scene.says("its log is not kept").await;
+    let rows = write(5).await;
+    std::fs::rename(&away, scene.repository()).unwrap();
+    scene.has_everything(rows).await;
+    scene.stage.healthy().await;
+
+    // Nor has the server any more: that is said, and no restore leads across.
+    std::fs::rename(scene.repository(), &away).unwrap();
+    write(5).await;
+    scene.says("its log is not kept").await;
+    scene.sql("FLUSH BINARY LOGS").await;
+    write(5).await;
+    let last = scene.sql("SHOW BINARY LOGS").await;
+    let last = last.lines().last().unwrap().split('\t').next().unwrap().to_owned();
+    scene.sql(&format!("PURGE BINARY LOGS TO '{last}'")).await;
+    std::fs::rename(&away, scene.repository()).unwrap();
+    wait_for("the gap to be told", async || {
+        scene.run(&["backup", "list"]).await.unwrap().contains("! shop: no log before")
+    })
+    .await;
+    write(5).await;
+    let refused = scene.restored(&["--at", "latest"]).await.unwrap_err();
+    assert!(refused.contains("something is missing"), "{refused}");
+    // From the next backup on there is a way again.
+    scene.run(&["backup", "now"]).await.unwrap();
+    let rows = write(5).await;
+    scene.has_everything(rows).await;
     scene.stage.end().await;
 }
