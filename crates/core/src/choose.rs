@@ -109,7 +109,7 @@ fn candidate(w: &World, claim: &Claim) -> Result<Choice, Vec<Blocker>> {
     {
         pool.retain(|(n, _)| *n == to);
     }
-    leave_full_disks(w, claim, &mut pool);
+    leave_full_disks(w, claim, &mut pool)?;
     if pool.is_empty() {
         return Err(nobody(w, claim));
     }
@@ -148,14 +148,32 @@ fn behind(w: &World, claim: &Claim, position: &Position) -> Option<u64> {
 }
 
 /// Who has no room hangs in its first commit: another is promoted if there is one, though a full primary that could close in
-/// order has most. Under `sync` each of the pool has all that was acknowledged, so that nothing is lost by it.
-fn leave_full_disks(w: &World, claim: &Claim, pool: &mut Vec<(&NodeName, &Position)>) {
+/// order has most. Under `sync` each of the pool has all that was acknowledged, so that nothing is lost by it. If all are full,
+/// an acker that has not answered is waited for: what a full primary has beyond the others, they could not receive from it.
+fn leave_full_disks(
+    w: &World,
+    claim: &Claim,
+    pool: &mut Vec<(&NodeName, &Position)>,
+) -> Result<(), Vec<Blocker>> {
     let full = |n: &NodeName| {
         let free = w.fresh(n).and_then(|r| r.seen.free_disk_bytes);
         free.is_some_and(|bytes| bytes < limits::DISK_FULL_BYTES)
     };
-    if w.sync() && !claim.accept_loss && pool.iter().any(|(n, _)| !full(n)) {
+    if !w.sync() || claim.accept_loss {
+        return Ok(());
+    }
+    if pool.iter().any(|(n, _)| !full(n)) {
         pool.retain(|(n, _)| !full(n));
+        return Ok(());
+    }
+    let answered = |n: &NodeName| w.fresh(n).is_some_and(InstanceReport::running);
+    let silent = w.record.ackers.keys().find(|n| !answered(n));
+    match (pool.first(), silent) {
+        (Some((only, _)), Some(silent)) if w.stage_age_ms() < limits::FULL_WAIT_MS => {
+            let says = format!("the disk of {only} is full, and {silent} has not said what it has");
+            Err(vec![Blocker::new("disk-full", says).hint("make room")])
+        }
+        _ => Ok(()),
     }
 }
 

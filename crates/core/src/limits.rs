@@ -70,6 +70,9 @@ pub const OPEN_MS: u64 = 15_000;
 /// there to start it again.
 /// A managed engine is back within a few hundred ms; more would break the bound of a killed engine's outage.
 pub const RETURN_MS: u64 = 700;
+/// Under `sync`, a primary whose disk is full is its own successor only after its ackers had this long to say what they have:
+/// an engine that is just connecting or stopping may not answer a look or two. The outage of a full disk has 5 s.
+pub const FULL_WAIT_MS: u64 = 3_000;
 /// Under `sync`, how long writes wait for an acker to come back before the policy degrades durability.
 pub const DEGRADE_AFTER_MS: u64 = 3_000;
 /// A primary that waits for nobody waits again when a replica has what it had this long ago, or half as long. Under load no

@@ -2,8 +2,9 @@
 
 use crate::scene::{NOW, asynchronous, at, check, n, sync};
 use expect_test::expect;
-use holdfast_core::Millis;
 use holdfast_core::record::{Acker, Assurance, ClaimKind, Session};
+use holdfast_core::report::Process;
+use holdfast_core::{Millis, limits};
 
 // ---- who comes next, under sync ----
 
@@ -50,6 +51,27 @@ fn a_full_primary_that_closed_in_order_is_left_all_the_same() {
           n3 follows n1
     "#]],
     );
+}
+
+#[test]
+fn a_full_primary_is_its_own_successor_only_if_its_ackers_stay_silent() {
+    let mut s = sync();
+    s.taken_over().halted(1, "0-1-103").halted(3, "0-1-99");
+    s.of(1).seen.free_disk_bytes = Some(1 << 20);
+    s.of(2).seen.process = Process::Unresponsive;
+    s.record_since = Millis(NOW.0 - limits::FULL_WAIT_MS + 1);
+    check(&s, expect![[r#"
+        no-primary: waits, disk-full: the disk of n1 is full, and n2 has not said what it has
+          hint: make room
+    "#]]);
+    s.record_since = Millis(NOW.0 - limits::FULL_WAIT_MS);
+    check(&s, expect![[r#"
+        no-primary: promote because n1 has everything the others have (at 0-1-103)
+          epoch 5 led by n1, ackers [n2 Leaving, n3 Joining], Held
+          n1 opens for writes, waiting for acknowledgements
+          n2 follows n1, leaves the sync set
+          n3 follows n1, joins the sync set
+    "#]]);
 }
 
 #[test]

@@ -110,7 +110,9 @@ fn ends(header: &Header, body: &[u8]) -> bool {
     let commits = |text: &[u8]| {
         // With or without a checksum behind it.
         let bare = text.len().checked_sub(super::CHECKSUM_BYTES).map_or(&b""[..], |n| &text[..n]);
-        [text, bare].iter().any(|t| *t == b"COMMIT" || *t == b"ROLLBACK")
+        let plain = [text, bare].iter().any(|t| *t == b"COMMIT" || *t == b"ROLLBACK");
+        // What was prepared before is decided in a transaction of its own.
+        plain || text.starts_with(b"XA COMMIT") || text.starts_with(b"XA ROLLBACK")
     };
     match header.kind {
         kind::XID | kind::XA_PREPARE | kind::TRANSACTION_PAYLOAD => true,
@@ -221,8 +223,15 @@ mod tests {
             query("INSERT INTO t VALUES (NULL)crc4"),
             mariadb(5, 0),
             query("COMMITcrc4"),
+            mariadb(6, 0),
+            query("XA START X'61',X'',1"),
+            rows(),
+            query("XA END X'61',X'',1"),
+            event(kind::XA_PREPARE),
+            mariadb(7, 0),
+            query("XA COMMIT X'61',X'',1crc4"),
         ];
-        assert_eq!(whole(&all), Ok(vec![1, 2, 3, 4, 5]));
+        assert_eq!(whole(&all), Ok(vec![1, 2, 3, 4, 5, 6, 7]));
         assert_eq!(whole(&all[..10]), Ok(vec![1, 2]));
         let all = [
             event(kind::PREVIOUS_GTIDS),
