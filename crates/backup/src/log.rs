@@ -40,10 +40,11 @@ pub struct Segment {
     pub service: String,
     pub run: BackupId,
     pub number: u32,
-    /// The primacy that wrote it, where there is such a thing: a run of a later one comes after it, whatever clocks say.
-    pub epoch: u64,
-    /// Orders the runs of one epoch.
+    /// One more than that of any run that was there when this one began: orders runs, whatever clocks say.
     pub sequence: u64,
+    /// The primacy that wrote it: of two runs that began at once, that of the later one comes later. Begins again where a
+    /// deployment is founded anew.
+    pub epoch: u64,
     pub engine: String,
     pub version: String,
     /// Where it was read: a node.
@@ -305,7 +306,7 @@ impl Repository {
 
 impl Run {
     fn order(&self) -> (u64, u64, &BackupId) {
-        (self.first.epoch, self.first.sequence, &self.first.run)
+        (self.first.sequence, self.first.epoch, &self.first.run)
     }
 }
 

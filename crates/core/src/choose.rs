@@ -155,15 +155,20 @@ fn leave_full_disks(
     claim: &Claim,
     pool: &mut Vec<(&NodeName, &Position)>,
 ) -> Result<(), Vec<Blocker>> {
-    let full = |n: &NodeName| {
+    let less = |n: &NodeName, than: u64| {
         let free = w.fresh(n).and_then(|r| r.seen.free_disk_bytes);
-        free.is_some_and(|bytes| bytes < limits::DISK_FULL_BYTES)
+        free.is_some_and(|bytes| bytes < than)
     };
+    // A few MiB come free where clients are cut and a voter gives its reserve, and are gone as soon.
+    let tight = |n: &NodeName| less(n, limits::DISK_ROOM_BYTES);
     if !w.sync() || claim.accept_loss {
         return Ok(());
     }
-    if pool.iter().any(|(n, _)| !full(n)) {
-        pool.retain(|(n, _)| !full(n));
+    if pool.iter().any(|(n, _)| !tight(n)) {
+        pool.retain(|(n, _)| !tight(n));
+        return Ok(());
+    }
+    if !pool.iter().all(|(n, _)| less(n, limits::DISK_FULL_BYTES)) {
         return Ok(());
     }
     let answered = |n: &NodeName| w.fresh(n).is_some_and(InstanceReport::running);

@@ -109,19 +109,28 @@ fn nothing_is_written_where_the_repository_is_away() {
 }
 
 #[test]
-fn runs_are_ordered_by_epoch_whatever_clocks_say() {
+fn runs_are_ordered_whatever_clocks_say() {
     let scene = Scene::new();
-    let (old, new) = (BackupId::new(NOW + HOUR), BackupId::new(NOW));
-    scene.repository.keep_segment(&segment(&old, 3, 0, NOW + HOUR)).unwrap();
-    scene.repository.keep_segment(&segment(&new, 4, 0, NOW)).unwrap();
+    let keep = |sequence, epoch, at_ms| {
+        let mut kept = segment(&BackupId::new(at_ms), epoch, 0, at_ms);
+        kept.segment.sequence = sequence;
+        scene.repository.keep_segment(&kept).unwrap();
+    };
+    // Two that began at once, and one of a deployment that was founded anew.
+    keep(2, 1, NOW);
+    keep(1, 4, NOW + HOUR);
+    keep(1, 3, NOW + 2 * HOUR);
     let runs = scene.repository.runs("shop").unwrap();
-    assert_eq!(runs.iter().map(|r| r.first.epoch).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(
+        runs.iter().map(|r| (r.first.sequence, r.first.epoch)).collect::<Vec<_>>(),
+        [(1, 3), (1, 4), (2, 1)]
+    );
 }
 
 #[test]
 fn log_before_the_oldest_backup_goes_and_no_more() {
     let scene = Scene::new();
-    // A run that is over, one that reaches beyond the margin of an hour, and one of another service.
+    // A run that is over, and one that reaches beyond the margin of an hour.
     let (over, reaches) = (BackupId::new(NOW), BackupId::new(NOW));
     (0..3).for_each(|n| {
         scene.repository.keep_segment(&segment(&over, 1, n, NOW - 30 * HOUR + u64::from(n))).unwrap();

@@ -39,6 +39,17 @@ fn a_full_primary_that_closed_in_order_is_left_all_the_same() {
               n3 follows n2, joins the sync set
         "#]],
     );
+    // What came free when its clients were cut is no room.
+    s.of(1).seen.free_disk_bytes = Some(16 << 20);
+    s.of(2).seen.free_disk_bytes = Some(1 << 30);
+    check(&s, expect![[r#"
+        no-primary: promote because n2 has everything the others have (at 0-1-101); 2 transactions of the old primary that were acknowledged to nobody are left behind
+          epoch 5 led by n2, ackers [n3 Joining], Held
+          n1 follows n2
+          n2 opens for writes, waiting for acknowledgements
+          n3 follows n2, joins the sync set
+    "#]]);
+    s.of(1).seen.free_disk_bytes = Some(1 << 20);
     // Nobody has room: then who has most.
     s.of(2).seen.free_disk_bytes = Some(1 << 20);
     check(
@@ -60,18 +71,24 @@ fn a_full_primary_is_its_own_successor_only_if_its_ackers_stay_silent() {
     s.of(1).seen.free_disk_bytes = Some(1 << 20);
     s.of(2).seen.process = Process::Unresponsive;
     s.record_since = Millis(NOW.0 - limits::FULL_WAIT_MS + 1);
-    check(&s, expect![[r#"
+    check(
+        &s,
+        expect![[r#"
         no-primary: waits, disk-full: the disk of n1 is full, and n2 has not said what it has
           hint: make room
-    "#]]);
+    "#]],
+    );
     s.record_since = Millis(NOW.0 - limits::FULL_WAIT_MS);
-    check(&s, expect![[r#"
+    check(
+        &s,
+        expect![[r#"
         no-primary: promote because n1 has everything the others have (at 0-1-103)
           epoch 5 led by n1, ackers [n2 Leaving, n3 Joining], Held
           n1 opens for writes, waiting for acknowledgements
           n2 follows n1, leaves the sync set
           n3 follows n1, joins the sync set
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl Archive {
         self.instance.set_beside(doing.trouble.as_ref().map(|why| format!("its log is not kept: {why}")));
     }
 
-    /// Keeps the log whenever the instance leads, until aborted.
+    /// Keeps the log whenever the instance leads, until aborted. Two at once do no harm: see [`history`].
     pub async fn run(self: Arc<Self>) {
         let engine = self.instance.engine().clone();
         let Some(log) = engine.log() else { return };
@@ -129,7 +129,7 @@ impl Archive {
                          new backup now"
                     );
                     lacks = Some(words);
-                    continue;
+                    retry = (retry * 2).min(RETRY_MAX);
                 }
                 End::Failed(e) => {
                     // What went well for a while is tried again soon.
@@ -253,6 +253,10 @@ impl Keeper<'_> {
                 Ok(Some(Ok((part, at)))) => {
                     self.cutter.take(&part, at).map_err(Error::from)?;
                     if !opened {
+                        // Another may lead by now, whose runs come after this one.
+                        if !leads() {
+                            return Ok(End::NotLeading);
+                        }
                         // It has what was asked for. From here on the run is there, though nothing is in it yet.
                         opened = true;
                         self.put(None).await?;

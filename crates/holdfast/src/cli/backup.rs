@@ -444,11 +444,11 @@ pub async fn repo(config: Option<&Path>, command: RepoCommand) -> Result<Exit, F
 }
 
 /// Each run of a kept log becomes a file that the engine's own program reads.
-async fn export_logs(repository: &Repository, to: &Path, of: &[Summary]) -> Result<(), Failure> {
-    let services: BTreeSet<String> = of.iter().map(|b| b.service.clone()).collect();
+async fn export_logs(repository: &Repository, to: &Path, of: Option<String>) -> Result<(), Failure> {
     let (repository, to) = (repository.clone(), to.to_owned());
     let written = backup::blocking(move || {
         let mut written = Vec::new();
+        let services = of.map_or_else(|| repository.logged_services(), |s| Ok(BTreeSet::from([s])))?;
         for service in services {
             for run in repository.runs(&service)? {
                 let path = to.join(&service).join(format!("{}.binlog", run.first.run));
@@ -469,14 +469,14 @@ async fn export(
     to: &Path,
     all: bool,
 ) -> Result<Exit, Failure> {
-    let from = repository.clone();
-    let listing = backup::blocking(move || Ok(from.list(service.as_deref())?)).await?;
+    let (from, of) = (repository.clone(), service.clone());
+    let listing = backup::blocking(move || Ok(from.list(of.as_deref())?)).await?;
     let mut backups = listing.backups;
     if !all {
         let last: BTreeMap<String, Summary> = backups.into_iter().map(|b| (b.service.clone(), b)).collect();
         backups = last.into_values().collect();
     }
-    export_logs(&repository, to, &backups).await?;
+    export_logs(&repository, to, service).await?;
     for summary in backups {
         let dir = to.join(&summary.service).join(summary.id.as_str());
         let (service, id) = (summary.service.clone(), summary.id.clone());

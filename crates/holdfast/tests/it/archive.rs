@@ -2,6 +2,7 @@
 
 use crate::stage::{BOUND, Stage, stage, wait_for};
 use holdfast::clock::{unix_ms, utc};
+use holdfast_core::topology::Engine;
 use holdfast_drill::drills::account;
 use holdfast_drill::sandbox::{Options, signal};
 use mysql_async::prelude::Queryable as _;
@@ -144,7 +145,7 @@ impl Scene {
         String::from_utf8(said.stdout).unwrap()
     }
     /// What the server's own program says of every kept run, as exported and as another program reads it.
-    async fn exported(&self) -> String {
+    async fn exported(&self, program: &Path) -> String {
         let to = self.dir.path().join("export");
         self.run(&["repo", "export", "--to", to.to_str().unwrap()]).await.unwrap();
         let mut text = String::new();
@@ -154,7 +155,7 @@ impl Scene {
                 continue;
             }
             let run = path.file_stem().unwrap().to_str().unwrap();
-            let read = self.dir.path().join(run);
+            let read = to.join(run).with_extension("read");
             let reader = concat!(env!("CARGO_MANIFEST_DIR"), "/../backup/tests/it/reader.py");
             let done = Command::new("/usr/bin/python3")
                 .arg(reader)
@@ -168,6 +169,7 @@ impl Scene {
                 Command::new("mariadb-binlog").args(["--no-defaults", "-v"]).arg(&path).output().unwrap();
             text += &String::from_utf8_lossy(&said.stdout);
         }
+        std::fs::remove_dir_all(&to).unwrap();
         text
     }
     /// The rows of a restored copy, and what the command said.
@@ -282,7 +284,7 @@ async fn a_restore_leads_to_any_moment_through_a_failover_and_a_switchover() {
     }
     // What was kept is whole, and others can read it.
     scene.run(&["repo", "check"]).await.unwrap();
-    let text = scene.exported().await;
+    let text = scene.exported(Path::new("mariadb-binlog")).await;
     let missing: Vec<u64> =
         acked(u64::MAX).map(|w| w.id).filter(|id| !text.contains(&format!("VALUES ({id})"))).collect();
     assert!(
@@ -338,5 +340,39 @@ async fn an_archive_catches_up_and_says_where_it_cannot() {
     scene.run(&["backup", "now"]).await.unwrap();
     let rows = write(5).await;
     scene.has_everything(rows).await;
+    scene.stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_mysql_is_kept_through_a_failover_and_its_own_program_reads_it() {
+    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/programs");
+    let programs = programs.canonicalize().expect("there is no MySQL here yet: make engines");
+    let mut scene = Scene::new(3, |o| {
+        o.engine = Engine::MySql;
+        o.programs = Some(programs.clone());
+    })
+    .await;
+    let (book, writers) = scene.write().await;
+    book.go_on(200).await;
+    let primary = scene.stage.sandbox.primary().await.unwrap();
+    signal(scene.stage.sandbox.engine_pid(&primary).unwrap(), Signal::KILL);
+    book.go_on(200).await;
+    book.stop.store(true, Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    scene.stage.healthy().await;
+    let writes = std::mem::take(&mut *book.writes.lock().unwrap());
+    let mut missing = Vec::new();
+    wait_for("the archive to have everything", async || {
+        let text = scene.exported(&programs.join("mysqlbinlog")).await;
+        let rows: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("###   @1=")).collect();
+        let acked = writes.iter().filter(|w| w.acked_ms.is_some()).map(|w| w.id.to_string());
+        missing = acked.filter(|id| !rows.contains(id.as_str())).collect();
+        missing.is_empty()
+    })
+    .await;
+    let refused = scene.restored(&["--at", "latest"]).await.unwrap_err();
+    assert!(refused.contains("no backup"), "{refused}");
     scene.stage.end().await;
 }
