@@ -20,10 +20,10 @@ use std::collections::BTreeSet;
 
 /// Content of a part of a segment's events.
 const PART_BYTES: usize = 1 << 20;
-/// Events of one segment. A segment is closed at a mebibyte; a single part of an event has up to 16.
+/// Events of one segment. Whoever writes them closes one before its last part, which has up to 16 MiB, leads beyond.
 pub const SEGMENT_BYTES_MAX: usize = 32 << 20;
-/// Segments of one service. A week with one in each second.
-const SEGMENTS_MAX: usize = 700_000;
+/// Segments of one service. A month with one in each second.
+const SEGMENTS_MAX: usize = 3_000_000;
 
 /// Behind a run's name: the object that tells how far it was seen.
 const SEEN: &str = ".seen";
@@ -45,6 +45,9 @@ pub struct Segment {
     /// The primacy that wrote it: of two runs that began at once, that of the later one comes later. Begins again where a
     /// deployment is founded anew.
     pub epoch: u64,
+    /// Tells the histories of two deployments of the same name apart, whose transactions may have the same ids.
+    #[serde(default)]
+    pub lineage: u64,
     pub engine: String,
     pub version: String,
     /// Where it was read: a node.
@@ -92,6 +95,8 @@ pub struct Run {
     /// Its first segment that is still there, and its last.
     pub first: Segment,
     pub last: Segment,
+    /// When the first transaction was committed that ends in it; `None` where none does.
+    pub dated_unix_ms: Option<u64>,
     /// Everything that was committed up to then is in it; by the clock of the host that wrote it.
     pub seen_unix_ms: u64,
     /// Of all its segments, sealed.
@@ -141,17 +146,15 @@ impl Repository {
         let mut runs: Vec<Run> = Vec::new();
         let objects = self.segments(service)?;
         for run in objects.chunk_by(|a, b| a.0 == b.0) {
+            let run = &run[self.whole(service, run)?..];
             let (Some((id, first, _)), Some((_, last, _))) = (run.first(), run.last()) else { continue };
-            if let Some([before, _]) = run.windows(2).find(|w| matches!(w, [a, b] if a.1 + 1 != b.1)) {
-                let name = segment_object(service, id, before.1 + 1);
-                return Err(Error::damaged(&name, 0, "it is missing from the middle of a kept log"));
-            }
             let stored_bytes = run.iter().map(|(.., bytes)| bytes).sum();
             let (first, last) = (self.segment(service, id, *first), self.segment(service, id, *last));
             match (first, last) {
                 (Ok(first), Ok(last)) => {
+                    let dated_unix_ms = self.dated(service, id, first.number, last.number)?;
                     let seen_unix_ms = self.seen(service, id)?.max(last.last_unix_ms.unwrap_or(0));
-                    runs.push(Run { first, last, seen_unix_ms, stored_bytes });
+                    runs.push(Run { first, last, dated_unix_ms, seen_unix_ms, stored_bytes });
                 }
                 // A prune removed it since it was listed: then it was of no use to anybody.
                 (Err(Error::Storage(storage::Error::Absent(_))), _) => {}
@@ -160,6 +163,38 @@ impl Repository {
         }
         runs.sort_by(|a, b| a.order().cmp(&b.order()));
         Ok(runs)
+    }
+
+    /// Where a listed run begins. A listing is no snapshot: what was written or removed meanwhile may show in parts. What
+    /// seems to be missing in the middle was written meanwhile and is there, or a prune removes from the beginning on.
+    fn whole(&self, service: &str, run: &[(BackupId, u32, u64)]) -> Result<usize, Error> {
+        let mut begin = 0;
+        for (i, pair) in run.windows(2).enumerate() {
+            let [(id, before, _), (_, after, _)] = pair else { continue };
+            for number in before + 1..*after {
+                let name = segment_object(service, id, number);
+                match self.storage.stat(&name) {
+                    Ok(_) => continue,
+                    Err(storage::Error::Absent(_)) => {}
+                    Err(e) => return Err(e.into()),
+                }
+                match self.storage.stat(&segment_object(service, id, *before)) {
+                    Err(storage::Error::Absent(_)) => begin = i + 1,
+                    _ => return Err(Error::damaged(&name, 0, "it is missing from the middle of a kept log")),
+                }
+            }
+        }
+        Ok(begin)
+    }
+
+    /// When the first transaction was committed that ends in some segments.
+    fn dated(&self, service: &str, run: &BackupId, first: u32, last: u32) -> Result<Option<u64>, Error> {
+        for number in first..=last {
+            if let Some(first_unix_ms) = self.segment(service, run, number)?.first_unix_ms {
+                return Ok(Some(first_unix_ms));
+            }
+        }
+        Ok(None)
     }
 
     /// Services of which a log was kept.
@@ -259,7 +294,14 @@ impl Repository {
                 Ok(kept) => {
                     segments += 1;
                     let s = kept.segment;
-                    if earlier.is_some_and(|b| b.number + 1 != s.number || b.upto != s.from) {
+                    // What seems to be missing between two was written since they were listed, or removed.
+                    let goes_on = |b: &Segment| match b.number + 1 == s.number {
+                        true => b.upto == s.from,
+                        false => self
+                            .whole(&service, &[(run.clone(), b.number, 0), (run.clone(), number, 0)])
+                            .is_ok(),
+                    };
+                    if earlier.is_some_and(|b| !goes_on(&b)) {
                         let what = "what comes between it and the segment before is missing";
                         find(Error::damaged(&object.name, 0, what));
                     }

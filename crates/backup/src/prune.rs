@@ -13,8 +13,8 @@ use crate::storage::{self, Storage};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Clocks of two hosts agree so far.
-const LOG_MARGIN_MS: u64 = 3_600_000;
+/// A backup may stand so far behind the time at which it was made: its replica's lag, and what two hosts' clocks differ.
+const LOG_MARGIN_MS: u64 = 86_400_000;
 
 /// What a removal under way is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,8 @@ pub struct Pruned {
     pub bytes: u64,
     /// Parts of kept logs that are older than every backup that stays.
     pub log_objects: usize,
+    /// Kept logs of which nothing was removed, because they cannot be read as a whole: service and reason.
+    pub logs_unclear: Vec<(String, Error)>,
     /// Pins of processes that are gone.
     pub stale_pins: usize,
 }
@@ -106,7 +108,16 @@ impl Repository {
         for service in prune.retention.keys() {
             let of = pruned.kept.iter().filter(|(b, _)| b.service == *service);
             let Some(oldest) = of.map(|(b, _)| b.started_unix_ms).min() else { continue };
-            for (name, bytes) in self.logs_before(service, oldest.saturating_sub(LOG_MARGIN_MS))? {
+            let old = match self.logs_before(service, oldest.saturating_sub(LOG_MARGIN_MS)) {
+                Ok(old) => old,
+                Err(e @ Error::Storage(_)) => return Err(e),
+                // What of a log is damaged or beyond a limit can be removed by hand; the rest of the prune is done.
+                Err(e) => {
+                    pruned.logs_unclear.push((service.clone(), e));
+                    continue;
+                }
+            };
+            for (name, bytes) in old {
                 (pruned.log_objects, pruned.bytes) = (pruned.log_objects + 1, pruned.bytes + bytes);
                 if !prune.dry_run {
                     self.storage.remove(&name)?;

@@ -195,6 +195,7 @@ fn new_group(w: &World) -> Option<Verdict> {
     let mut record = w.record.clone();
     record.epoch = w.record.epoch.next();
     record.stage = Stage::Led { primary: incumbent(report, node, record.epoch) };
+    record.lineage = report.session.0;
     record.floor = Some(position.clone());
     // Nobody has to be able to write before replicas can connect.
     if w.sync() && w.service.admits_replicas() {

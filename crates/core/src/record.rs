@@ -158,6 +158,10 @@ pub struct GroupRecord {
     /// A primary has been open once: the accounts of the topology exist.
     #[serde(default)]
     pub founded: bool,
+    /// Tells this history from that of another deployment of the same name, whose transactions may have the same ids: the
+    /// session of the first primary. 0 in records of earlier releases.
+    #[serde(default)]
+    pub lineage: u64,
     /// The epoch that the last takeover began (S12), until its cool-down is over.
     pub last_takeover: Option<Epoch>,
     /// A takeover that nobody asked for moved it from its home ([`Service::home`]); whoever moves it by hand after that
@@ -231,6 +235,9 @@ pub struct Assignment {
     /// How often this member was a primary that did not wait, and ceased to be ([`GroupRecord::relaxed`]).
     #[serde(default)]
     pub relaxed: u64,
+    /// [`GroupRecord::lineage`].
+    #[serde(default)]
+    pub lineage: u64,
     /// All members of the group, for S14.
     pub members: Vec<NodeName>,
 }
@@ -256,6 +263,7 @@ impl GroupRecord {
             restart: BTreeMap::new(),
             upgrade: None,
             founded: false,
+            lineage: 0,
             last_takeover: None,
             displaced: false,
             hand_backs_failed: 0,
@@ -327,6 +335,7 @@ impl GroupRecord {
             revision,
             role,
             relaxed: self.relaxed.get(node).copied().unwrap_or(0),
+            lineage: self.lineage,
             members: service.members.clone(),
         }
     }

@@ -68,7 +68,7 @@ pub enum Error {
     #[error("the clone stream is unusable, and the old data is kept: {0}")]
     Stream(String),
     #[error(
-        "{} bytes are left on the file system of {}, on which an engine hangs in its first write; it is started as soon as \
+        "{} bytes are left on the file system of {}, on which an engine hangs in its next write; it is started again as soon as \
          there is room", free_bytes, dir.display()
     )]
     NoRoom { dir: PathBuf, free_bytes: u64 },

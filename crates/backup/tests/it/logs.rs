@@ -17,6 +17,7 @@ pub fn segment(run: &BackupId, epoch: u64, number: u32, at_ms: u64) -> Kept {
         number,
         epoch,
         sequence: 1,
+        lineage: 0,
         engine: "mariadb".into(),
         version: "10.11".into(),
         origin: "a".into(),
@@ -130,13 +131,13 @@ fn runs_are_ordered_whatever_clocks_say() {
 #[test]
 fn log_before_the_oldest_backup_goes_and_no_more() {
     let scene = Scene::new();
-    // A run that is over, and one that reaches beyond the margin of an hour.
+    // A run that is over, and one that reaches beyond the margin of a day.
     let (over, reaches) = (BackupId::new(NOW), BackupId::new(NOW));
     (0..3).for_each(|n| {
-        scene.repository.keep_segment(&segment(&over, 1, n, NOW - 30 * HOUR + u64::from(n))).unwrap();
+        scene.repository.keep_segment(&segment(&over, 1, n, NOW - 60 * HOUR + u64::from(n))).unwrap();
     });
-    scene.repository.note_seen("shop", &over, NOW - 29 * HOUR).unwrap();
-    for (n, hours) in (0..).zip([20, 10, 3, 0]) {
+    scene.repository.note_seen("shop", &over, NOW - 59 * HOUR).unwrap();
+    for (n, hours) in (0..).zip([40, 35, 26, 0]) {
         scene.repository.keep_segment(&segment(&reaches, 2, n, NOW - hours * HOUR)).unwrap();
     }
     let before = objects(&scene);
@@ -153,7 +154,7 @@ fn log_before_the_oldest_backup_goes_and_no_more() {
     assert_eq!(objects(&scene), before, "a dry run changes nothing");
     let done = scene.repository.prune(&prune(false)).unwrap();
     assert_eq!((done.log_objects, done.bytes), (dry.log_objects, dry.bytes));
-    // The segment that ended three hours ago stays: the next may begin in the middle of a transaction.
+    // The segment that ended 26 hours ago stays: the next may begin in the middle of a transaction.
     let left: Vec<&String> = before.iter().filter(|name| name.contains(reaches.as_str())).skip(2).collect();
     assert_eq!(objects(&scene).iter().collect::<Vec<_>>(), left);
     let runs = scene.repository.runs("shop").unwrap();

@@ -42,13 +42,16 @@ fn a_full_primary_that_closed_in_order_is_left_all_the_same() {
     // What came free when its clients were cut is no room.
     s.of(1).seen.free_disk_bytes = Some(16 << 20);
     s.of(2).seen.free_disk_bytes = Some(1 << 30);
-    check(&s, expect![[r#"
+    check(
+        &s,
+        expect![[r#"
         no-primary: promote because n2 has everything the others have (at 0-1-101); 2 transactions of the old primary that were acknowledged to nobody are left behind
           epoch 5 led by n2, ackers [n3 Joining], Held
           n1 follows n2
           n2 opens for writes, waiting for acknowledgements
           n3 follows n2, joins the sync set
-    "#]]);
+    "#]],
+    );
     s.of(1).seen.free_disk_bytes = Some(1 << 20);
     // Nobody has room: then who has most.
     s.of(2).seen.free_disk_bytes = Some(1 << 20);

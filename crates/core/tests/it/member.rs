@@ -21,7 +21,9 @@ fn follow(member: &mut Member, revision: u64, reclone: bool) {
     let role = Role::Follow { primary: n(1), acknowledges: false, hurry: false, reclone, restart: None };
     let members = (1..=3).map(n).collect();
     let group = "shop".parse().unwrap();
-    member.assign(Assignment { group, epoch: Epoch(4), revision, role, relaxed: 0, members }, NOW).unwrap();
+    member
+        .assign(Assignment { group, epoch: Epoch(4), revision, role, relaxed: 0, lineage: 0, members }, NOW)
+        .unwrap();
 }
 
 fn seen(position: &str, stream: Option<Stream>) -> Observed {
@@ -130,7 +132,7 @@ fn chosen(member: &mut Member, relaxed: u64) {
     };
     let members = (1..=2).map(n).collect();
     let group = "shop".parse().unwrap();
-    let told = Assignment { group, epoch: Epoch(4), revision: 9, role, relaxed, members };
+    let told = Assignment { group, epoch: Epoch(4), revision: 9, role, relaxed, lineage: 0, members };
     member.assign(told, NOW).unwrap();
     member.proxies_wait(true);
     member.renewed(Epoch(4), NOW);

@@ -360,7 +360,9 @@ fn a_process_is_ended_with_everything_applied_and_only_once() {
     };
     let members = (1..=3).map(n).collect();
     let group = "shop".parse().unwrap();
-    member.assign(Assignment { group, epoch: EPOCH, revision: 9, role, relaxed: 0, members }, NOW).unwrap();
+    member
+        .assign(Assignment { group, epoch: EPOCH, revision: 9, role, relaxed: 0, lineage: 0, members }, NOW)
+        .unwrap();
     let mut seen = Observed {
         received: Some(at("0-1-100")),
         applied: Some(at("0-1-90")),

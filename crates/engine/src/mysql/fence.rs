@@ -23,11 +23,6 @@ const ANSWER_POLL: Duration = Duration::from_millis(3);
 /// A fence statement gets at least this, so that a spent deadline still says what it failed at.
 const SLICE_MIN: Duration = Duration::from_millis(1);
 
-/// Connections of the server's own, by what they do and who they are.
-const SERVERS_OWN: [&str; 6] =
-    ["Binlog Dump", "Binlog Dump GTID", "Daemon", "Slave_IO", "Slave_SQL", "Slave_worker"];
-const SERVERS_USERS: [&str; 2] = ["system user", "event_scheduler"];
-
 /// Where a commit waits for a replica.
 const ACK_WAIT: &str = "Waiting for semi-sync ACK";
 /// The server's number for it.
@@ -40,6 +35,8 @@ fn left(until: Instant) -> Duration {
 impl MySqlEngine {
     pub(super) async fn fence(&self, within: Duration) -> Result<Position, Error> {
         self.require_running()?;
+        // What could not be written to the log may be in the data already: only a restart brings both together again.
+        self.has_room()?;
         let until = Instant::now() + within;
         // An `open` that was given up must not take effect after us.
         self.sessions.act.settle("ending an earlier verb", left(until)).await?;
@@ -69,7 +66,7 @@ impl MySqlEngine {
     pub(super) async fn cut_clients(&self, within: Duration) -> Result<(), Error> {
         let until = Instant::now() + within;
         let fence = &self.sessions.fence;
-        let tables = fence.run("listing clients", self.flavour.connections(), left(until)).await?;
+        let tables = fence.run("listing clients", self.flavour.clients(), left(until)).await?;
         let own = self.sessions.ids();
         let mut cut = Vec::new();
         for table in &tables {
@@ -77,10 +74,8 @@ impl MySqlEngine {
                 let Some(id) = table.number::<u32>(row, "id") else { continue };
                 // A replica that is just connecting would try again only in a second.
                 let replica = table.cell(row, "user") == Some(self.spec.replication.user.as_str());
-                let server = table.cell(row, "command").is_some_and(|c| SERVERS_OWN.contains(&c))
-                    || table.cell(row, "user").is_some_and(|u| SERVERS_USERS.contains(&u));
                 let waits = table.cell(row, "state").is_some_and(|s| s.starts_with(ACK_WAIT));
-                if !waits && !replica && !server && !own.contains(&id) {
+                if !waits && !replica && !own.contains(&id) {
                     cut.push(id);
                 }
             }

@@ -18,8 +18,9 @@ use tokio::time::timeout;
 
 /// A log whose server has said nothing for this long, not even that it has nothing to say, is cut off.
 pub const LOG_SILENT_MS: u64 = 10_000;
-/// The server's numbers for a log that lacks what was asked for: purged, or never there.
-const LACKS: [u16; 2] = [1236, 1789];
+/// The servers' words for a log that lacks what was asked for: purged, or never there. The number (1236) is that of any error
+/// of reading.
+const LACKS: [&str; 2] = ["purged", "not in the master's binlog"];
 const DOING: &str = "reading the log of";
 
 impl MySqlEngine {
@@ -80,7 +81,9 @@ impl LogStream for Stream {
 
 fn failure(addr: SocketAddr, e: io::Error) -> Error {
     match e.get_ref().and_then(|e| e.downcast_ref::<Refused>()) {
-        Some(refused) if LACKS.contains(&refused.code) => Error::LogLacks(refused.text.clone()),
+        Some(refused) if LACKS.iter().any(|words| refused.text.contains(words)) => {
+            Error::LogLacks(refused.text.clone())
+        }
         _ => Error::Io { doing: DOING, path: addr.to_string().into(), source: e },
     }
 }

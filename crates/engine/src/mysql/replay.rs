@@ -3,9 +3,9 @@
 //! Guarantees: the server takes transactions from this one sender, and remembers in the copy itself how far it came; nothing
 //! of the replication is left in the copy afterwards. Does not know: which transactions those are.
 
-use super::STATEMENT;
 use super::scratch::Scratch;
 use super::sql::quote;
+use super::{STATEMENT, io};
 use crate::Error;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// No server of a group has it, so none of their transactions seems to be the copy's own.
 const SERVER_ID: u32 = u32::MAX;
+/// What its files in the copy begin with.
+const FILES: &str = "holdfast-replay-";
 /// The sender has its own pace.
 const SILENT_S: u32 = 31_536_000;
 /// Received and not yet applied; then the sender waits.
@@ -33,7 +35,8 @@ pub struct Replayed {
 impl Scratch {
     /// A server that is to replay.
     pub async fn start_replaying(data: &Path, work: &Path) -> Result<Scratch, Error> {
-        let file = |name: &str| work.join(name).display().to_string();
+        // Where there is room for a database; taken away at the end.
+        let file = |name: &str| data.join(format!("{FILES}{name}")).display().to_string();
         let options = [
             format!("--server-id={SERVER_ID}"),
             format!("--slave-net-timeout={SILENT_S}"),
@@ -90,8 +93,15 @@ impl Scratch {
         })
     }
 
-    /// Ends the replay; afterwards the copy follows nobody.
-    pub async fn replay_ended(&self) -> Result<(), Error> {
-        self.session.run("ending the replay", "STOP SLAVE; RESET SLAVE ALL", END).await.map(|_| ())
+    /// Ends the replay and the server; afterwards the copy follows nobody.
+    pub async fn replay_ended(self, data: &Path) -> Result<(), Error> {
+        self.session.run("ending the replay", "STOP SLAVE; RESET SLAVE ALL", END).await?;
+        self.stop().await?;
+        for entry in std::fs::read_dir(data).map_err(io("looking through", data))?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(FILES) {
+                std::fs::remove_file(entry.path()).map_err(io("removing", &entry.path()))?;
+            }
+        }
+        Ok(())
     }
 }

@@ -88,8 +88,9 @@ impl MySqlEngine {
     }
 
     /// A server that meets a full disk waits for a minute, whatever happens to the disk meanwhile, and answers nobody.
-    fn room_to_start(&self) -> Result<(), Error> {
-        match files::free_bytes(&self.at.data) {
+    pub(super) fn has_room(&self) -> Result<(), Error> {
+        let managed = matches!(self.spec.management, Management::Managed { .. });
+        match files::free_bytes(&self.at.data).filter(|_| managed) {
             Some(free_bytes) if free_bytes < limits::DISK_FULL_BYTES => {
                 Err(Error::NoRoom { dir: self.at.data.clone(), free_bytes })
             }
@@ -98,7 +99,7 @@ impl MySqlEngine {
     }
 
     async fn launch(&self) -> Result<(), Error> {
-        self.room_to_start()?;
+        self.has_room()?;
         let owner = datadir::run_as(&self.spec)?;
         let user = owner.as_ref().map_or(self.me.as_str(), |o| &o.name);
         let arguments = self.flavour.arguments(&self.spec, &self.at, user, self.recovery())?;

@@ -244,6 +244,11 @@ impl Instance {
         Some(Lead { epoch, for_ms: until.since(self.clock.now()), acks })
     }
 
+    /// Of the history that it is a part of; 0 while that is not known.
+    pub fn lineage(&self) -> u64 {
+        self.lock().member.assignment().map_or(0, |a| a.lineage)
+    }
+
     /// Something that belongs to this instance does not go well, or does again.
     pub fn set_beside(&self, trouble: Option<String>) {
         self.lock().beside = trouble;

@@ -75,15 +75,15 @@ pub struct Cutter {
 }
 
 impl Cutter {
-    /// For a log that begins after `from`.
-    pub fn new(from: Position) -> Cutter {
+    /// For a log that begins after `from`, where the last transaction was committed at `last_ms` or before.
+    pub fn new(from: Position, last_ms: u64) -> Cutter {
         Cutter {
             groups: Groups::default(),
             open: None,
             description: Vec::new(),
             file: String::new(),
             upto: from,
-            last_ms: 0,
+            last_ms,
             live: false,
             quiet_ms: None,
             cut: None,
@@ -186,15 +186,17 @@ impl Cutter {
     /// A transaction is whole.
     fn whole(&mut self, group: &Group, at: Arrival) {
         let committed_ms = group.time_us / 1_000;
-        self.live |= !at.late && at.unix_ms < committed_ms.saturating_add(LIVE_MS);
+        // A client can set the time of its own statements.
+        let possible = committed_ms <= at.unix_ms.saturating_add(LIVE_MS);
+        self.live |= !at.late && possible && at.unix_ms < committed_ms.saturating_add(LIVE_MS);
         let told = match group.gtid {
             Gtid::MySql { .. } => committed_ms,
             // It tells the second only.
             Gtid::MariaDb { .. } if self.live => at.unix_ms,
             Gtid::MariaDb { .. } => committed_ms + 999,
         };
-        // A later one was not committed earlier, whatever clocks did.
-        self.last_ms = self.last_ms.max(told);
+        // A later one was not committed earlier, whatever clocks did; none is committed after it came.
+        self.last_ms = self.last_ms.max(told.min(at.unix_ms));
         let last_ms = self.last_ms;
         let next = self.next_cut();
         next.transactions += 1;
@@ -239,7 +241,7 @@ mod tests {
         event(kind::HEARTBEAT, 0, 0, b"binlog.000001")
     }
     fn cutter() -> Cutter {
-        Cutter::new(Position::mariadb("0-7-1").unwrap())
+        Cutter::new(Position::mariadb("0-7-1").unwrap(), 0)
     }
     fn give(cutter: &mut Cutter, event: &[u8], unix_ms: u64, late: bool) -> Result<(), Error> {
         let part = LogPart { bytes: event.to_vec(), begins: true, ends: true };
@@ -299,6 +301,12 @@ mod tests {
         transaction(&mut c, 7, 70, BASE_MS + 70_600, false);
         transaction(&mut c, 8, 70, BASE_MS + 40_000, false);
         assert_eq!(times(&mut c), [62_000, 70_600]);
+        // A client's own idea of the time dates nobody else's transactions.
+        let mut c = cutter();
+        transaction(&mut c, 2, 900_000, BASE_MS + 60_000, true);
+        transaction(&mut c, 3, 900_000, BASE_MS + 60_000, false);
+        transaction(&mut c, 4, 61, BASE_MS + 120_000, false);
+        assert_eq!(times(&mut c), [60_000, 61_999]);
     }
 
     #[test]

@@ -47,6 +47,11 @@ pub enum Refused {
     Beyond { ends_unix_ms: u64 },
     #[error("the kept log has no transaction {0} after this backup")]
     NoTransaction(String),
+    #[error(
+        "the backup is from before {}, when the log of this deployment began to be kept; the next backup leads on",
+        crate::clock::utc(*began_unix_ms)
+    )]
+    Earlier { began_unix_ms: u64 },
     #[error("no backup is from before that; `holdfast backup list` shows those there are")]
     NoBackupBefore,
     #[error("this backup's position is not known to be of an engine whose log can be replayed")]
@@ -145,8 +150,9 @@ impl Leg {
     }
 }
 
-/// The history that leads to `target`, from a copy at `start`, in order. `runs` are in order.
-pub fn legs(runs: &[Run], start: &Position, target: &Target) -> Result<Vec<Leg>, Refused> {
+/// The history that leads to `target`, in order, from a copy that stood at `start` and was complete at `made_unix_ms`. `runs`
+/// are in order.
+pub fn legs(runs: &[Run], start: &Position, made_unix_ms: u64, target: &Target) -> Result<Vec<Leg>, Refused> {
     let known: Vec<(&Run, Position, Position)> = runs
         .iter()
         .filter_map(|r| {
@@ -160,7 +166,8 @@ pub fn legs(runs: &[Run], start: &Position, target: &Target) -> Result<Vec<Leg>,
         Target::Latest => known.len(),
         Target::Moment(ms) => {
             let there = |(r, ..): &(&Run, _, _)| {
-                r.first.began_unix_ms <= *ms || r.first.first_unix_ms.is_some_and(|first| first <= *ms)
+                // What it read again from the server may be from before it began.
+                r.first.began_unix_ms <= *ms || r.dated_unix_ms.is_some_and(|first| first <= *ms)
             };
             known.iter().rposition(there).map_or(0, |at| at + 1)
         }
@@ -177,12 +184,19 @@ pub fn legs(runs: &[Run], start: &Position, target: &Target) -> Result<Vec<Leg>,
             return Err(Refused::Beyond { ends_unix_ms: last.seen_unix_ms });
         }
     }
+    // Another deployment of this name had a history of its own, in which the same ids are other transactions.
+    let lineage = last.first.lineage;
+    let ours = |(r, ..): &&(&Run, Position, Position)| r.first.lineage == lineage;
+    let began = known[..count].iter().filter(ours).map(|(r, ..)| r.first.began_unix_ms).min();
+    if let Some(began_unix_ms) = began.filter(|began| made_unix_ms < *began) {
+        return Err(Refused::Earlier { began_unix_ms });
+    }
     if !upto.contains(start) {
         return Err(Refused::NotInLog { position: start.to_string() });
     }
     let mut legs: Vec<Leg> = Vec::new();
     let mut limit: Option<Position> = None;
-    for (run, from, _) in known[..count].iter().rev() {
+    for (run, from, _) in known[..count].iter().filter(ours).rev() {
         legs.push(Leg { run: (*run).clone(), from: from.clone(), limit: limit.clone() });
         limit = Some(limit.map_or_else(|| from.clone(), |limit| limit.common(from)));
     }
@@ -226,6 +240,7 @@ mod tests {
             number,
             epoch,
             sequence: 1,
+            lineage: 5,
             engine: "mariadb".into(),
             version: String::new(),
             origin: String::new(),
@@ -237,12 +252,12 @@ mod tests {
             transactions: 1,
             bytes: 1,
             began_unix_ms: times.0,
-            first_unix_ms: Some(times.0 + 1),
-            last_unix_ms: Some(times.1),
+            first_unix_ms: (number > 0).then_some(times.0 + 1),
+            last_unix_ms: (number > 0).then_some(times.1),
             gap: None,
         };
         let (first, last) = (segment(0, from, from), segment(1, from, upto));
-        Run { first, last, seen_unix_ms: times.1, stored_bytes: 1 }
+        Run { first, last, dated_unix_ms: Some(times.0 + 1), seen_unix_ms: times.1, stored_bytes: 1 }
     }
     fn gapped(mut run: Run) -> Run {
         run.first.gap = Some("purged".into());
@@ -250,7 +265,7 @@ mod tests {
     }
     /// Epochs of the legs, and what each is limited to.
     fn found(runs: &[Run], start: &str, target: &Target) -> Result<Vec<(u64, Option<String>)>, Refused> {
-        let legs = legs(runs, &at(start), target)?;
+        let legs = legs(runs, &at(start), u64::MAX, target)?;
         Ok(legs.iter().map(|l| (l.run.first.epoch, l.limit.as_ref().map(Position::to_string))).collect())
     }
 
@@ -264,7 +279,7 @@ mod tests {
         let both = Ok(vec![(1, Some("0-1-100".into())), (2, None)]);
         assert_eq!(found(&failed_over(), "0-1-50", &Target::Latest), both);
         assert_eq!(found(&failed_over(), "0-1-50", &Target::Moment(3_000)), both);
-        let legs = legs(&failed_over(), &at("0-1-50"), &Target::Latest).unwrap();
+        let legs = legs(&failed_over(), &at("0-1-50"), u64::MAX, &Target::Latest).unwrap();
         assert!(legs[0].counts(&id(0, 1, 100)) && !legs[0].counts(&id(0, 1, 101)));
         // Before it, it did.
         assert_eq!(found(&failed_over(), "0-1-50", &Target::Moment(2_000)), Ok(vec![(1, None)]));
@@ -307,6 +322,31 @@ mod tests {
         runs[1] = gapped(run(2, "0-1-130", "0-1-150", (2_500, 4_000)));
         let refused = found(&runs, "0-1-50", &Target::Moment(2_400)).unwrap_err();
         assert_eq!(refused, Refused::Beyond { ends_unix_ms: 2_000 });
+    }
+
+    #[test]
+    fn what_a_later_run_read_again_counts_when_it_was_written() {
+        // The repository was away from 2000 on; what was written since was read at 3000.
+        let mut runs =
+            vec![run(1, "0-1-1", "0-1-110", (1_000, 2_000)), run(1, "0-1-110", "0-1-190", (3_000, 4_000))];
+        runs[1].dated_unix_ms = Some(2_100);
+        assert_eq!(found(&runs, "0-1-50", &Target::Moment(2_050)).map(|legs| legs.len()), Ok(1));
+        assert_eq!(found(&runs, "0-1-50", &Target::Moment(2_500)).map(|legs| legs.len()), Ok(2));
+    }
+
+    #[test]
+    fn another_deployment_of_the_name_has_another_history() {
+        let mut runs =
+            vec![run(1, "0-1-1", "0-1-500", (1_000, 2_000)), run(1, "0-1-60", "0-1-600", (3_000, 4_000))];
+        runs[1].first.lineage = 6;
+        // The same ids, and other transactions: nothing of the one leads to the other.
+        assert_eq!(
+            legs(&runs, &at("0-1-50"), 1_500, &Target::Latest),
+            Err(Refused::Earlier { began_unix_ms: 3_000 })
+        );
+        let legs = legs(&runs, &at("0-1-70"), 3_500, &Target::Latest).unwrap();
+        assert_eq!(legs.iter().map(|l| l.run.first.lineage).collect::<Vec<_>>(), [6]);
+        assert_eq!(found(&runs, "0-1-50", &Target::Moment(1_900)), Ok(vec![(1, None)]));
     }
 
     #[test]

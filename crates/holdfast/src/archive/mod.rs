@@ -23,14 +23,15 @@ use cutter::{Arrival, Cut, Cutter};
 use holdfast_backup::{BackupId, FORMAT, Kept, Repository, Run, Segment};
 use holdfast_core::{Epoch, NodeName, Position};
 use holdfast_engine::{LogFrom, LogPart, LogStream, ReadLog};
+use holdfast_wire::binlog::INCIDENT;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// Under load a segment is closed after this time, or with so many bytes.
+/// Under load a segment is closed after this time, or with so many bytes: few enough that one more part of an event fits.
 const SEGMENT: Duration = Duration::from_secs(1);
-const SEGMENT_BYTES: usize = 1 << 20;
+const SEGMENT_BYTES: usize = 15 << 20;
 /// Where nothing happens, that is noted so often.
 const IDLE: Duration = Duration::from_secs(10);
 /// How soon a primary is noticed.
@@ -78,17 +79,31 @@ impl From<Error> for End {
 }
 
 /// Where the runs so far end.
+#[derive(Default)]
 struct Tip {
     sequence: u64,
     upto: Option<Position>,
+    seen_unix_ms: u64,
+    /// Only others of the same name kept a log here so far.
+    of_others: bool,
 }
 
 impl Tip {
-    fn of(runs: &[Run]) -> Tip {
+    fn of(runs: &[Run], lineage: u64) -> Tip {
         let sequence = runs.iter().map(|r| r.first.sequence).max().unwrap_or(0);
-        Tip { sequence, upto: runs.last().and_then(|r| history::position(&r.last.engine, &r.last.upto)) }
+        match runs.iter().rfind(|r| r.first.lineage == lineage) {
+            Some(r) => Tip {
+                sequence,
+                upto: history::position(&r.last.engine, &r.last.upto),
+                seen_unix_ms: r.seen_unix_ms,
+                of_others: false,
+            },
+            None => Tip { sequence, of_others: !runs.is_empty(), ..Tip::default() },
+        }
     }
 }
+
+const OF_OTHERS: &str = "what was kept before is of another deployment of this name";
 
 impl Archive {
     pub fn new(instance: Arc<Instance>, node: NodeName, place: Place) -> Arc<Archive> {
@@ -128,6 +143,7 @@ impl Archive {
                         "the server has thrown away log that was not kept yet: no restore leads across that gap; make a \
                          new backup now"
                     );
+                    self.note(|doing| doing.trouble = Some(words.clone()));
                     lacks = Some(words);
                     retry = (retry * 2).min(RETRY_MAX);
                 }
@@ -147,7 +163,7 @@ impl Archive {
     }
 
     fn leads(&self) -> Option<Epoch> {
-        self.instance.lead().map(|lead| lead.epoch)
+        self.instance.lead().filter(|lead| lead.for_ms > 0).map(|lead| lead.epoch)
     }
 
     /// One run. `lacks`: begins from now on, and says why something is missing before.
@@ -162,8 +178,10 @@ impl Archive {
         let repository = backup::open(&self.place.path, key).await?;
         let service = self.instance.group().to_string();
         let (from, name) = (repository.clone(), service.clone());
-        let tip = blocking(move || Ok(Tip::of(&from.runs(&name)?))).await?;
+        let lineage = self.instance.lineage();
+        let tip = blocking(move || Ok(Tip::of(&from.runs(&name)?, lineage))).await?;
         let have = tip.upto.as_ref().filter(|_| lacks.is_none());
+        let gap = lacks.or_else(|| tip.of_others.then(|| OF_OTHERS.to_owned()));
         let LogFrom { from, version, server_id, stream } = log.log_after(have).await.map_err(engine)?;
         let mut keeper = Keeper {
             archive: self,
@@ -175,6 +193,7 @@ impl Archive {
                 number: 0,
                 epoch: epoch.0,
                 sequence: tip.sequence + 1,
+                lineage,
                 engine: self.instance.service().engine.word().to_owned(),
                 version,
                 origin: self.node.to_string(),
@@ -188,9 +207,9 @@ impl Archive {
                 began_unix_ms: unix_ms(),
                 first_unix_ms: None,
                 last_unix_ms: None,
-                gap: lacks,
+                gap,
             },
-            cutter: Cutter::new(from),
+            cutter: Cutter::new(from, tip.seen_unix_ms),
             idle_since: Instant::now(),
         };
         let (parts, waiting) = mpsc::channel(WAITING_MAX);
@@ -203,6 +222,16 @@ impl Archive {
             Ok(end) => rest.map(|()| end).map_err(End::from),
             Err(end) => Err(end),
         }
+    }
+}
+
+/// The server itself says that its log lacks something: what comes after that can be kept all the same.
+fn unreadable(e: cutter::Error) -> End {
+    match &e {
+        cutter::Error::Event(holdfast_wire::codec::Error::Value { what, .. }) if *what == INCIDENT => {
+            End::Lacks((*what).to_owned())
+        }
+        _ => End::Failed(Error::Log(e)),
     }
 }
 
@@ -251,7 +280,7 @@ impl Keeper<'_> {
             let until = due.unwrap_or_else(|| Instant::now() + LOOK);
             match timeout_at(until, parts.recv()).await {
                 Ok(Some(Ok((part, at)))) => {
-                    self.cutter.take(&part, at).map_err(Error::from)?;
+                    self.cutter.take(&part, at).map_err(unreadable)?;
                     if !opened {
                         // Another may lead by now, whose runs come after this one.
                         if !leads() {

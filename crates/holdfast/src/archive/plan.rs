@@ -52,7 +52,7 @@ pub fn plan(
                 continue;
             }
         };
-        match history::legs(&runs, &start, target) {
+        match history::legs(&runs, &start, backup.finished_unix_ms, target) {
             Ok(legs) => {
                 let version = legs.last().map_or_else(String::new, |leg| leg.run.last.version.clone());
                 let (repository, service) = (repository.clone(), service.to_owned());

@@ -24,7 +24,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 const USER: &str = "holdfast-replay";
 /// Pieces between the repository and the server.
@@ -33,6 +34,10 @@ const WRITE_BYTES: usize = 256 << 10;
 /// A replica's questions are short.
 const QUESTION_BYTES_MAX: usize = 64 << 10;
 const LOOK: Duration = Duration::from_millis(50);
+/// A server whose connection broke says why within so many looks.
+const LOOKS_MAX: usize = 100;
+/// Whoever connects and is not that server is silent.
+const QUESTIONS: Duration = Duration::from_secs(10);
 
 /// Applies a walk to the copy in `data`. `work` is an empty directory with a short path.
 pub async fn replay(
@@ -54,22 +59,25 @@ pub async fn replay(
     let identity = identity(version);
     scratch.replay(&start, sender, USER, &identity.password).await?;
     let serving = tokio::spawn(serve(listener, identity, first, waiting));
-    let done = finish(&scratch, walking).await;
+    let done = finish(&scratch, walking, &serving).await;
     serving.abort();
     let done = done?;
-    scratch.replay_ended().await?;
-    scratch.stop().await?;
+    scratch.replay_ended(data).await?;
     Ok(done)
 }
 
-type Walking = tokio::task::JoinHandle<Result<Walked, Error>>;
+type Walking = JoinHandle<Result<Walked, Error>>;
 
 async fn walked(walking: Walking) -> Result<Walked, Error> {
     walking.await.unwrap_or(Err(Error::Interrupted))
 }
 
 /// Waits until everything that was sent is applied.
-async fn finish(scratch: &Scratch, walking: Walking) -> Result<Walked, Error> {
+async fn finish(
+    scratch: &Scratch,
+    walking: Walking,
+    serving: &JoinHandle<io::Result<()>>,
+) -> Result<Walked, Error> {
     loop {
         let is = scratch.replayed().await?;
         // The sender fails if the server does, and its own words say more.
@@ -82,15 +90,21 @@ async fn finish(scratch: &Scratch, walking: Walking) -> Result<Walked, Error> {
         sleep(LOOK).await;
     }
     let done = walked(walking).await;
+    let mut looks = 0;
     loop {
         let is = scratch.replayed().await?;
         match (&done, &is.error) {
             // Its connection broke, and it has not said why yet.
             (Err(Error::Interrupted), Some(words)) => return Err(stopped(&is, words)),
-            (Err(Error::Interrupted), None) => {}
+            (Err(Error::Interrupted), None) if looks >= LOOKS_MAX => return done,
+            (Err(Error::Interrupted), None) => looks += 1,
             (Err(_), _) => return done,
             (Ok(walked), _) if has(&is, &walked.reached)? => return done,
             (Ok(_), Some(words)) => return Err(stopped(&is, words)),
+            // It has said all: what it applies now it has received.
+            (Ok(_), None) if serving.is_finished() => {
+                return Err(stopped(&is, "the connection to the server that replays it broke"));
+            }
             (Ok(_), None) => {}
         }
         sleep(LOOK).await;
@@ -146,7 +160,8 @@ async fn serve(
     let mut first = Some(first);
     loop {
         let (mut stream, _) = listener.accept().await?;
-        let Ok(Some(seq)) = questions(&mut stream, &identity).await else { continue };
+        let asked = timeout(QUESTIONS, questions(&mut stream, &identity)).await;
+        let Ok(Ok(Some(seq))) = asked else { continue };
         let mut sender = Sender::new(&identity, seq);
         let Some(first) = first.take() else {
             let mut out = Vec::new();

@@ -41,6 +41,14 @@ pub struct Walk {
 /// Where a transaction ends: segment, and where in its events.
 type Place = (u32, usize);
 
+/// The last transaction of a run that may count.
+struct End {
+    place: Place,
+    unix_ms: u64,
+    /// There are later ones.
+    cut: bool,
+}
+
 enum Turn {
     On,
     /// The target is reached.
@@ -77,8 +85,12 @@ impl Walk {
             if !reached.covers(&leg.from) {
                 return Err(history::gap(&reached, leg).into());
             }
-            let Some((end, ended_ms)) = self.end(leg)? else { continue };
+            let Some(End { place: end, unix_ms: ended_ms, cut }) = self.end(leg)? else { continue };
             let begin = self.begin(leg, &reached)?;
+            if begin > end && matches!(self.target, Target::Moment(_)) {
+                // The copy is from after that moment, whatever its host's clock said.
+                return Err(Refused::NoBackupBefore.into());
+            }
             let mut reader = Reader {
                 leg,
                 target: &self.target,
@@ -95,8 +107,9 @@ impl Walk {
                 last_unix_ms = Some(ended_ms);
             }
             transactions += reader.transactions;
-            if matches!(turn, Turn::Done) {
-                found = true;
+            found |= matches!(turn, Turn::Done);
+            // What a later run has is from later, whatever its host's clock said.
+            if found || cut {
                 break;
             }
         }
@@ -141,8 +154,8 @@ impl Walk {
         Ok(low)
     }
 
-    /// Where the last transaction of a run ends that may count, and when that was. `None` if there is none.
-    fn end(&self, leg: &Leg) -> Result<Option<(Place, u64)>, Error> {
+    /// `None` if a run has none.
+    fn end(&self, leg: &Leg) -> Result<Option<End>, Error> {
         let until = match self.target {
             Target::Moment(ms) => ms,
             _ => u64::MAX,
@@ -157,8 +170,11 @@ impl Walk {
         };
         let Some(segment) = self.dated(leg, number)? else { return Ok(None) };
         let kept = self.kept(leg, segment.number)?;
-        let mark = kept.marks.iter().rfind(|mark| mark.1 <= until);
-        Ok(mark.map(|mark| ((segment.number, mark.0 as usize), mark.1)))
+        let count = kept.marks.partition_point(|mark| mark.1 <= until);
+        let Some(mark) = count.checked_sub(1).and_then(|at| kept.marks.get(at)) else { return Ok(None) };
+        let cut = count < kept.marks.len()
+            || segment.number < leg.run.last.number && self.dated(leg, segment.number + 1)?.is_some();
+        Ok(Some(End { place: (segment.number, mark.0 as usize), unix_ms: mark.1, cut }))
     }
 
     /// Where to begin: after a transaction that was reached, as late as can be told without reading.

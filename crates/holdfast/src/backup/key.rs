@@ -26,7 +26,13 @@ pub enum Error {
 pub async fn resolve(source: &KeySource) -> Result<RepositoryKey, Error> {
     match source {
         KeySource::Unencrypted => Ok(RepositoryKey::PLAIN),
-        KeySource::File(path) => parse(&first_line(path)?, path.display().to_string()),
+        KeySource::File(path) => {
+            let at = path.clone();
+            let line = tokio::task::spawn_blocking(move || first_line(&at)).await.unwrap_or_else(|e| {
+                Err(Error::Unreadable { path: path.clone(), source: std::io::Error::other(e) })
+            });
+            parse(&line?, path.display().to_string())
+        }
         KeySource::Env(name) => match std::env::var(name) {
             Ok(text) => parse(&text, format!("the environment variable {name}")),
             Err(_) => Err(Error::NoVariable(name.clone())),

@@ -64,7 +64,9 @@ pub async fn create(path: &Path, key: RepositoryKey) -> Result<Repository, Error
 
 /// Opens a repository. A directory that is not there is not made.
 pub async fn open(path: &Path, key: RepositoryKey) -> Result<Repository, Error> {
-    if !path.is_dir() {
+    let at = path.to_owned();
+    // A network file system may let it wait.
+    if !blocking(move || Ok(at.is_dir())).await? {
         return Err(holdfast_backup::Error::NotARepository(path.display().to_string()).into());
     }
     with_directory(path, move |storage| Repository::open(storage, key)).await

@@ -143,6 +143,9 @@ pub fn pruned(p: &Pruned, dry_run: bool) {
     for backup in &p.removed {
         sayln!("  {} {}: {would}removed", backup.service, backup.id);
     }
+    for (service, e) in &p.logs_unclear {
+        sayln!("  ! the kept log of {service} stays as it is: {}", crate::agent::chain(e));
+    }
     sayln!(
         "{} packs and {} parts of kept logs of {} {would}removed, {} pins of processes that are gone",
         p.packs,

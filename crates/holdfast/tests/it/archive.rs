@@ -165,8 +165,7 @@ impl Scene {
                 .unwrap();
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
             assert!(std::fs::read(&path).unwrap() == std::fs::read(&read).unwrap(), "both read the same");
-            let said =
-                Command::new("mariadb-binlog").args(["--no-defaults", "-v"]).arg(&path).output().unwrap();
+            let said = Command::new(program).args(["--no-defaults", "-v"]).arg(&path).output().unwrap();
             text += &String::from_utf8_lossy(&said.stdout);
         }
         std::fs::remove_dir_all(&to).unwrap();
@@ -312,11 +311,16 @@ async fn an_archive_catches_up_and_says_where_it_cannot() {
     // The repository is away for a while: the server's own log has what is missing.
     let away = scene.dir.path().join("away");
     std::fs::rename(scene.repository(), &away).unwrap();
-    write(5).await;
+    let during = write(5).await;
     scene.says("its log is not kept").await;
+    // What is read again is known to the second.
+    let moment = unix_ms() + SECOND_MS;
+    wait_for("the next second", async || unix_ms() > moment + SECOND_MS).await;
     let rows = write(5).await;
     std::fs::rename(&away, scene.repository()).unwrap();
     scene.has_everything(rows).await;
+    let (then, said) = scene.restored(&["--at", &utc(moment)]).await.unwrap();
+    assert_eq!(then, (0..during).collect(), "{said}");
     scene.stage.healthy().await;
 
     // Nor has the server any more: that is said, and no restore leads across.

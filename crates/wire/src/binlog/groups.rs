@@ -134,19 +134,22 @@ fn statement(body: &[u8]) -> Result<&[u8], Error> {
     Ok(r.rest())
 }
 
+/// The server says that its log lacks something that it has done.
+pub const INCIDENT: &str = "an incident: events that the server lost";
+
 /// What may come outside of a transaction, and changes no data.
 fn between(header: &Header) -> Result<(), Error> {
     match header.kind {
         kind::FORMAT
         | kind::ROTATE
         | kind::STOP
-        | kind::INCIDENT
         | kind::IGNORABLE
         | kind::PREVIOUS_GTIDS
         | kind::BINLOG_CHECKPOINT
         | kind::MARIADB_GTID_LIST
         | kind::START_ENCRYPTION => Ok(()),
         _ if header.has(IGNORABLE) => Ok(()),
+        kind::INCIDENT => Err(Error::Value { what: INCIDENT, value: header.end.into() }),
         kind::ANONYMOUS_GTID => {
             Err(Error::Value { what: "a transaction without an id", value: header.end.into() })
         }

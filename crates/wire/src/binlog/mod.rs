@@ -8,7 +8,7 @@ mod groups;
 mod gtid;
 mod make;
 
-pub use groups::{Group, Groups, Turn};
+pub use groups::{Group, Groups, INCIDENT, Turn};
 pub use gtid::{Begin, Gtid, mariadb_gtid_list};
 pub use make::{HEARTBEAT_SENDS_NOTHING, format_of, rotate, with_checksum};
 

@@ -168,9 +168,6 @@ pub(super) trait Flavour: Send + Sync {
     /// Everybody who is neither the server's own, nor a replica, nor replicating: id, query, state, user; ends where a
     /// further condition may follow.
     fn clients(&self) -> &'static str;
-    /// All connections: at least id, user, state, and the command of those that are no client's. Takes no room on the disk,
-    /// which may be full.
-    fn connections(&self) -> &'static str;
     /// That condition: not idle.
     fn busy(&self) -> &'static str;
 

@@ -168,11 +168,6 @@ impl Flavour for MariaDb {
          AND USER NOT IN ('system user', 'event_scheduler')"
     }
 
-    fn connections(&self) -> &'static str {
-        // What information_schema says goes through a temporary table on the disk.
-        "SHOW PROCESSLIST"
-    }
-
     fn busy(&self) -> &'static str {
         " AND COMMAND NOT IN ('Sleep')"
     }

@@ -183,10 +183,6 @@ impl Flavour for MySql {
          AND t.PROCESSLIST_COMMAND NOT IN ('Binlog Dump', 'Binlog Dump GTID', 'Daemon')"
     }
 
-    fn connections(&self) -> &'static str {
-        self.clients()
-    }
-
     fn busy(&self) -> &'static str {
         " AND t.PROCESSLIST_COMMAND NOT IN ('Sleep')"
     }
