@@ -134,6 +134,8 @@ pub const SENTINEL_PICTURE_VALID_MS: u64 = 3_000;
 
 /// With less than this, an engine cannot be trusted to finish a commit.
 pub const DISK_FULL_BYTES: u64 = 4 << 20;
+/// An engine is started with this much: more than a voter's reserve, which comes free first where a disk is full.
+pub const DISK_START_BYTES: u64 = 32 << 20;
 /// A member needs this much to take over from one whose disk is full; below it, `status` warns.
 pub const DISK_ROOM_BYTES: u64 = 64 << 20;
 

@@ -242,9 +242,14 @@ impl InstanceReport {
                 u.node.as_ref() == Some(primary) && matches!(u.stream, Stream::Copying { .. })
             })
     }
-    /// Replicating from `primary` without a fault.
+    /// Nothing more can be written on its disk, nor what it receives.
+    pub fn is_full(&self) -> bool {
+        self.seen.free_disk_bytes.is_some_and(|bytes| bytes < limits::DISK_FULL_BYTES)
+    }
+    /// Replicating from `primary` without a fault. On a full disk it may look so, and keeps and acknowledges nothing.
     pub fn follows(&self, primary: &NodeName) -> bool {
         self.running()
+            && !self.is_full()
             && self.seen.upstream.as_ref().is_some_and(|u| {
                 u.node.as_ref() == Some(primary) && u.stream == Stream::Up && u.apply_error.is_none()
             })

@@ -172,7 +172,9 @@ fn may_degrade(w: &World) -> bool {
             Some(Seen::Never) | None => true,
             Some(Seen::Fresh(_)) => false,
         };
-        unseen || silent
+        // Connected, as the primary sees it, but its engine hangs, or has no room for what it would acknowledge.
+        let unwell = w.unwell_since.get(n).is_some_and(|t| w.now.since(*t) >= limits::DEGRADE_AFTER_MS);
+        unseen || silent || unwell
     };
     w.record.assurance != Assurance::Degraded
         && w.service.when_no_sync_replica == WhenNoSyncReplica::Degrade

@@ -48,7 +48,7 @@ fn it_does_not_go_home_before_that_is_sound() {
             "no way back",
         ),
         (|s| s.of(2).seen.upstream.as_mut().unwrap().lag_ms = None, "how far n2 is behind is not known"),
-        (|s| s.of(2).seen.free_disk_bytes = Some(1 << 20), "the disk of n2 is nearly full"),
+        (|s| s.of(2).seen.free_disk_bytes = Some(32 << 20), "the disk of n2 is nearly full"),
         (|s| s.of(2).seen.version = "11.8.3-MariaDB".into(), "n1 could not follow n2"),
     ];
     for (change, why) in cases {

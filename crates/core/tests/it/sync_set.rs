@@ -228,6 +228,34 @@ fn without_any_acker_the_policy_decides() {
 }
 
 #[test]
+fn an_acker_without_room_acknowledges_nothing() {
+    let mut s = sync();
+    s.of(2).seen.free_disk_bytes = Some(1 << 20);
+    s.unwell_since.insert(n(2), Millis(NOW.0 - holdfast_core::limits::DEGRADE_AFTER_MS));
+    check(
+        &s,
+        expect![[r#"
+        acker-lost: sync-set because n3 stands in for n2, which does not follow
+          epoch 4 led by n1, ackers [n2 Member, n3 Joining], Held
+          n3 follows n1, joins the sync set
+    "#]],
+    );
+    // Nor does the stand-in: both are connected, as the primary sees them.
+    s.service().when_no_sync_replica = WhenNoSyncReplica::Degrade;
+    s.of(3).seen.free_disk_bytes = Some(1 << 20);
+    s.unwell_since.insert(n(3), Millis(NOW.0 - holdfast_core::limits::DEGRADE_AFTER_MS));
+    check(
+        &s,
+        expect![[r#"
+        acker-lost: degrade because no replica is left that could acknowledge, and the policy is to go on without (S5)
+          epoch 4 led by n1, ackers [n2 Leaving], Degraded
+          n1 opens for writes, waiting for nobody
+          n2 follows n1, leaves the sync set
+    "#]],
+    );
+}
+
+#[test]
 fn the_way_back_from_degraded() {
     let mut s = unrecorded();
     s.record.assurance = Assurance::Degraded;

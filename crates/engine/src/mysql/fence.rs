@@ -7,7 +7,7 @@
 use super::sql::{Table, server_error};
 use super::{MySqlEngine, STATEMENT};
 use crate::Error;
-use holdfast_core::Position;
+use holdfast_core::{Position, limits};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -36,7 +36,7 @@ impl MySqlEngine {
     pub(super) async fn fence(&self, within: Duration) -> Result<Position, Error> {
         self.require_running()?;
         // What could not be written to the log may be in the data already: only a restart brings both together again.
-        self.has_room()?;
+        self.has_room(limits::DISK_FULL_BYTES)?;
         let until = Instant::now() + within;
         // An `open` that was given up must not take effect after us.
         self.sessions.act.settle("ending an earlier verb", left(until)).await?;

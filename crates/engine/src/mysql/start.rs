@@ -88,10 +88,10 @@ impl MySqlEngine {
     }
 
     /// A server that meets a full disk waits for a minute, whatever happens to the disk meanwhile, and answers nobody.
-    pub(super) fn has_room(&self) -> Result<(), Error> {
+    pub(super) fn has_room(&self, least_bytes: u64) -> Result<(), Error> {
         let managed = matches!(self.spec.management, Management::Managed { .. });
         match files::free_bytes(&self.at.data).filter(|_| managed) {
-            Some(free_bytes) if free_bytes < limits::DISK_FULL_BYTES => {
+            Some(free_bytes) if free_bytes < least_bytes => {
                 Err(Error::NoRoom { dir: self.at.data.clone(), free_bytes })
             }
             _ => Ok(()),
@@ -99,7 +99,7 @@ impl MySqlEngine {
     }
 
     async fn launch(&self) -> Result<(), Error> {
-        self.has_room()?;
+        self.has_room(limits::DISK_START_BYTES)?;
         let owner = datadir::run_as(&self.spec)?;
         let user = owner.as_ref().map_or(self.me.as_str(), |o| &o.name);
         let arguments = self.flavour.arguments(&self.spec, &self.at, user, self.recovery())?;

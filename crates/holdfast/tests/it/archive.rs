@@ -250,7 +250,7 @@ async fn a_restore_leads_to_any_moment_through_a_failover_and_a_switchover() {
     })
     .await;
 
-    const MOMENTS: u64 = 6;
+    const MOMENTS: u64 = 4;
     for n in 0..MOMENTS {
         // Not on a grid, and with the failover and what follows it among them.
         let at = backed_up + 50 + (ended - backed_up - 100) * (2 * n + 1) / (2 * MOMENTS);
