@@ -134,9 +134,8 @@ pub const SENTINEL_PICTURE_VALID_MS: u64 = 3_000;
 
 /// With less than this, an engine cannot be trusted to finish a commit.
 pub const DISK_FULL_BYTES: u64 = 4 << 20;
-/// An engine is started with this much: more than a voter's reserve, which comes free first where a disk is full.
-pub const DISK_START_BYTES: u64 = 32 << 20;
-/// A member needs this much to take over from one whose disk is full; below it, `status` warns.
+/// A member needs this much to take over from one whose disk is full, and to be started or to follow again: what comes free when
+/// an engine ends on a full disk (its temporary files, a voter's reserve) is gone as soon as it runs. Below it, `status` warns.
 pub const DISK_ROOM_BYTES: u64 = 64 << 20;
 
 /// Plans kept in a group's history.

@@ -7,8 +7,8 @@
 use super::flavour::{self, Replication, Source};
 use super::{FOLLOW_DRAIN_MS, MySqlEngine, STATEMENT, datadir, version};
 use crate::{Error, ThreadState};
-use holdfast_core::Position;
 use holdfast_core::version::must_not_follow;
+use holdfast_core::{Position, limits};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -110,6 +110,8 @@ impl MySqlEngine {
     }
 
     pub(super) async fn replicate_from(&self, primary: SocketAddr, acknowledges: bool) -> Result<(), Error> {
+        // Receiving on a full disk would wait for a minute, like starting there.
+        self.has_room(limits::DISK_ROOM_BYTES)?;
         let r = self.replication().await?;
         let user = self.spec.replication.user.as_str();
         let there = |r: &&Replication| {

@@ -99,7 +99,7 @@ impl MySqlEngine {
     }
 
     async fn launch(&self) -> Result<(), Error> {
-        self.has_room(limits::DISK_START_BYTES)?;
+        self.has_room(limits::DISK_ROOM_BYTES)?;
         let owner = datadir::run_as(&self.spec)?;
         let user = owner.as_ref().map_or(self.me.as_str(), |o| &o.name);
         let arguments = self.flavour.arguments(&self.spec, &self.at, user, self.recovery())?;
