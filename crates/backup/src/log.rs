@@ -2,7 +2,7 @@
 //!
 //! A **run** is one uninterrupted reading of one server's log. Its segments have consecutive numbers, and each begins where
 //! the one before ended, be it in the middle of an event. Whoever begins a run chooses its name at random, so that two who
-//! write at once never meet; which run counts where is told by epoch and sequence.
+//! write at once never meet; which run counts where is told by lineage, sequence and epoch.
 //!
 //! Guarantees: a segment that is there is whole and what was written; one that is missing within a run is noticed. Does not
 //! know: what is in the bytes, nor which position contains another.

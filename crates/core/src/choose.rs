@@ -155,12 +155,11 @@ fn leave_full_disks(
     claim: &Claim,
     pool: &mut Vec<(&NodeName, &Position)>,
 ) -> Result<(), Vec<Blocker>> {
-    let less = |n: &NodeName, than: u64| {
-        let free = w.fresh(n).and_then(|r| r.seen.free_disk_bytes);
-        free.is_some_and(|bytes| bytes < than)
-    };
     // A few MiB come free where clients are cut and a voter gives its reserve, and are gone as soon.
-    let tight = |n: &NodeName| less(n, limits::DISK_ROOM_BYTES);
+    let tight = |n: &NodeName| {
+        let free = w.fresh(n).and_then(|r| r.seen.free_disk_bytes);
+        free.is_some_and(|bytes| bytes < limits::DISK_ROOM_BYTES)
+    };
     if !w.sync() || claim.accept_loss {
         return Ok(());
     }
@@ -168,7 +167,7 @@ fn leave_full_disks(
         pool.retain(|(n, _)| !tight(n));
         return Ok(());
     }
-    if !pool.iter().all(|(n, _)| less(n, limits::DISK_FULL_BYTES)) {
+    if !pool.iter().all(|(n, _)| w.fresh(n).is_some_and(InstanceReport::is_full)) {
         return Ok(());
     }
     let answered = |n: &NodeName| w.fresh(n).is_some_and(InstanceReport::running);

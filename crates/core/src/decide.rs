@@ -447,7 +447,7 @@ fn primary_stuck(w: &World) -> Option<Verdict> {
 fn primary_full(w: &World) -> Option<Verdict> {
     let p = in_office(w)?;
     let left = |r: &InstanceReport| r.seen.free_disk_bytes;
-    let free = w.fresh(&p.node).and_then(left).filter(|b| *b < limits::DISK_FULL_BYTES)?;
+    let free = w.fresh(&p.node).filter(|r| r.is_full()).and_then(left)?;
     let says = format!("the disk of {} is full: {} KiB are left", p.node, free >> 10);
     let room = |r: &InstanceReport| left(r).is_some_and(|b| b >= limits::DISK_ROOM_BYTES);
     let to = w.fresh_members().find(|(n, r)| **n != p.node && r.follows(&p.node) && room(r)).map(|(n, _)| n);

@@ -9,6 +9,11 @@ pub const NAME: &[u8] = b"mysql_native_password";
 /// Bytes of the server's nonce.
 pub const NONCE_BYTES: usize = 20;
 
+/// A nonce from random bytes: clients take a zero byte for its end, and some a `$`.
+pub fn nonce(random: [u8; NONCE_BYTES]) -> [u8; NONCE_BYTES] {
+    random.map(|byte| b'%' + byte % 80)
+}
+
 fn sha1(parts: &[&[u8]]) -> [u8; 20] {
     let mut hash = Sha1::new();
     parts.iter().for_each(|p| hash.update(p));

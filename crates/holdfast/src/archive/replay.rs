@@ -11,7 +11,7 @@ use holdfast_core::Position;
 use holdfast_core::position::MariaDbPosition;
 use holdfast_engine::mysql::replay::Replayed;
 use holdfast_engine::mysql::scratch::Scratch;
-use holdfast_wire::native_password::NONCE_BYTES;
+use holdfast_wire::native_password::{self, NONCE_BYTES};
 use holdfast_wire::packet::{HEADER_BYTES, Header};
 use holdfast_wire::primary::{Identity, Primary, Sender, Step};
 use holdfast_wire::prover::Method;
@@ -101,7 +101,7 @@ async fn finish(
             (Err(_), _) => return done,
             (Ok(walked), _) if has(&is, &walked.reached)? => return done,
             (Ok(_), Some(words)) => return Err(stopped(&is, words)),
-            // It has said all: what it applies now it has received.
+            // What it has not received by now will not come.
             (Ok(_), None) if serving.is_finished() => {
                 return Err(stopped(&is, "the connection to the server that replays it broke"));
             }
@@ -143,11 +143,10 @@ fn identity(version: String) -> Identity {
     }
 }
 
-/// Bytes that a login may carry: neither zero nor `$`.
 fn nonce() -> [u8; NONCE_BYTES] {
     let mut bytes = [0; NONCE_BYTES];
     SystemRandom::new().fill(&mut bytes).expect("the kernel always has randomness after boot");
-    bytes.map(|b| b'%' + b % 80)
+    native_password::nonce(bytes)
 }
 
 /// Answers the server's connections until it asks for the log, and sends that once.

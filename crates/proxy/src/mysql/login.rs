@@ -105,14 +105,14 @@ pub enum Error {
     Refused(ClientError, u8, Box<ClientStream>),
 }
 
-/// 20 bytes without NUL or '$', from the system's randomness by way of the keys of a hasher.
+/// From the system's randomness by way of the keys of a hasher.
 fn nonce() -> [u8; NONCE_BYTES] {
     let mut bytes = [0u8; NONCE_BYTES];
     for chunk in bytes.chunks_mut(4) {
         let random = RandomState::new().hash_one(chunk.len()).to_le_bytes();
-        chunk.iter_mut().zip(random).for_each(|(b, r)| *b = b'%' + r % 80);
+        chunk.copy_from_slice(&random[..chunk.len()]);
     }
-    bytes
+    native_password::nonce(bytes)
 }
 
 async fn read_packet(stream: &mut ClientStream) -> io::Result<Result<(u8, Vec<u8>), ()>> {
