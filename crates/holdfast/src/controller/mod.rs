@@ -8,6 +8,7 @@ mod history;
 pub mod view;
 
 use crate::api::hosts::{Orders, Renewal, ReportRequest, Routes};
+use crate::api::people::Accepted;
 use crate::clock::{Clock, minute_of_day};
 use history::ActivePlan;
 use holdfast_core::controller::Controller;
@@ -37,7 +38,7 @@ pub enum Error {
     UnknownService(String),
     #[error("{0}")]
     Refused(String),
-    #[error("somebody else changed {0} at the same moment; try again")]
+    #[error("{0} changed at the same moment, nothing was done; look at its status, and ask again if it is still needed")]
     Conflict(GroupName),
     #[error("the store holds something that this version cannot read under {key:?}")]
     Unreadable {
@@ -49,6 +50,9 @@ pub enum Error {
 
 /// Versions of one term: far more changes than a term sees.
 const VERSION_BITS: u32 = 32;
+
+/// Plans follow each other while a group changes; a person's request yields to so many.
+const AMEND_TRIES: usize = 8;
 
 /// One term in office.
 pub struct Office {
@@ -461,26 +465,45 @@ impl Office {
         }
     }
 
-    /// Changes a record by an operator's hand: by compare-and-set, like a plan.
+    /// Changes a record by an operator's hand: by compare-and-set, like a plan. Where a plan came in between, the change
+    /// is considered anew in the state that the plan made, unless that is another epoch: who asks for a takeover did not
+    /// mean the primary that just took over.
     pub async fn amend(
         &self,
         service: &str,
-        change: impl FnOnce(&World, &mut GroupRecord) -> Result<String, String>,
-    ) -> Result<crate::api::people::Accepted, Error> {
+        change: impl Fn(&World, &mut GroupRecord) -> Result<String, String>,
+    ) -> Result<Accepted, Error> {
         let unknown = || Error::UnknownService(service.to_string());
         let name = GroupName::new(service).map_err(|_| unknown())?;
         self.settle(&name).await;
+        let epoch = || self.lock().core.group(&name).map(|(record, _)| record.epoch);
+        let meant = epoch();
+        for _ in 1..AMEND_TRIES {
+            match self.try_amend(&name, &change).await {
+                Err(Error::Conflict(_)) if epoch() == meant => {}
+                answer => return answer,
+            }
+        }
+        self.try_amend(&name, &change).await
+    }
+
+    async fn try_amend(
+        &self,
+        name: &GroupName,
+        change: impl Fn(&World, &mut GroupRecord) -> Result<String, String>,
+    ) -> Result<Accepted, Error> {
+        let unknown = || Error::UnknownService(name.to_string());
         let (record, says, revision) = {
             let inner = self.lock();
-            let world = inner.core.world(&name, self.clock.now()).ok_or_else(unknown)?;
+            let world = inner.core.world(name, self.clock.now()).ok_or_else(unknown)?;
             let mut record = world.record.clone();
             let says = change(&world, &mut record).map_err(Error::Refused)?;
-            let (_, revision) = inner.core.group(&name).ok_or_else(unknown)?;
+            let (_, revision) = inner.core.group(name).ok_or_else(unknown)?;
             (record, says, revision)
         };
         self.write_record(&record, Expect::Revision(revision), Vec::new()).await?;
         self.stir.notify_one();
-        Ok(crate::api::people::Accepted { after_plan: record.plan, epoch: record.epoch.0, says })
+        Ok(Accepted { after_plan: record.plan, epoch: record.epoch.0, says })
     }
 }
 

@@ -8,6 +8,7 @@ mod consistency;
 mod direct;
 mod mutual;
 mod net;
+mod office;
 mod sentinel;
 mod stage;
 mod staging;
