@@ -18,15 +18,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::process::{Child, Command};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 const VERSION: &str = "2";
 const WORKING: u32 = u32::MAX;
 /// A donor that prepares a copy says so this often.
-const WORKING_EVERY: Duration = Duration::from_secs(10);
+const WORKING_EVERY: Duration = Duration::from_secs(5);
 const CHUNK_BYTES: usize = 256 << 10;
 const TEXT_BYTES_MAX: u32 = 64 << 10;
 /// A stream that brings nothing for this long is given up.
@@ -41,9 +42,6 @@ impl MySqlEngine {
         let cell = |name| tables.first().and_then(|t| t.cell(0, name)).unwrap_or_default();
         let at = self.at.clone();
         let data_bytes = blocking(move || Ok(datadir::tree_bytes(&at.data))).await?;
-        let scratch = self.at.run.join("clone-source");
-        let made = scratch.clone();
-        blocking(move || datadir::remove_dir(&made)).await?;
         let head = BTreeMap::from([
             ("version", VERSION.to_owned()),
             ("server", cell("version").to_owned()),
@@ -62,18 +60,15 @@ impl MySqlEngine {
                 me: self.me.clone(),
                 session: super::sql::Session::new(&self.at.socket, &self.me, self.flavour),
             },
-            scratch,
+            scratch: self.at.run.join("clone-source"),
             log: self.at.log.join("clone-source.log"),
         };
+        let turn = Arc::clone(&self.donating);
         tokio::spawn(async move {
             // Ending early leaves the stream without its tail, which is all the receiver needs to know; dropping the
             // children ends them.
-            if let Err(e) = donor.pump(&mut writer, &text(&head)).await {
+            if let Err(e) = donor.pump(&mut writer, &text(&head), &turn).await {
                 tracing::info!("a clone stream was not finished: {e}");
-            }
-            let scratch = donor.scratch;
-            if let Err(e) = blocking(move || datadir::remove_dir(&scratch)).await {
-                tracing::warn!("what a clone left behind could not be removed: {e}");
             }
         });
         Ok(CloneSource { reader: Box::pin(reader), data_bytes })
@@ -213,16 +208,17 @@ impl MySqlEngine {
             progress.send_modify(|p| p.received_bytes += len as u64);
         };
         drop(input);
+        // What came before it, if anything, is of no use, and the programs' words are not the reason.
+        if let Some(words) = tail.get("error") {
+            return Err(Error::Stream(format!("the donor failed: {words}")));
+        }
         for child in &mut children {
             let status = child.wait().await.map_err(io("waiting for", Path::new(&program)))?;
             if !status.success() {
                 return Err(failed(&program));
             }
         }
-        match tail.get("error") {
-            Some(words) => Err(Error::Stream(format!("the donor failed: {words}"))),
-            None => Ok(tail),
-        }
+        Ok(tail)
     }
 
     async fn prepare(&self, dir: &Path) -> Result<(), Error> {
@@ -289,11 +285,21 @@ struct Donor {
 }
 
 impl Donor {
-    async fn pump(&self, to: &mut DuplexStream, head: &[u8]) -> std::io::Result<()> {
+    /// One at a time: two would read the disk of one primary, and MySQL makes only one copy at once.
+    async fn pump(&self, to: &mut DuplexStream, head: &[u8], turn: &Mutex<()>) -> std::io::Result<()> {
         to.write_all(&(head.len() as u32).to_be_bytes()).await?;
         to.write_all(head).await?;
+        let turn = working(to, turn.lock()).await?;
+        let done = match self.clear().await {
+            Ok(()) => self.pump_data(to).await,
+            Err(e) => Ok(Err(in_full(&e))),
+        };
+        if let Err(e) = self.clear().await {
+            tracing::warn!("what a clone left behind could not be removed: {}", in_full(&e));
+        }
+        drop(turn);
         let mut tail = BTreeMap::new();
-        match self.pump_data(to).await? {
+        match done? {
             Ok(state) => tail.insert("state", state),
             Err(words) => tail.insert("error", words),
         };
@@ -304,17 +310,17 @@ impl Donor {
         to.shutdown().await
     }
 
+    /// Removes what an earlier copy left; first of all that copy itself, should the server still be making it for somebody
+    /// who is gone: it would crash.
+    async fn clear(&self) -> Result<(), Error> {
+        self.flavour.end_copy(&self.from, &self.scratch).await?;
+        let scratch = self.scratch.clone();
+        blocking(move || datadir::remove_dir(&scratch)).await
+    }
+
     /// The donor's state after it, or why there is no copy. Fails if the receiver is gone.
     async fn pump_data(&self, to: &mut DuplexStream) -> std::io::Result<Result<String, String>> {
-        let made = {
-            let mut copy = self.flavour.copy(&self.from, &self.scratch);
-            loop {
-                match tokio::time::timeout(WORKING_EVERY, &mut copy).await {
-                    Ok(made) => break made,
-                    Err(_) => to.write_all(&WORKING.to_be_bytes()).await?,
-                }
-            }
-        };
+        let made = working(to, self.flavour.copy(&self.from, &self.scratch)).await?;
         let (mut children, mut output) = match made.and_then(|copy| compressed(copy, &self.log)) {
             Ok(running) => running,
             Err(e) => return Ok(Err(in_full(&e))),
@@ -340,6 +346,17 @@ impl Donor {
             Ok(tables) => Ok(tables.first().and_then(|t| t.cell(0, "state")).unwrap_or_default().to_owned()),
             Err(e) => Err(in_full(&e)),
         })
+    }
+}
+
+/// Tells the receiver that the donor is at work until it is done; fails if the receiver is gone.
+async fn working<T>(to: &mut DuplexStream, work: impl Future<Output = T>) -> std::io::Result<T> {
+    tokio::pin!(work);
+    loop {
+        match tokio::time::timeout(WORKING_EVERY, &mut work).await {
+            Ok(done) => return Ok(done),
+            Err(_) => to.write_all(&WORKING.to_be_bytes()).await?,
+        }
     }
 }
 

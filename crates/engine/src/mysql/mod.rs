@@ -35,6 +35,7 @@ use holdfast_core::topology::{Durability, Management};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::{Mutex as SyncMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncRead;
@@ -166,6 +167,8 @@ pub struct MySqlEngine {
     sessions: sql::Sessions,
     /// Held by whatever starts, stops or replaces.
     lifecycle: Mutex<()>,
+    /// Held while a copy of the data is made for another member.
+    donating: Arc<Mutex<()>>,
     state: SyncMutex<State>,
     installed: Installed,
     /// Open for as long as we own the directory.
@@ -190,6 +193,7 @@ impl MySqlEngine {
             sessions: sql::Sessions::new(&at.socket, &me, flavour),
             process: process::Process::new(matches!(spec.management, Management::Managed { .. })),
             lifecycle: Mutex::default(),
+            donating: Arc::default(),
             state: SyncMutex::default(),
             installed: Installed::default(),
             owned: SyncMutex::default(),

@@ -14,6 +14,7 @@ on_both! {
     a_diverged_instance_is_saved_cloned_and_replicates_on,
     a_cut_stream_leaves_everything_as_it_was,
     a_writable_instance_is_never_replaced,
+    copies_at_once_take_turns_and_receivers_that_leave_disturb_nobody,
 }
 
 async fn clone(from: &MySqlEngine, to: &MySqlEngine) -> Option<holdfast_engine::Saved> {
@@ -124,4 +125,27 @@ async fn a_writable_instance_is_never_replaced(flavour: Engine) {
         one.clone_into(source.reader, watch::Sender::new(CloneProgress::default())).await.unwrap_err();
     assert!(matches!(refused, Error::Precondition(_)), "{refused}");
     assert!(seen(&one, "still writable", |o| o.writable).await.upstream.is_none());
+}
+
+async fn copies_at_once_take_turns_and_receivers_that_leave_disturb_nobody(flavour: Engine) {
+    let r = rig(flavour, Async);
+    let one = r.primary(1).await;
+    insert(&mut r.app(1).await, 1..=5).await;
+    let run = r.root(1).join("run");
+    let process = || std::fs::read_to_string(run.join("db.pid")).unwrap();
+    let before = process();
+    for n in 0..12 {
+        // It leaves while the server copies, or while what was copied is read.
+        let mut left = one.clone_source().await.unwrap();
+        let bytes = left.reader.read(&mut [0; 64]).await.unwrap();
+        assert!(bytes > 0);
+        tokio::time::sleep(std::time::Duration::from_millis(20 * n)).await;
+    }
+    let (two, three) = (r.up(2).await, r.up(3).await);
+    let (to_two, to_three) = tokio::join!(clone(&one, &two), clone(&one, &three));
+    assert!(to_two.is_none() && to_three.is_none());
+    assert_eq!(data(&r, 2).await, [1, 2, 3, 4, 5]);
+    assert_eq!(data(&r, 3).await, [1, 2, 3, 4, 5]);
+    assert_eq!(process(), before, "the donor went on");
+    assert!(!run.join("clone-source").exists(), "nothing is left of them");
 }

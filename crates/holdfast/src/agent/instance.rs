@@ -265,10 +265,10 @@ impl Instance {
     pub async fn drive(self: Arc<Self>) {
         let mut exits = self.engine.exits();
         let mut last: Option<Verb> = None;
-        // What refuses to start is asked again, but not in a spin.
-        let mut start_again = Instant::now();
+        // What is dear and failed is tried again, but not in a spin.
+        let mut dear_again = Instant::now();
         if self.start().await.is_err() {
-            start_again += Duration::from_millis(START_RETRY_MS);
+            dear_again += Duration::from_millis(DEAR_RETRY_MS);
         }
         loop {
             // Otherwise a verb's effect might not be seen yet when the next promise is reported.
@@ -281,7 +281,7 @@ impl Instance {
             // What was seen before may be of another process, or of other data: closing is right in any case.
             let verb = verb.filter(|v| answered || *v == Verb::Close);
             let verb = if self.half_started() { Some(Verb::Start) } else { verb };
-            let verb = verb.filter(|v| *v != Verb::Start || Instant::now() >= start_again);
+            let verb = verb.filter(|v| !is_dear(v) || Instant::now() >= dear_again);
             if hurry {
                 self.stir.notify_one();
             }
@@ -294,10 +294,10 @@ impl Instance {
                     false
                 }
                 Some(verb) => {
-                    let (name, starts) = (verb_name(&verb), verb == Verb::Start);
+                    let (name, dear) = (verb_name(&verb), is_dear(&verb));
                     let outcome = self.carry_out(verb).await;
-                    if starts && outcome.is_err() {
-                        start_again = Instant::now() + Duration::from_millis(START_RETRY_MS);
+                    if dear && outcome.is_err() {
+                        dear_again = Instant::now() + Duration::from_millis(DEAR_RETRY_MS);
                     }
                     self.note(name, again, &outcome);
                     if outcome.is_ok() && !again {
@@ -528,8 +528,13 @@ impl Instance {
 const HURRY_MS: u64 = 15;
 /// How soon to try a failed verb again. Most wait for another host that is about to be ready.
 const RETRY_MS: u64 = 15;
-/// How soon to start an engine again that did not start.
-const START_RETRY_MS: u64 = 3_000;
+/// How soon to try again what is dear.
+const DEAR_RETRY_MS: u64 = 3_000;
+
+/// Whether it costs this host or its donor so much that a failure must not be followed by the next at once.
+fn is_dear(verb: &Verb) -> bool {
+    matches!(verb, Verb::Start | Verb::Reclone { .. })
+}
 
 /// Why a verb could not be carried out.
 #[derive(Debug, thiserror::Error)]

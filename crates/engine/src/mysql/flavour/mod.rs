@@ -232,6 +232,9 @@ pub(super) trait Flavour: Send + Sync {
     /// Prepares a copy of the running server; the command that writes it to its output as one stream. Asynchronous
     /// because that may be work of the server.
     async fn copy(&self, engine: &CopyFrom, scratch: &Path) -> Result<Command, Error>;
+    /// Ends a copy into `scratch` that the server is still making, and waits for that end. Nothing where programs make it:
+    /// those end with whoever runs them.
+    async fn end_copy(&self, from: &CopyFrom, scratch: &Path) -> Result<(), Error>;
     /// Takes such a stream as its input, into an empty directory.
     fn unpack(&self, programs: &Programs, into: &Path) -> Command;
     /// What makes that a data directory.

@@ -394,6 +394,9 @@ impl Flavour for MariaDb {
     async fn copy(&self, from: &CopyFrom, scratch: &Path) -> Result<Command, Error> {
         backup::copy(from, scratch)
     }
+    async fn end_copy(&self, _from: &CopyFrom, _scratch: &Path) -> Result<(), Error> {
+        Ok(())
+    }
     fn unpack(&self, programs: &Programs, into: &Path) -> Command {
         backup::unpack(programs, into)
     }

@@ -7,13 +7,18 @@
 
 use super::CopyFrom;
 use crate::Error;
-use crate::mysql::{datadir, sql::quote};
+use crate::mysql::sql::{Session, quote};
+use crate::mysql::{STATEMENT, datadir};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// Copying a data directory on one host takes no longer, or is given up.
 const COPY: Duration = Duration::from_secs(6 * 3_600);
+/// One that is told to end does so at its next page.
+const END: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
 
 pub(super) async fn copy(from: &CopyFrom, scratch: &Path) -> Result<Command, Error> {
     let at = from.at.clone();
@@ -31,6 +36,26 @@ pub(super) async fn copy(from: &CopyFrom, scratch: &Path) -> Result<Command, Err
     let mut tar = Command::new("tar");
     tar.arg("-C").arg(scratch).args(["--create", "--file=-", "."]);
     Ok(tar)
+}
+
+/// Whoever ran the statement may be gone; the server does not notice that while it copies. It must not be left without the
+/// directory it copies into: it aborts.
+pub(super) async fn end(session: &Session, scratch: &Path) -> Result<(), Error> {
+    let scratch = quote(&scratch.display().to_string());
+    let running = format!(
+        "SELECT PID AS id FROM performance_schema.clone_status \
+         WHERE STATE='In Progress' AND TRIM(TRAILING '/' FROM DESTINATION)={scratch}"
+    );
+    let until = Instant::now() + END;
+    while Instant::now() < until {
+        let tables = session.run("looking for a copy", &running, STATEMENT).await?;
+        let Some(id) = tables.first().and_then(|t| t.number::<u32>(0, "id")) else { return Ok(()) };
+        // It may have ended by itself.
+        let _ = session.run("ending a copy", &format!("KILL CONNECTION {id}"), STATEMENT).await;
+        sleep(POLL).await;
+    }
+    let after_ms = u64::try_from(END.as_millis()).unwrap_or(u64::MAX);
+    Err(Error::Unresponsive { doing: "ending a copy of its data", after_ms })
 }
 
 pub(super) fn unpack(into: &Path) -> Command {

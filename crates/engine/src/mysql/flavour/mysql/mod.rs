@@ -17,7 +17,7 @@ use super::{
     Replication, Save, Source, data_argument, follower_id, pairs, thread,
 };
 use crate::mysql::fence::NO_SUCH_CONNECTION;
-use crate::mysql::sql::{Table, quote, server_error};
+use crate::mysql::sql::{Session, Table, quote, server_error};
 use crate::mysql::{Layout, MySqlEngine, STATEMENT, STATEMENT_MS, Spec, binlog_index, blocking, datadir, io};
 use crate::{Error, Saved, ThreadState};
 use async_trait::async_trait;
@@ -433,6 +433,9 @@ impl Flavour for MySql {
     }
     async fn copy(&self, from: &CopyFrom, scratch: &Path) -> Result<Command, Error> {
         copy::copy(from, scratch).await
+    }
+    async fn end_copy(&self, from: &CopyFrom, scratch: &Path) -> Result<(), Error> {
+        copy::end(&Session::new(&from.at.socket, &from.me, self), scratch).await
     }
     fn unpack(&self, _programs: &Programs, into: &Path) -> Command {
         copy::unpack(into)
