@@ -14,7 +14,7 @@ SERVICES := mariadb haproxy nftables nutcracker redis-server
 POLICY := /usr/sbin/policy-rc.d
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-# Servers that Debian 12 does not have: MySQL, a later MariaDB, Valkey. Tests look for them here, wherever Cargo builds.
+# Servers that Debian 12 does not have: MySQL, a later MariaDB, Valkey, one that speaks S3's protocol. Tests look for them here, wherever Cargo builds.
 ENGINES := $(CURDIR)/target
 
 .PHONY: help setup engines build lint test demo bench
@@ -25,7 +25,7 @@ help:
 	@echo 'make bench   the proxies beside HAProxy and twemproxy, writes beside a pair set up by hand, backups beside restic, failovers beside Sentinel'
 	@echo 'make lint    formatting, clippy, crate edges, generated files'
 	@echo 'make setup   install the Debian packages that tests and demo need (the others call it)'
-	@echo 'make engines MySQL 9.7, MariaDB 11.8 and Valkey 8 in target/, if they are not there (make test calls it)'
+	@echo 'make engines MySQL 9.7, MariaDB 11.8, Valkey 8 and an S3 server in target/, if they are not there (make test calls it)'
 
 # Installs what is missing and leaves no service of it running: a policy-rc.d that says no, unless there is one.
 setup:
@@ -56,6 +56,7 @@ engines: setup
 	@scripts/engine-folder.sh mysql $(ENGINES)/mysql
 	@scripts/engine-folder.sh mariadb $(ENGINES)/mariadb
 	@scripts/engine-folder.sh valkey $(ENGINES)/valkey
+	@scripts/s3-server.sh $(ENGINES)/s3
 
 # All targets at once: features are then resolved as for the tests, and nothing is built twice. Fetched is also what only
 # other platforms need: `xtask tidy` reads every licence.

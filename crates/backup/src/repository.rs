@@ -54,6 +54,7 @@ impl Repository {
         if !storage.list("")?.is_empty() {
             return Err(Error::NotEmpty(storage.location()));
         }
+        storage.prove()?;
         let descriptor =
             Descriptor { format: FORMAT, repository: hex(&random::<16>()), key: key.id().to_string() };
         let line = String::from_utf8(manifest::encode(&descriptor)).expect("JSON is text");

@@ -1,7 +1,7 @@
 //! A bucket of S3, or of a server that speaks its protocol.
 //!
 //! S3 writes an object whole or not at all, and lists what was written. It must also honour `If-None-Match: *`: a prune
-//! relies on it, and [`Bucket::check`] finds out.
+//! relies on it, and a repository is made only where it does.
 
 use super::{Error, Listed, Storage, failure, listed};
 use crate::key;
@@ -114,29 +114,6 @@ impl Bucket {
             .build()
             .map_err(|e| failed(e.into()))?;
         Ok(Bucket { store, url, runtime: Some(runtime) })
-    }
-
-    /// Finds out whether the server refuses to write over an object where that is asked for.
-    ///
-    /// # Errors
-    /// If it does not: then two prunes could run at once. And if the bucket cannot be written to.
-    pub fn check(&self) -> Result<(), Error> {
-        let name = format!("probe-{:016x}", u64::from_le_bytes(key::random()));
-        self.put(&name, Bytes::from_static(b"1"), PutMode::Create)?;
-        let second = self.put(&name, Bytes::from_static(b"2"), PutMode::Create);
-        self.remove(&name)?;
-        match second {
-            Err(Error::Exists(_)) => Ok(()),
-            Err(e) => Err(e),
-            Ok(()) => Err(Error::Failed {
-                doing: "probing",
-                name: self.url.clone(),
-                source: "the server ignores `If-None-Match: *`, so that two prunes could run at once and remove \
-                         what is needed; take a server or a version that honours it (Amazon's does, MinIO's and \
-                         Ceph's of 2024 and later do)"
-                    .into(),
-            }),
-        }
     }
 
     /// Waits for work that goes on elsewhere, which may be done on any thread.
@@ -256,6 +233,24 @@ impl Storage for Bucket {
     fn sweep(&self, _prefix: &str, _before_unix_ms: i64) -> Result<(), Error> {
         // An upload that was interrupted leaves nothing.
         Ok(())
+    }
+    /// Whether the server refuses to write over an object where that is asked for: else two prunes could run at once.
+    fn prove(&self) -> Result<(), Error> {
+        let name = format!("probe-{:016x}", u64::from_le_bytes(key::random()));
+        self.put(&name, Bytes::from_static(b"1"), PutMode::Create)?;
+        let second = self.put(&name, Bytes::from_static(b"2"), PutMode::Create);
+        self.remove(&name)?;
+        match second {
+            Err(Error::Exists(_)) => Ok(()),
+            Err(e) => Err(e),
+            Ok(()) => Err(Error::Failed {
+                doing: "probing",
+                name: self.url.clone(),
+                source: "the server ignores `If-None-Match: *`, so that two prunes could run at once and remove what is \
+                         needed; take a server, or a version of it, that honours this header, as Amazon's does"
+                    .into(),
+            }),
+        }
     }
     fn location(&self) -> String {
         self.url.clone()

@@ -49,6 +49,10 @@ pub trait Storage: Send + Sync {
     fn remove(&self, name: &str) -> Result<(), Error>;
     /// Removes what writes that were interrupted before a time (by the storage's own clock) left below a prefix.
     fn sweep(&self, prefix: &str, before_unix_ms: i64) -> Result<(), Error>;
+    /// Whether it keeps what is promised above, as far as that can be found out. Called once, when a repository is made.
+    fn prove(&self) -> Result<(), Error> {
+        Ok(())
+    }
     /// For people.
     fn location(&self) -> String;
 }

@@ -175,7 +175,7 @@ impl Archive {
 
     async fn try_keep(&self, log: &dyn ReadLog, epoch: Epoch, lacks: Option<String>) -> Result<End, End> {
         let key = backup::key::resolve(&self.place.key).await.map_err(Error::from)?;
-        let repository = backup::open(&self.place.path, key).await?;
+        let repository = backup::open(&self.place.at, key).await?;
         let service = self.instance.group().to_string();
         let (from, name) = (repository.clone(), service.clone());
         let lineage = self.instance.lineage();

@@ -31,7 +31,7 @@ pub struct Cold {
     pub even_if_open: bool,
     /// Keep links that lead out of the directory.
     pub outside_links: bool,
-    pub repository_path: PathBuf,
+    pub repository_path: Option<PathBuf>,
 }
 
 pub async fn backup(repository: &Repository, cold: Cold, progress: Arc<Progress>) -> Result<Summary, Error> {
@@ -87,8 +87,8 @@ async fn copy(repository: &Repository, cold: &Cold, progress: Arc<Progress>) -> 
         let (service, origin) = (cold.service.clone(), cold.origin.clone());
         let kind = Kind { service, engine, version: String::new(), method: "cold", origin, full: cold.full };
         let mut writer = repository.begin(kind.begin(progress))?;
-        if writer.parent().is_none() {
-            check_room(&cold.repository_path, bytes)?;
+        if let Some(at) = cold.repository_path.as_deref().filter(|_| writer.parent().is_none()) {
+            check_room(at, bytes)?;
         }
         let mut seen = Seen::default();
         let skipped = tree(&mut writer, &cold, &mut seen)?;

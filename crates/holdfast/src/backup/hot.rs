@@ -25,8 +25,8 @@ pub struct Hot {
     pub full: bool,
     /// Also read every table through, and record rows and checksums if nothing was written meanwhile.
     pub count: bool,
-    /// Where the repository is, to look for room.
-    pub repository_path: PathBuf,
+    /// The repository's directory, to look for room.
+    pub repository_path: Option<PathBuf>,
 }
 
 /// What was made, and what may be said about it.
@@ -54,7 +54,7 @@ pub async fn backup(repository: &Repository, hot: Hot, progress: Arc<Progress>) 
     let (repository, from, at) = (repository.clone(), source.clone(), hot.repository_path.clone());
     let (writer, position) = blocking(move || {
         let writer = repository.begin(begin)?;
-        if writer.parent().is_none() {
+        if let Some(at) = at.filter(|_| writer.parent().is_none()) {
             check_room(&at, data_bytes)?;
         }
         let scratch =

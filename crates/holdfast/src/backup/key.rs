@@ -1,7 +1,8 @@
-//! Getting the repository key from where it is kept. The only place that does.
+//! Getting the repository's secrets from where they are kept. The only place that does.
 
-use crate::config::repository::KeySource;
+use crate::config::repository::{Bucket, KeySource, Secret};
 use holdfast_backup::RepositoryKey;
+use holdfast_backup::storage::{BucketPlace, Credentials};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,10 +14,10 @@ const COMMAND: std::time::Duration = std::time::Duration::from_secs(30);
 /// Why there is no key. Nothing was read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the key file {} cannot be read", path.display())]
+    #[error("{} cannot be read", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("the environment variable {0} with the repository key is not set")]
-    NoVariable(String),
+    #[error("the environment variable {name} with the {of} is not set")]
+    NoVariable { name: String, of: &'static str },
     #[error("{program}, which is to print the repository key, failed: {words}")]
     Command { program: String, words: String },
     #[error("what {origin} gives is no key")]
@@ -35,10 +36,33 @@ pub async fn resolve(source: &KeySource) -> Result<RepositoryKey, Error> {
         }
         KeySource::Env(name) => match std::env::var(name) {
             Ok(text) => parse(&text, format!("the environment variable {name}")),
-            Err(_) => Err(Error::NoVariable(name.clone())),
+            Err(_) => Err(Error::NoVariable { name: name.clone(), of: "repository key" }),
         },
         KeySource::Command(words) => command(words).await,
     }
+}
+
+/// A bucket with its secrets. Blocks.
+pub fn bucket_place(bucket: &Bucket) -> Result<BucketPlace, Error> {
+    let credentials = bucket.access.as_ref().map(|access| {
+        let secret = match &access.secret {
+            Secret::File(path) => first_line(path)?,
+            Secret::Env(name) => std::env::var(name)
+                .map_err(|_| Error::NoVariable { name: name.clone(), of: "access key's secret" })?,
+        };
+        Ok(Credentials { id: access.id.clone(), secret: secret.trim().to_owned() })
+    });
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|source| Error::Unreadable { path: path.clone(), source })
+    };
+    Ok(BucketPlace {
+        bucket: bucket.name.clone(),
+        prefix: bucket.prefix.clone(),
+        endpoint: bucket.endpoint.clone(),
+        region: bucket.region.clone(),
+        authorities: bucket.ca_file.as_ref().map(read).transpose()?,
+        credentials: credentials.transpose()?,
+    })
 }
 
 fn first_line(path: &Path) -> Result<String, Error> {

@@ -12,10 +12,12 @@ pub mod restore;
 pub mod verify;
 
 use crate::clock::unix_ms;
-use holdfast_backup::storage::Directory;
-use holdfast_backup::{Begin, Cut, Progress, Repository, RepositoryKey};
+use crate::config::repository::Location;
+use holdfast_backup::storage::{Bucket, Directory};
+use holdfast_backup::{Begin, Cut, Progress, Repository, RepositoryKey, Storage};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::runtime::Handle;
 
 /// Why there is no backup, or nothing was restored.
 #[derive(Debug, thiserror::Error)]
@@ -57,31 +59,35 @@ pub async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Interrupted))
 }
 
-/// Makes a repository in an empty or new directory.
-pub async fn create(path: &Path, key: RepositoryKey) -> Result<Repository, Error> {
-    with_directory(path, move |storage| Repository::create(storage, key)).await
+/// Makes a repository in an empty or new directory, or a bucket or prefix that holds nothing.
+pub async fn create(at: &Location, key: RepositoryKey) -> Result<Repository, Error> {
+    let (at, runtime) = (at.clone(), Handle::current());
+    blocking(move || Ok(Repository::create(storage(&at, runtime)?, key)?)).await
 }
 
 /// Opens a repository. A directory that is not there is not made.
-pub async fn open(path: &Path, key: RepositoryKey) -> Result<Repository, Error> {
-    let at = path.to_owned();
-    // A network file system may let it wait.
-    if !blocking(move || Ok(at.is_dir())).await? {
-        return Err(holdfast_backup::Error::NotARepository(path.display().to_string()).into());
-    }
-    with_directory(path, move |storage| Repository::open(storage, key)).await
-}
-
-async fn with_directory(
-    path: &Path,
-    work: impl FnOnce(Arc<Directory>) -> Result<Repository, holdfast_backup::Error> + Send + 'static,
-) -> Result<Repository, Error> {
-    let (path, runtime) = (path.to_owned(), tokio::runtime::Handle::current());
+pub async fn open(at: &Location, key: RepositoryKey) -> Result<Repository, Error> {
+    let (at, runtime) = (at.clone(), Handle::current());
     blocking(move || {
-        let storage = Directory::open(&path, runtime).map_err(holdfast_backup::Error::from)?;
-        Ok(work(Arc::new(storage))?)
+        // A network file system may let it wait.
+        if let Some(dir) = at.directory().filter(|dir| !dir.is_dir()) {
+            return Err(holdfast_backup::Error::NotARepository(dir.display().to_string()).into());
+        }
+        Ok(Repository::open(storage(&at, runtime)?, key)?)
     })
     .await
+}
+
+fn storage(at: &Location, runtime: Handle) -> Result<Arc<dyn Storage>, Error> {
+    Ok(match at {
+        Location::Directory(path) => {
+            Arc::new(Directory::open(path, runtime).map_err(holdfast_backup::Error::from)?)
+        }
+        Location::Bucket(bucket) => {
+            let place = key::bucket_place(bucket)?;
+            Arc::new(Bucket::open(&place).map_err(holdfast_backup::Error::from)?)
+        }
+    })
 }
 
 /// Threads for compression and decryption.

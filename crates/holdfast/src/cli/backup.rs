@@ -10,7 +10,7 @@ use crate::archive::{self, plan};
 use crate::backup::{self, Error, cold, hot, restore, verify};
 use crate::clock::{Clock, unix_ms};
 use crate::config::Config;
-use crate::config::repository::{KeySource, Place};
+use crate::config::repository::{KeySource, Location, Place};
 use crate::sayln;
 use holdfast_backup::{BackupId, Progress, Proof, Prune, Repository, RepositoryKey, Retention, Run, Summary};
 use holdfast_core::topology::{Engine, Management, Service};
@@ -63,17 +63,19 @@ impl Given {
         let unneeded = config.is_none() && args.repository.is_some() && super::no_default_config();
         let config = if unneeded { None } else { Some(super::load(config)?.0) };
         let listed = config.as_ref().and_then(|c| c.repository.clone());
-        let path = args.repository.clone().or_else(|| listed.as_ref().map(|p| p.path.clone()));
+        let named = args.repository.as_deref().map(Location::parse).transpose();
+        let named = named.map_err(|why| Failure::refused(miette!("{why}")))?;
+        // The key of the topology's repository, and how it is reached, are not those of another one.
+        let listed = listed.filter(|p| named.as_ref().is_none_or(|at| at.is(&p.at)));
+        let at = listed.as_ref().map(|p| p.at.clone()).or(named);
         let help = "add a [repository] section to the topology file, or pass --repository";
-        let path = path.ok_or_else(|| Failure::refused(miette!(help = help, "no repository is named")))?;
-        // The key of the topology's repository is not that of another one.
-        let same = args.repository.is_none() || listed.as_ref().is_some_and(|p| p.path == path);
-        let key = key.or_else(|| listed.filter(|_| same).map(|p| p.key));
+        let at = at.ok_or_else(|| Failure::refused(miette!(help = help, "no repository is named")))?;
+        let key = key.or_else(|| listed.map(|p| p.key));
         let help = "pass --key-file with a key that `holdfast repo key` made, or --unencrypted if whoever can read the \
                     repository may read the data";
         let key =
             key.ok_or_else(|| Failure::refused(miette!(help = help, "no key is given for the repository")))?;
-        Ok(Given { config, place: Place { path, key, archive: false } })
+        Ok(Given { config, place: Place { at, key, archive: false } })
     }
 
     async fn key(&self) -> Result<RepositoryKey, Failure> {
@@ -81,7 +83,7 @@ impl Given {
     }
 
     async fn open(&self) -> Result<Repository, Failure> {
-        Ok(backup::open(&self.place.path, self.key().await?).await?)
+        Ok(backup::open(&self.place.at, self.key().await?).await?)
     }
 
     /// Refuses where the program that copies a running server does not know the engine.
@@ -124,14 +126,14 @@ pub async fn backup(
                 Some(socket) => (socket, "this host".to_owned()),
                 None => member(&given, config, token, &service, from.as_deref()).await?,
             };
-            let repository_path = given.place.path.clone();
+            let repository_path = given.place.at.directory().map(Path::to_owned);
             let hot = hot::Hot { service, socket, origin, full, count, repository_path };
             now(&given.open().await?, hot).await
         }
         BackupCommand::Cold { dir, service, stop, start, full, even_if_open, outside_links, repository } => {
             let given = Given::find(config, &repository)?;
             let origin = dir.display().to_string();
-            let repository_path = given.place.path.clone();
+            let repository_path = given.place.at.directory().map(Path::to_owned);
             let cold = cold::Cold {
                 dir,
                 service,
@@ -419,7 +421,7 @@ pub async fn repo(config: Option<&Path>, command: RepoCommand) -> Result<Exit, F
             let given = Given::find(config, &repository)?;
             let key = given.key().await?;
             let plain = key.is_plain();
-            let made = backup::create(&given.place.path, key).await?;
+            let made = backup::create(&given.place.at, key).await?;
             sayln!("{} is a repository now.", made.location());
             if plain {
                 sayln!("It is not encrypted: whoever can read it can read the data.");

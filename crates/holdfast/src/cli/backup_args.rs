@@ -7,9 +7,9 @@ use std::path::PathBuf;
 /// Which repository, and its key.
 #[derive(Args, Clone, Default)]
 pub struct RepositoryArgs {
-    /// Directory of the repository [default: the topology file's]
+    /// Directory of the repository, or s3://BUCKET/PREFIX [default: the topology file's]
     #[arg(long, env = "HOLDFAST_REPOSITORY")]
-    pub repository: Option<PathBuf>,
+    pub repository: Option<String>,
     /// File with the repository key in its first line
     #[arg(long, env = "HOLDFAST_KEY_FILE")]
     pub key_file: Option<PathBuf>,

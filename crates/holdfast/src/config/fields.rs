@@ -210,9 +210,10 @@ static REPOSITORY: Section = Section {
         field(
             "path",
             Kind::Path,
-            Need::Required,
+            PLACE_NEED,
             "Directory of the repository, on a disk or a network file system that does not go when a host goes.",
         ),
+        field("s3", Kind::One(&S3), PLACE_NEED, "A bucket of S3 or of a server that speaks its protocol."),
         field(
             "key_file",
             Kind::Path,
@@ -237,10 +238,66 @@ static REPOSITORY: Section = Section {
             Kind::Flag,
             Need::Default(Default::Flag(false)),
             "Keep the log of every MariaDB and MySQL primary here as well, continuously, so that `holdfast restore --at` \
-             leads to any moment. The same directory must be at `path` on every host that may be primary.",
+             leads to any moment. A directory must be at `path` on every host that may be primary.",
         ),
     ],
 };
+
+const PLACE_NEED: Need = Need::Optional("one of `path` and [repository.s3] is needed");
+
+static S3: Section = Section {
+    title: "[repository.s3]",
+    doc: "A repository in a bucket. The server must honour `If-None-Match` where it writes, which `holdfast repo init` \
+          finds out. What was written never changes (but for the sign of a backup that runs), so versions and object lock \
+          of the bucket keep what a stolen access key would remove.",
+    fields: &[
+        field("bucket", Kind::Text { chars_max: 63 }, Need::Required, "Its name."),
+        field(
+            "prefix",
+            Kind::Text { chars_max: 256 },
+            Need::Optional("the bucket holds nothing else"),
+            "What the names of all objects begin with, as a directory.",
+        ),
+        field(
+            "endpoint",
+            Kind::Text { chars_max: 1_024 },
+            Need::Optional("Amazon's, of the region"),
+            "`https://HOST:PORT` of another server.",
+        ),
+        field(
+            "region",
+            Kind::Text { chars_max: 64 },
+            Need::Optional("the environment's `AWS_REGION`, else us-east-1"),
+            "Other servers than Amazon's mostly do not mind.",
+        ),
+        field(
+            "ca_file",
+            Kind::Path,
+            Need::Optional("the system's certificates"),
+            "PEM certificates that the endpoint's may be signed by, beside the system's.",
+        ),
+        field(
+            "access_key",
+            Kind::Text { chars_max: 256 },
+            Need::Optional("what Amazon's own tools find in the environment or on the machine"),
+            "Id of the access key. It must be allowed to list, read and write, and for `holdfast backup prune` to delete.",
+        ),
+        field(
+            "secret_key_file",
+            Kind::Path,
+            SECRET_NEED,
+            "The secret is the first line of this file, on each host that makes or restores backups.",
+        ),
+        field(
+            "secret_key_env",
+            Kind::Text { chars_max: 256 },
+            SECRET_NEED,
+            "The secret is in this environment variable.",
+        ),
+    ],
+};
+
+const SECRET_NEED: Need = Need::Optional("only with `access_key`");
 
 const KEY_NEED: Need = Need::Optional("one key field is needed, or `unencrypted`");
 const KEPT_MAX: u64 = 10_000;

@@ -3,15 +3,102 @@
 use super::report::{Finding, Findings};
 use super::shape::{At, Record};
 use holdfast_backup::Retention;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where backups go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    pub path: PathBuf,
+    pub at: Location,
     pub key: KeySource,
     /// The log of every primary is kept there, continuously.
     pub archive: bool,
+}
+
+/// What holds the repository's objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    Directory(PathBuf),
+    Bucket(Bucket),
+}
+
+/// A bucket of S3, or of a server that speaks its protocol.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bucket {
+    pub name: String,
+    /// Empty for the whole bucket.
+    pub prefix: String,
+    /// Of a server that is not Amazon's.
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    /// PEM certificates to trust, beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Without: what Amazon's own tools would find.
+    pub access: Option<Access>,
+}
+
+/// An access key's id, and where its secret is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    pub id: String,
+    pub secret: Secret,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// First line of a file.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+}
+
+impl Location {
+    /// What a person types: a path, or `s3://BUCKET/PREFIX`, which says no more than that.
+    ///
+    /// # Errors
+    /// Why it is no place.
+    pub fn parse(text: &str) -> Result<Location, String> {
+        let Some(rest) = text.strip_prefix(S3) else { return Ok(Location::Directory(text.into())) };
+        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.trim_end_matches('/');
+        if let Some(why) = not_a_bucket(name).or_else(|| not_a_prefix(prefix)) {
+            return Err(why);
+        }
+        let bucket = Bucket { name: name.into(), prefix: prefix.into(), ..Bucket::default() };
+        Ok(Location::Bucket(bucket))
+    }
+
+    /// Whether both are the same place, however it is reached.
+    pub fn is(&self, other: &Location) -> bool {
+        match (self, other) {
+            (Location::Bucket(a), Location::Bucket(b)) => (&a.name, &a.prefix) == (&b.name, &b.prefix),
+            (a, b) => a == b,
+        }
+    }
+
+    /// Where there is a disk to look at.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Location::Directory(path) => Some(path),
+            Location::Bucket(_) => None,
+        }
+    }
+}
+
+const S3: &str = "s3://";
+
+fn not_a_bucket(name: &str) -> Option<String> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let good = (3..=63).contains(&name.len()) && name.chars().all(fits);
+    (!good).then(|| format!("{name:?} is no bucket: 3 to 63 of a-z, 0-9, `-` and `.`"))
+}
+
+fn not_a_prefix(prefix: &str) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let part = |p: &str| !p.is_empty() && p != "." && p != ".." && p.chars().all(fits);
+    let good = prefix.is_empty() || prefix.len() <= 256 && prefix.split('/').all(part);
+    (!good).then(|| {
+        format!("{prefix:?} is no prefix: names of a-z, A-Z, 0-9, `-`, `_` and `.`, with `/` between them")
+    })
 }
 
 /// Where the repository key comes from. The key itself is never in the topology file: that is on every host and in
@@ -58,8 +145,81 @@ pub(super) fn place(r: &mut Record, out: &mut Findings) -> Option<Place> {
         );
     }
     let archive = r.flag("archive").is_some_and(|at| at.value);
-    let path = r.path("path")?.value;
-    if given.len() == 1 { given.pop().map(|key| Place { path, key: key.value, archive }) } else { None }
+    let at = location(r, out)?;
+    if given.len() == 1 { given.pop().map(|key| Place { at, key: key.value, archive }) } else { None }
+}
+
+fn location(r: &mut Record, out: &mut Findings) -> Option<Location> {
+    let wrong = r.mentions("path") || r.mentions("s3");
+    let hint = "`path = \"/…\"` for a directory, or a [repository.s3] section with a `bucket`";
+    match (r.path("path"), r.one("s3")) {
+        (Some(path), None) => Some(Location::Directory(path.value)),
+        (None, Some(mut s3)) => bucket(&mut s3, out).map(Location::Bucket),
+        (Some(path), Some(s3)) => {
+            out.push(
+                Finding::error("contradiction", "a repository is in one place")
+                    .at(&path.span, "a directory")
+                    .at(&s3.span, "a bucket")
+                    .hint("keep one of them"),
+            );
+            None
+        }
+        // What is wrong with it was said.
+        (None, None) if wrong => None,
+        (None, None) => {
+            out.push(
+                Finding::error("missing-field", "no place is given for the repository")
+                    .at(&r.span, "needs `path`, or [repository.s3]")
+                    .hint(hint),
+            );
+            None
+        }
+    }
+}
+
+fn bucket(r: &mut Record, out: &mut Findings) -> Option<Bucket> {
+    let mut sound = true;
+    let mut check = |at: &At<String>, why: Option<String>| {
+        if let Some(why) = why {
+            out.push(Finding::error("not-a-place", why).at(&at.span, "here"));
+            sound = false;
+        }
+    };
+    let name = r.text("bucket")?;
+    check(&name, not_a_bucket(&name.value));
+    let prefix = r.text("prefix").filter(|at| at.given);
+    if let Some(prefix) = &prefix {
+        check(prefix, not_a_prefix(&prefix.value));
+    }
+    let endpoint = r.text("endpoint");
+    if let Some(at) = &endpoint {
+        let good = ["https://", "http://"]
+            .iter()
+            .any(|scheme| at.value.len() > scheme.len() && at.value.starts_with(scheme));
+        check(
+            at,
+            (!good).then(|| format!("{:?} is no endpoint: it begins with https:// or http://", at.value)),
+        );
+    }
+    let region = r.text("region").map(|at| at.value);
+    let ca_file = r.path("ca_file").map(|at| at.value);
+    let id = r.text("access_key");
+    let file = r.path("secret_key_file").map(|at| at.map(Secret::File));
+    let env = r.text("secret_key_env").map(|at| at.map(Secret::Env));
+    let access = match (id, file.or(env)) {
+        (Some(id), Some(secret)) => Some(Access { id: id.value, secret: secret.value }),
+        (None, None) => None,
+        (Some(At { span, .. }), None) | (None, Some(At { span, .. })) => {
+            let says = "an access key has an id and a secret";
+            let hint = "give `access_key`, and `secret_key_file` or `secret_key_env`; or neither, for what Amazon's own \
+                        tools find in the environment or on the machine";
+            out.push(Finding::error("missing-field", says).at(&span, "the other is missing").hint(hint));
+            return None;
+        }
+    };
+    let prefix = prefix.map(|at| at.value).unwrap_or_default();
+    let endpoint = endpoint.map(|at| at.value);
+    sound.then_some(Bucket { name: name.value, prefix, endpoint, region, ca_file, access })
 }
 
 pub(super) fn retention(r: &mut Record) -> Retention {
