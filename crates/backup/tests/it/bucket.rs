@@ -1,79 +1,30 @@
-//! A repository in a bucket of a real S3 server (moto's, which `make engines` puts into target/s3).
+//! A repository in a bucket of a real S3 server.
 
+use crate::s3_server::Server;
 use crate::scene::{NOW, begin, database, last, restored, store};
 use holdfast_backup::storage::{Bucket, BucketPlace, Credentials, Error as Broken};
 use holdfast_backup::{Error, Progress, Prune, Repository, RepositoryKey, Storage};
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const UP: Duration = Duration::from_secs(60);
-
-struct Server {
-    child: Child,
-    at: SocketAddr,
-}
-
-impl Server {
-    fn started() -> Server {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/s3/bin/moto_server");
-        // Asked for and given back: nobody else takes it so soon.
-        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new(&program)
-            .args(["-H", "127.0.0.1", "-p", &at.port().to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|e| panic!("{}: {e}; `make engines` makes it", program.display()));
-        let server = Server { child, at };
-        let until = Instant::now() + UP;
-        while TcpStream::connect(at).is_err() {
-            assert!(Instant::now() < until, "the S3 server does not start");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        server
-    }
-
-    /// A request that needs no signature here.
-    fn ask(&self, request: &str) -> String {
-        let mut stream = TcpStream::connect(self.at).unwrap();
-        write!(stream, "{request} HTTP/1.1\r\nHost: s3\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    fn place(&self, bucket: &str) -> BucketPlace {
-        let made = self.ask(&format!("PUT /{bucket}"));
-        assert!(made.starts_with("HTTP/1.1 200"), "{made}");
-        BucketPlace {
-            bucket: bucket.into(),
-            prefix: "prod/shop".into(),
-            endpoint: Some(format!("http://{}", self.at)),
-            region: Some("eu-central-1".into()),
-            authorities: None,
-            credentials: Some(Credentials { id: "key".into(), secret: "secret".into() }),
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+/// In a new bucket.
+fn place(server: &Server, bucket: &str) -> BucketPlace {
+    server.make(bucket);
+    BucketPlace {
+        bucket: bucket.into(),
+        prefix: "prod/shop".into(),
+        endpoint: Some(server.endpoint()),
+        region: Some("eu-central-1".into()),
+        authorities: None,
+        credentials: Some(Credentials { id: "key".into(), secret: "secret".into() }),
     }
 }
 
 #[test]
 fn a_bucket_keeps_what_a_storage_promises() {
     let server = Server::started();
-    let place = server.place("promises");
+    let place = place(&server, "promises");
     let bucket = Bucket::open(&place).unwrap();
     bucket.prove().unwrap();
     assert!(bucket.list("").unwrap().is_empty(), "the probe is gone");
@@ -122,7 +73,7 @@ fn a_bucket_keeps_what_a_storage_promises() {
 #[test]
 fn a_repository_in_a_bucket_is_written_by_several_read_and_pruned() {
     let server = Server::started();
-    let place = server.place("repository");
+    let place = place(&server, "repository");
     let storage: Arc<dyn Storage> = Arc::new(Bucket::open(&place).unwrap());
     let key = RepositoryKey::generate();
     let repository = Repository::create(storage, key.clone()).unwrap();
@@ -166,13 +117,13 @@ fn a_repository_in_a_bucket_is_written_by_several_read_and_pruned() {
 #[test]
 fn a_server_that_dies_in_the_middle_leaves_no_backup_and_is_an_error_in_time() {
     let mut server = Server::started();
-    let place = server.place("dies");
+    let place = place(&server, "dies");
     let storage: Arc<dyn Storage> = Arc::new(Bucket::open(&place).unwrap());
     let repository = Repository::create(storage, RepositoryKey::generate()).unwrap();
     let mut writer = repository.begin(begin("shop")).unwrap();
     let file = writer.open("a", None, crate::scene::cut("a.ibd")).unwrap();
     writer.write(file, &crate::scene::noise(1 << 20, 7)).unwrap();
-    server.child.kill().unwrap();
+    server.kill();
     let begun = Instant::now();
     let failed = writer.close(file).and_then(|()| {
         let done = holdfast_backup::Completion { position: None, facts: BTreeMap::new(), now_unix_ms: NOW };

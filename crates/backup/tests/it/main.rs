@@ -11,4 +11,5 @@ mod memory;
 mod python;
 mod retained;
 mod round_trip;
+mod s3_server;
 mod scene;

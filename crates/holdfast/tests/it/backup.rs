@@ -456,3 +456,58 @@ async fn a_service_is_backed_up_from_a_replica() {
     assert_eq!(rows(&to, &account.database, "t").await.0, 500);
     sandbox.stop().await.unwrap();
 }
+
+/// By the topology file and by the command line alone.
+#[test]
+fn a_bucket_holds_a_repository_as_a_directory_does() {
+    let server = crate::s3_server::Server::started();
+    server.make("backups");
+    let bench = Bench::new();
+    let path = |name: &str| bench.dir.path().join(name);
+    std::fs::create_dir(path("data")).unwrap();
+    std::fs::write(path("data/file"), vec![7; 100_000]).unwrap();
+    std::fs::write(path("secret"), "abcdef\n").unwrap();
+    let section = format!(
+        "\n[repository]\nkey_file = \"{}\"\n[repository.s3]\nbucket = \"backups\"\nprefix = \"shop\"\n\
+         endpoint = \"{}\"\naccess_key = \"AK\"\nsecret_key_file = \"{}\"\n",
+        path("key").display(),
+        server.endpoint(),
+        path("secret").display()
+    );
+    let smallest = include_str!("config/smallest.toml");
+    std::fs::write(path("s3.toml"), format!("{smallest}{section}")).unwrap();
+    let listed = |command: &mut Command| {
+        command.env_remove("HOLDFAST_KEY_FILE").arg("--config").arg(path("s3.toml"));
+        command.env_remove("HOLDFAST_REPOSITORY");
+    };
+    let run = |arguments: &[&str], with: &dyn Fn(&mut Command)| {
+        let mut command = bench.command(arguments);
+        with(&mut command);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        (output.status.code(), words(&output))
+    };
+    let (code, said) = run(&["repo", "init"], &listed);
+    assert!(code == Some(0) && said.contains("s3://backups/shop is a repository now"), "{said}");
+    let (code, said) = run(&["repo", "init"], &listed);
+    assert!(code == Some(5) && said.contains("s3://backups/shop"), "{code:?} {said}");
+    let (code, said) = run(&["backup", "cold", "data", "--service", "files"], &listed);
+    assert!(code == Some(0), "{said}");
+
+    // Without a topology, as a person with nothing but the key and the bucket would.
+    let typed = |command: &mut Command| {
+        command.env("HOLDFAST_REPOSITORY", "s3://backups/shop").env("AWS_ENDPOINT_URL", server.endpoint());
+        command
+            .env("AWS_ACCESS_KEY_ID", "AK")
+            .env("AWS_SECRET_ACCESS_KEY", "abcdef")
+            .env("AWS_ALLOW_HTTP", "true");
+    };
+    let to = path("back");
+    let (code, said) = run(&["restore", "files", "--to", to.to_str().unwrap()], &typed);
+    assert!(code == Some(0), "{said}");
+    assert_eq!(std::fs::read(to.join("file")).unwrap(), vec![7; 100_000]);
+    let (code, said) = run(&["repo", "check"], &typed);
+    assert!(code == Some(0), "{said}");
+    let nowhere = |command: &mut Command| _ = command.env("HOLDFAST_REPOSITORY", "s3://UPPER");
+    let (code, said) = run(&["backup", "list"], &nowhere);
+    assert!(code == Some(5) && said.contains("is no bucket"), "{code:?} {said}");
+}

@@ -9,6 +9,8 @@ mod direct;
 mod mutual;
 mod net;
 mod office;
+#[path = "../../../backup/tests/it/s3_server.rs"]
+mod s3_server;
 mod sentinel;
 mod stage;
 mod staging;
