@@ -32,8 +32,6 @@ pub enum Verb {
     Yield,
     /// Stop the receiving half only; the applying half goes on (S7).
     StopReceiving,
-    /// The same, in a takeover: what the lost primary had sent is read before.
-    Halt,
     /// Become fit to be opened: forget the upstream, wait for acknowledgements or not. Stays read-only.
     Promote { wait_for_ack: bool },
     /// Create the accounts of the topology; only on the first primary of a new group.
@@ -418,7 +416,7 @@ impl Member {
         }
         match role {
             Role::Idle => None,
-            Role::Halt => seen.receives().then_some(Verb::Halt),
+            Role::Halt => seen.receives().then_some(Verb::StopReceiving),
             Role::Yield => self.leads.is_some().then_some(Verb::Yield),
             Role::Lead { session, wait_for_ack, found, admits, .. } if *session == self.session => {
                 self.next_as_primary(seen, now, *wait_for_ack, *found, admits.as_ref())

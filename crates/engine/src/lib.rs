@@ -318,11 +318,6 @@ pub trait Engine: Send + Sync {
     /// Marks, on the disk, that everything which this instance ever acknowledged is in its logs. The driver takes the mark
     /// back when a start loses some of it. Where somebody else starts the engine, nothing is marked.
     async fn mark_intact(&self) -> Result<(), Error>;
-    /// Before [`Engine::stop_receiving`] in a takeover: lets what a dead primary had sent be read, where stopping would throw it
-    /// away. Bounded by some 60 ms.
-    async fn hear_out(&self) -> Result<(), Error> {
-        Ok(())
-    }
     /// Stops receiving and lets everything received be applied (S7), also what a restart left in the relay log.
     async fn stop_receiving(&self) -> Result<(), Error>;
     /// True if everything received is applied.

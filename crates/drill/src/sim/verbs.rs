@@ -136,7 +136,7 @@ impl Sim {
                 tell!(self, "{} is open", self.names[node]);
                 invariants::opened(self, node);
             }
-            Verb::StopReceiving | Verb::Halt => self.hosts[node].engine.stop_receiving(),
+            Verb::StopReceiving => self.hosts[node].engine.stop_receiving(),
             Verb::Promote { wait_for_ack } => {
                 self.told_to_wait(node, wait_for_ack);
                 let engine = &mut self.hosts[node].engine;

@@ -274,9 +274,6 @@ impl Engine for MySqlEngine {
         self.state().retained = true;
         Ok(())
     }
-    async fn hear_out(&self) -> Result<(), Error> {
-        self.read_what_came().await
-    }
     async fn stop_receiving(&self) -> Result<(), Error> {
         self.receive_no_more().await
     }

@@ -16,9 +16,6 @@ use tokio::time::{Instant, sleep};
 /// A thread that stopped with an error is started again no more often than this.
 const RESTART_EVERY: Duration = Duration::from_secs(1);
 const DRAIN_POLL: Duration = Duration::from_millis(10);
-/// As long as a few events take to be synced; a takeover from a primary that is not dead but cut off takes so much longer.
-const HEAR_OUT: Duration = Duration::from_millis(60);
-const HEAR_POLL: Duration = Duration::from_millis(5);
 
 impl MySqlEngine {
     pub(super) async fn replication(&self) -> Result<Option<Replication>, Error> {
@@ -36,19 +33,6 @@ impl MySqlEngine {
             Some(r) if r.sql.runs() => Ok(()),
             r => self.flavour.apply_left(self, r.as_ref()).await,
         }
-    }
-
-    /// What a primary sent before it died lies in the socket, and would go with the thread that stops. An acknowledging
-    /// replica, which syncs each event, is then behind one that does not, and that one has a tail that must go (S10). The
-    /// thread itself says when there is no more: it connects again. With a primary that lives, or is cut off, it never does.
-    pub(super) async fn read_what_came(&self) -> Result<(), Error> {
-        let until = Instant::now() + HEAR_OUT;
-        while self.replication().await?.is_some_and(|r| r.io == ThreadState::Running)
-            && Instant::now() < until
-        {
-            sleep(HEAR_POLL).await;
-        }
-        Ok(())
     }
 
     pub(super) async fn end_replication(&self, sync: bool, primacy: u64) -> Result<(), Error> {

@@ -462,10 +462,6 @@ impl Instance {
             Verb::Close => self.fence().await,
             Verb::Yield => self.give_way().await,
             Verb::StopReceiving => self.engine.stop_receiving().await?,
-            Verb::Halt => {
-                self.engine.hear_out().await?;
-                self.engine.stop_receiving().await?;
-            }
             Verb::Promote { wait_for_ack } => self.promote(wait_for_ack).await?,
             Verb::CreateAccounts => {
                 self.engine.accounts().await?;
@@ -584,7 +580,6 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Close => "close",
         Verb::Yield => "yield",
         Verb::StopReceiving => "stop receiving",
-        Verb::Halt => "halt",
         Verb::Promote { .. } => "promote",
         Verb::CreateAccounts => "create accounts",
         Verb::Admit(_) => "admit",
