@@ -7,7 +7,7 @@ use super::{Error, Listed, Storage, failure, listed};
 use crate::key;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
 use object_store::prefix::PrefixStore;
 use object_store::{
     Certificate, ClientOptions, GetOptions, GetRange, ObjectStore as _, ObjectStoreExt as _, PutMode,
@@ -95,6 +95,8 @@ impl Bucket {
             .with_bucket_name(&place.bucket)
             .with_client_options(options)
             .with_allow_http(allow_http)
+            // A bucket with object lock takes nothing without.
+            .with_checksum_algorithm(Checksum::SHA256)
             .with_retry(retry);
         if let Some(endpoint) = &place.endpoint {
             builder = builder.with_endpoint(endpoint);

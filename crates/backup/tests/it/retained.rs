@@ -1,8 +1,10 @@
 //! What a prune removes, what it keeps, and what it says it would do.
 
+use crate::memory::Memory;
 use crate::scene::{NOW, PAGE, Scene, begin, last, noise, restored, store};
-use holdfast_backup::{Error, Progress, Prune, Reason};
+use holdfast_backup::{Error, Progress, Prune, Reason, Repository, RepositoryKey};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn prune(last_n: u32) -> Prune {
     let retention = BTreeMap::from([("shop".to_owned(), last(last_n))]);
@@ -93,4 +95,30 @@ fn what_is_in_use_is_not_removed() {
     reading.check(2, &Progress::default()).unwrap();
     drop(reading);
     assert_eq!(scene.repository.prune(&prune(1)).unwrap().removed, [first]);
+}
+
+#[test]
+fn a_key_that_may_not_delete_makes_backups_and_restores_them_and_its_prune_removes_nothing() {
+    let memory = Memory::new();
+    let denied = |doing: &'static str, _: &str| match doing {
+        "removing" => Err("403: this key may not delete".to_owned()),
+        _ => Ok(()),
+    };
+    let key = RepositoryKey::generate();
+    Repository::create(Arc::new(memory.clone()), key.clone()).unwrap();
+    let repository = Repository::open(Arc::new(memory.seen(denied)), key.clone()).unwrap();
+    let backups: Vec<_> = (1..=3).map(|n| store(&repository, begin("shop"), &table(n)).unwrap()).collect();
+    for (n, backup) in (1..).zip(&backups) {
+        assert!(restored(&repository, backup).unwrap() == table(n));
+    }
+    let before = memory.names();
+    let refused = repository.prune(&prune(1)).unwrap_err();
+    assert!(format!("{refused:?}").contains("may not delete"), "{refused:?}");
+    assert_eq!(repository.list(None).unwrap().backups.len(), 3);
+    assert!(before.iter().all(|name| memory.names().contains(name)), "nothing is gone");
+    // The same work with a key that may. What is left of the others' is of a process that runs: this one.
+    let free = Repository::open(Arc::new(memory.clone()), key).unwrap();
+    let pruned = free.prune(&Prune { take_over: true, ..prune(1) }).unwrap();
+    assert!(pruned.removed.len() <= 2);
+    assert!(restored(&free, &backups[2]).unwrap() == table(3));
 }

@@ -38,7 +38,9 @@ pub enum Error {
     UnknownService(String),
     #[error("{0}")]
     Refused(String),
-    #[error("{0} changed at the same moment, nothing was done; look at its status, and ask again if it is still needed")]
+    #[error(
+        "{0} changed at the same moment, nothing was done; look at its status, and ask again if it is still needed"
+    )]
     Conflict(GroupName),
     #[error("the store holds something that this version cannot read under {key:?}")]
     Unreadable {
