@@ -20,6 +20,9 @@ const STATEMENTS_POLL: Duration = Duration::from_millis(4);
 const DRAIN_SETTLE: Duration = Duration::from_millis(15);
 /// Statements that a read-only engine refuses are over this soon.
 const ANSWER_POLL: Duration = Duration::from_millis(3);
+/// A login between two hosts is over by then: a few round trips and a signature.
+const LOGIN: Duration = Duration::from_millis(150);
+const LOGIN_POLL: Duration = Duration::from_millis(3);
 /// A fence statement gets at least this, so that a spent deadline still says what it failed at.
 const SLICE_MIN: Duration = Duration::from_millis(1);
 
@@ -60,6 +63,22 @@ impl MySqlEngine {
             sleep(ANSWER_POLL).await;
         }
         Ok(())
+    }
+
+    /// Who is still logging in may be a replica that follows already; cut, it would try again only in a second. Bounded.
+    pub(super) async fn let_logins_end(&self) -> Result<(), Error> {
+        let until = Instant::now() + LOGIN;
+        loop {
+            let sql = self.flavour.clients();
+            let tables = self.sessions.fence.run("listing clients", sql, STATEMENT).await?;
+            let unknown = |t: &Table| {
+                (0..t.rows.len()).any(|row| t.cell(row, "user").is_none_or(|u| u == "unauthenticated user"))
+            };
+            if !tables.iter().any(unknown) || Instant::now() >= until {
+                return Ok(());
+            }
+            sleep(LOGIN_POLL).await;
+        }
     }
 
     /// Cuts all clients but those whose commit waits for an acknowledgement: cutting these would commit them.

@@ -61,6 +61,7 @@ impl MySqlEngine {
         self.state().writer_id = Some(id);
         self.flavour.done_with_left(self).await?;
         // A session keeps the server id that it began with, and would write under the follower's.
+        self.let_logins_end().await?;
         self.cut_clients(STATEMENT).await?;
         if sync {
             datadir::set_commits_alone(&self.at, false)?;

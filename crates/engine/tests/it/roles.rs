@@ -1,18 +1,23 @@
 //! Closing, promoting, following (S3, S7).
 
-use crate::rig::{BOUNDED, PATIENCE, applied, ids, insert, level, now, received, rig, seen, until};
+use crate::rig::{BOUNDED, PATIENCE, account, applied, ids, insert, level, now, received, rig, seen, until};
 use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_core::topology::Engine;
 use holdfast_engine::{Engine as _, Error, Observation, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, OptsBuilder};
 use rustix::process::{Pid, Signal, kill_process};
+use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 on_both! {
     what_was_received_is_applied_before_promotion,
     what_was_received_survives_a_restart_of_the_replica,
     a_replica_that_lost_a_part_of_its_relay_log_does_not_pass_for_intact,
+    who_is_logging_in_at_a_promotion_stays_if_it_is_a_replica,
     closing_cuts_every_client_and_lasts,
     a_planned_closing_answers_every_statement,
     a_handover_waits_for_what_is_under_way_and_not_for_what_begins_meanwhile,
@@ -54,6 +59,66 @@ async fn what_was_received_is_applied_before_promotion(flavour: Engine) {
     assert!(!now(&two).await.writable);
     two.open().await.unwrap();
     assert_eq!(ids(&mut r.app(2).await).await, (1..=50).collect::<Vec<_>>());
+}
+
+/// The server's greeting has come, the login waits for a while, as behind a slow TLS handshake.
+async fn slow_login(to: SocketAddr, pause: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut server = TcpStream::connect(to).await.unwrap();
+        let mut greeting = vec![0; 1024];
+        let n = server.read(&mut greeting).await.unwrap();
+        sleep(pause).await;
+        client.write_all(&greeting[..n]).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+    });
+    at
+}
+
+async fn who_is_logging_in_at_a_promotion_stays_if_it_is_a_replica(flavour: Engine) {
+    let r = rig(flavour, Async);
+    let one = r.primary(1).await;
+    let two = r.replica(2, 1, false).await;
+    level(&one, &two).await;
+    two.stop_receiving().await.unwrap();
+    let login = |name: &'static str| {
+        let to = r.addr(2);
+        tokio::spawn(async move {
+            let at = slow_login(to, Duration::from_millis(100)).await;
+            let account = account(name);
+            let opts = OptsBuilder::default()
+                .ip_or_hostname("127.0.0.1")
+                .tcp_port(at.port())
+                .prefer_socket(false)
+                .user(Some(account.user.as_str()))
+                .pass(Some(account.password));
+            Conn::new(opts).await
+        })
+    };
+    let (replica, client) = (login("replicator"), login("app"));
+    sleep(Duration::from_millis(40)).await;
+    two.promote(false, 0).await.unwrap();
+    let mut replica = replica.await.unwrap().unwrap();
+    replica.query_drop("DO 0").await.unwrap();
+    // Anybody else began under the follower's id.
+    if let Ok(mut client) = client.await.unwrap() {
+        client.query_drop("DO 0").await.unwrap_err();
+    }
+    two.open().await.unwrap();
+
+    // Who never ends its login holds up nothing for long.
+    let idle = TcpStream::connect(r.addr(1)).await.unwrap();
+    one.close(FENCE).await.unwrap();
+    one.follow(r.addr(2), false).await.unwrap();
+    level(&two, &one).await;
+    one.stop_receiving().await.unwrap();
+    let _another = TcpStream::connect(r.addr(1)).await.unwrap();
+    let begun = Instant::now();
+    one.promote(false, 0).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    drop(idle);
 }
 
 async fn what_was_received_survives_a_restart_of_the_replica(flavour: Engine) {
