@@ -22,7 +22,7 @@ ENGINES := $(CURDIR)/target
 help:
 	@echo 'make demo    a three-node MariaDB service on this machine: kill its primary, switch it over'
 	@echo 'make test    everything that is checked: lints, then every test on real servers'
-	@echo 'make bench   the proxies beside HAProxy and twemproxy, writes beside a pair set up by hand, backups beside restic, failovers beside Sentinel'
+	@echo 'make bench   the proxies beside HAProxy and twemproxy, writes beside a pair set up by hand, backups beside restic, failovers beside Sentinel, read/write splitting beside MySQL Router'
 	@echo 'make lint    formatting, clippy, crate edges, generated files'
 	@echo 'make setup   install the Debian packages that tests and demo need (the others call it)'
 	@echo 'make engines MySQL 9.7, MariaDB 11.8, Valkey 8 and an S3 server in target/, if they are not there (make test calls it)'
@@ -78,9 +78,10 @@ demo: setup
 	cargo build --release --locked --package holdfast
 	$(TARGET)/release/holdfast drill demo
 
-bench: setup
+bench: setup engines
 	cargo build --release --locked --package holdfast
 	bench/bench.py $(TARGET)/release/holdfast
+	bench/router.py $(TARGET)/release/holdfast $(ENGINES)/mysql/programs
 	bench/backup.py $(TARGET)/release/holdfast
 	bench/sentinel.py --holdfast $(TARGET)/release/holdfast
 	cargo build --release --locked --package holdfast-proxy --example front

@@ -16,6 +16,7 @@ pub mod position;
 pub mod record;
 pub mod report;
 pub mod route;
+pub mod schedule;
 pub mod seat;
 pub mod secret;
 pub mod seen;

@@ -1,6 +1,7 @@
 //! The topology: which hosts there are and which services run on them, as the rest of the program sees it.
 //! The TOML file, its spans and its error messages belong to the binary; here is only what is already checked.
 
+use crate::schedule::Schedule;
 use crate::{GroupName, NodeName, RegionName, UserName, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,6 +21,9 @@ pub struct Topology {
     /// Where every node answers clients as a Sentinel would. `None`: nowhere.
     #[serde(default)]
     pub sentinel: Option<Sentinel>,
+    /// When every service is backed up. `None`: when somebody says so.
+    #[serde(default)]
+    pub backups: Option<Schedule>,
     /// Nodes in the order of the file.
     pub nodes: Vec<Node>,
     /// Services in the order of the file.

@@ -3,6 +3,8 @@
 //! Guarantees: the rule of both vendors: a replica is of its primary's release or a later one, and of its kind.
 //! Does not know: what a version brings. One that cannot be read is not guessed at (S11).
 
+use crate::topology::Engine;
+
 /// What a server, or a program of it, calls itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
@@ -27,6 +29,15 @@ impl Version {
         let mut next = || parts.next()?.parse().ok();
         let release = (next()?, next()?);
         Some(Version { kind: kind(text), release, patch: next().unwrap_or(0) })
+    }
+    /// Of the engine, and not of one that has a program by the same name.
+    pub fn is_of(&self, engine: Engine) -> bool {
+        match self.kind {
+            Kind::MySql => engine == Engine::MySql,
+            Kind::MariaDb => engine == Engine::MariaDb,
+            Kind::Redis => engine == Engine::Redis,
+            Kind::Valkey => engine == Engine::Valkey,
+        }
     }
     /// Of one release, whatever the patch level.
     pub fn same_release(&self, other: &Version) -> bool {

@@ -1,10 +1,12 @@
 //! `holdfast run`: puts together what this host is for, from the topology file, and takes it apart again in order.
 
+use crate::agent::backups::Backups;
 use crate::agent::link::ControllerLink;
 use crate::agent::rejoin::Rejoin;
 use crate::agent::{self, Agent, Instance};
 use crate::api::server::{self, Host};
 use crate::archive::Archive;
+use crate::backup;
 use crate::cli::Exit;
 use crate::clock::{Clock, unix_ms, unix_s};
 use crate::config::{Config, secrets};
@@ -288,8 +290,22 @@ fn make_agent(
         clock,
         link: link.clone(),
         archives: instances.iter().filter_map(archive).collect(),
+        backups: make_backups(config, node, &stir),
         instances,
         stir,
+    }))
+}
+
+fn make_backups(config: &Config, node: &Node, stir: &Arc<Notify>) -> Option<Arc<Backups>> {
+    config.topology.backups?;
+    let services = config.topology.services.iter().filter(|s| s.members.contains(&node.name));
+    Some(Backups::new(agent::backups::Options {
+        node: node.name.clone(),
+        place: config.repository.clone()?,
+        retention: config.retention,
+        verify: config.verify,
+        sockets: services.map(|s| (s.name.clone(), backup::socket_of(&node.data_dir, s))).collect(),
+        stir: stir.clone(),
     }))
 }
 

@@ -7,6 +7,7 @@ mod member;
 mod remembers;
 mod returning;
 mod scene;
+mod schedule;
 mod seat;
 mod sync_set;
 mod upgrade;

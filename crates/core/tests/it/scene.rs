@@ -146,6 +146,7 @@ pub fn healthy(durability: Durability) -> Scene {
             api_port: 7400,
             tls_dir: None,
             sentinel: None,
+            backups: None,
             nodes: nodes.collect(),
             services: vec![service],
         },

@@ -82,6 +82,7 @@ fn topology(rng: &mut Rng, (hosts, members, voters): (usize, usize, usize)) -> T
         api_port: 7400,
         tls_dir: None,
         sentinel: None,
+        backups: None,
         nodes: nodes.collect(),
         services: vec![service],
     }

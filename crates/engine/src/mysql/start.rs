@@ -38,6 +38,8 @@ impl MySqlEngine {
         if self.process.running().is_none() {
             self.sessions.reset().await;
             *self.state() = State::default();
+            // Programs of another engine must not make a data directory.
+            self.installed_version().await?;
             self.prepare_directories().await?;
             self.take_over_data().await?;
             self.launch().await?;

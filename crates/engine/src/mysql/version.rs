@@ -36,7 +36,18 @@ pub(super) async fn of(addr: SocketAddr) -> Option<String> {
 impl MySqlEngine {
     pub(super) async fn installed_version(&self) -> Result<String, Error> {
         let (programs, server) = (self.spec.programs(), self.flavour.server());
-        self.installed.version(programs, server, &["--no-defaults", "--version"], read).await
+        let found = programs.path(server);
+        let version = self.installed.version(programs, server, &["--no-defaults", "--version"], read).await?;
+        if Version::read(&version).is_some_and(|v| v.is_of(self.spec.engine)) {
+            return Ok(version);
+        }
+        // MariaDB's package has a `mysqld`.
+        Err(Error::BadSpec(format!(
+            "{} is {version}, and the service is one of {}: name the directory of its programs with `programs` (`--programs` \
+             of `dev` and `drill`)",
+            found.display(),
+            self.spec.engine.word()
+        )))
     }
 
     /// Before a start: nothing older than what has used the data may be started on it.

@@ -296,3 +296,15 @@ async fn the_engine_dies_with_its_agent(flavour: Engine) {
     spec.management = other_user(flavour);
     MySqlEngine::new(spec).unwrap().start().await.unwrap();
 }
+
+/// Debian's MariaDB has a program that is called `mysqld`.
+#[tokio::test]
+async fn programs_of_another_engine_are_named_and_make_no_data_directory() {
+    let r = rig(Engine::MySql, Async);
+    let one = MySqlEngine::new(holdfast_engine::Spec { programs: None, ..r.spec(1) }).unwrap();
+    let refused = one.start().await.unwrap_err();
+    let says = refused.to_string();
+    assert!(matches!(refused, Error::BadSpec(_)), "{refused:?}");
+    assert!(says.contains("mysqld is 10.") && says.contains("`programs`"), "{says}");
+    assert!(!r.root(1).join("data").exists());
+}

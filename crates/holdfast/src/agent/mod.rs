@@ -5,6 +5,7 @@
 //! of the controller and of the store: the instance goes on while its lease lasts or every other member vouches
 //! (S14), and closes by itself when neither holds.
 
+pub mod backups;
 pub mod instance;
 pub mod link;
 mod observe;
@@ -16,6 +17,7 @@ pub use instance::Instance;
 use crate::api::hosts::{Orders, Renewal, ReportRequest};
 use crate::archive::Archive;
 use crate::clock::Clock;
+use backups::Backups;
 use holdfast_core::member::VouchRequest;
 use holdfast_core::record::Session;
 use holdfast_core::topology::Topology;
@@ -36,6 +38,8 @@ pub struct Options {
     pub instances: Vec<Arc<Instance>>,
     /// Of instances whose log is kept.
     pub archives: Vec<Arc<Archive>>,
+    /// If backups are scheduled.
+    pub backups: Option<Arc<Backups>>,
     /// Wakes the reporter; shared with the instances.
     pub stir: Arc<Notify>,
 }
@@ -121,6 +125,7 @@ impl Agent {
             node: self.options.node.clone(),
             session: self.options.session,
             instances,
+            backups: self.options.backups.as_ref().map(|b| b.done()).unwrap_or_default(),
             renew,
         };
         let orders = self.options.link.report(&request).await?;
@@ -153,6 +158,9 @@ impl Agent {
     }
 
     fn take(&self, orders: Orders, sent: Millis) {
+        if let Some(backups) = &self.options.backups {
+            backups.take(&orders.backups, &self.options.instances);
+        }
         for assignment in orders.assignments {
             if let Some(instance) = self.instance(&assignment.group) {
                 instance.assign(assignment, sent);

@@ -2,6 +2,7 @@
 
 use holdfast_core::record::{Assignment, Session};
 use holdfast_core::report::InstanceReport;
+use holdfast_core::schedule::End;
 use holdfast_core::{Epoch, GroupName, NodeName, Position, RouteSnapshot};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,9 @@ pub struct ReportRequest {
     pub node: NodeName,
     pub session: Session,
     pub instances: Vec<InstanceReport>,
+    /// Ordered backups that ended.
+    #[serde(default)]
+    pub backups: Vec<BackupDone>,
     /// Leases to renew. The sender counts from when it sent this (S2).
     pub renew: Vec<Renewal>,
 }
@@ -29,10 +33,28 @@ pub struct Renewal {
     pub epoch: Epoch,
 }
 
+/// A backup that this life of an agent is to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupOrder {
+    pub group: GroupName,
+    pub number: u64,
+}
+
+/// What became of it. Said until it is not ordered any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupDone {
+    pub group: GroupName,
+    pub number: u64,
+    pub end: End,
+}
+
 /// Answer to a report and to `GET /v1/host/assignments`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Orders {
     pub assignments: Vec<Assignment>,
+    /// What is to be made, or goes on.
+    #[serde(default)]
+    pub backups: Vec<BackupOrder>,
     /// Renewals that were committed.
     pub renewed: Vec<Renewal>,
     /// Pass it to the next `GET /v1/host/assignments?after=` to be woken by what comes later.

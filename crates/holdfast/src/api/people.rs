@@ -47,9 +47,27 @@ pub struct ServiceStatus {
     pub state: String,
     /// What the diagnosis means and what is being waited for.
     pub findings: Vec<Finding>,
+    /// Absent where nothing is scheduled.
+    #[serde(default)]
+    pub backup: Option<BackupStatus>,
     pub port: u16,
     pub read_port: u16,
     pub members: Vec<MemberStatus>,
+}
+
+/// A service's scheduled backups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackupStatus {
+    /// When the last good one began, wall clock of the controller, ms since 1970.
+    pub good_unix_ms: Option<u64>,
+    /// When the next one is due; absent while one is under way.
+    pub next_unix_ms: Option<u64>,
+    /// Node that makes one.
+    pub under_way_on: Option<String>,
+    /// Why the last one failed.
+    pub failed: Option<String>,
+    /// How many failed since the last good one.
+    pub failures: u32,
 }
 
 /// One thing to know about a service.

@@ -15,6 +15,7 @@ use crate::clock::unix_ms;
 use crate::config::repository::Location;
 use holdfast_backup::storage::{Bucket, Directory};
 use holdfast_backup::{Begin, Cut, Progress, Repository, RepositoryKey, Storage};
+use holdfast_core::topology::{Management, Service};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -88,6 +89,14 @@ fn storage(at: &Location, runtime: Handle) -> Result<Arc<dyn Storage>, Error> {
             Arc::new(Bucket::open(&place).map_err(holdfast_backup::Error::from)?)
         }
     })
+}
+
+/// Where the engine of a service is reached on a host.
+pub fn socket_of(data_dir: &Path, service: &Service) -> PathBuf {
+    match &service.management {
+        Management::Managed { .. } => data_dir.join(service.name.as_str()).join("run/db.sock"),
+        Management::Attached { socket, .. } => socket.clone(),
+    }
 }
 
 /// Threads for compression and decryption.

@@ -5,6 +5,7 @@ use super::backup_args::{BackupCommand, RepoCommand, RepositoryArgs, RestoreArgs
 use super::client::Api;
 use super::exit::{Exit, Failure};
 use super::{backup_output as show, output};
+use crate::api::people::ServiceStatus;
 use crate::archive::history::Target;
 use crate::archive::{self, plan};
 use crate::backup::{self, Error, cold, hot, restore, verify};
@@ -13,7 +14,7 @@ use crate::config::Config;
 use crate::config::repository::{KeySource, Location, Place};
 use crate::sayln;
 use holdfast_backup::{BackupId, Progress, Proof, Prune, Repository, RepositoryKey, Retention, Run, Summary};
-use holdfast_core::topology::{Engine, Management, Service};
+use holdfast_core::topology::Engine;
 use miette::{IntoDiagnostic, miette};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -151,6 +152,7 @@ pub async fn backup(
             show::made(&made, clock.now().0);
             Ok(Exit::Ok)
         }
+        BackupCommand::Schedule { service, output } => schedule(config, token, service, output).await,
         BackupCommand::List { service, output, repository } => {
             let given = Given::find(config, &repository)?;
             list(given.open().await?, service, output).await
@@ -205,7 +207,7 @@ async fn member(
     };
     let found = topology.and_then(|t| t.nodes.iter().find(|n| n.name.as_str() == node));
     let host = found.ok_or_else(|| Failure::refused(miette!("there is no node {node:?}")))?;
-    let socket = socket_of(&host.data_dir, spec);
+    let socket = backup::socket_of(&host.data_dir, spec);
     if !socket.exists() {
         let help = format!("run this on {node}, or name a member of this host with --from");
         return Err(Failure::refused(miette!(
@@ -214,13 +216,6 @@ async fn member(
         )));
     }
     Ok((socket, node))
-}
-
-fn socket_of(data_dir: &Path, service: &Service) -> PathBuf {
-    match &service.management {
-        Management::Managed { .. } => data_dir.join(service.name.as_str()).join("run/db.sock"),
-        Management::Attached { socket, .. } => socket.clone(),
-    }
 }
 
 fn parse_id(text: &str) -> Result<BackupId, Failure> {
@@ -238,6 +233,37 @@ async fn wanted(repository: &Repository, service: &str, id: Option<String>) -> R
         None => Ok(repository.latest(&service)?),
     };
     Ok(backup::blocking(find).await?)
+}
+
+async fn schedule(
+    config: Option<&Path>,
+    token: Option<&Path>,
+    service: Option<String>,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let status = Api::open(config, token)?.status().await?;
+    let wanted = |s: &&ServiceStatus| service.as_ref().is_none_or(|name| *name == s.service);
+    let found: Vec<&ServiceStatus> = status.services.iter().filter(wanted).collect();
+    if let Some(name) = service.as_ref().filter(|_| found.is_empty()) {
+        return Err(Failure::refused(miette!("there is no service {name:?}")));
+    }
+    match output {
+        Output::Json => {
+            let rows: BTreeMap<&String, _> = found.iter().map(|s| (&s.service, &s.backup)).collect();
+            output::json(&rows);
+        }
+        Output::Table => {
+            for s in &found {
+                let says = s.backup.as_ref().map_or("not scheduled".into(), output::backup_text);
+                sayln!("{}: {says}", s.service);
+                if let Some(why) = s.backup.as_ref().and_then(|b| b.failed.as_ref()) {
+                    sayln!("  the last one failed: {why}");
+                }
+            }
+        }
+    }
+    let failed = found.iter().any(|s| s.backup.as_ref().is_some_and(|b| b.failed.is_some()));
+    Ok(if failed { Exit::Attention } else { Exit::Ok })
 }
 
 async fn list(repository: Repository, service: Option<String>, output: Output) -> Result<Exit, Failure> {

@@ -62,6 +62,12 @@ pub enum BackupCommand {
         #[command(flatten)]
         repository: RepositoryArgs,
     },
+    /// Show when the services are backed up by themselves, and what became of the last one
+    Schedule {
+        service: Option<String>,
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
     /// List backups
     List {
         service: Option<String>,

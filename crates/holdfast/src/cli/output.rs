@@ -3,7 +3,7 @@
 use super::args::Output;
 use super::client::Api;
 use super::exit::{Exit, Failure};
-use crate::api::people::{Finding, ServiceStatus, Status};
+use crate::api::people::{BackupStatus, Finding, ServiceStatus, Status};
 use crate::clock::utc;
 use crate::config::Config;
 use crate::{say, sayln};
@@ -86,6 +86,9 @@ fn service_text(s: &ServiceStatus) -> String {
     if s.mode == "paused" {
         out.push_str("  Paused: no automatic failover. `holdfast resume` switches it on.\n");
     }
+    if let Some(backup) = &s.backup {
+        out.push_str(&format!("  Backups: {}\n", backup_text(backup)));
+    }
     for f in &s.findings {
         let mark = if f.severity == "notice" { "-" } else { "!" };
         out.push_str(&format!("  {mark} {}: {}\n", f.code, f.says));
@@ -94,6 +97,16 @@ fn service_text(s: &ServiceStatus) -> String {
         }
     }
     out
+}
+
+/// The last good one, and what is next.
+pub fn backup_text(b: &BackupStatus) -> String {
+    let good = b.good_unix_ms.map_or("none yet".into(), |ms| format!("last good one of {}", utc(ms)));
+    match (&b.under_way_on, b.next_unix_ms) {
+        (Some(node), _) => format!("{good}; one is being made on {node}"),
+        (None, Some(next)) => format!("{good}; the next at {}", utc(next)),
+        (None, None) => good,
+    }
 }
 
 fn members_table(s: &ServiceStatus) -> String {

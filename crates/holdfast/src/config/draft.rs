@@ -27,6 +27,10 @@ pub(super) struct File {
     pub sentinel: Option<SentinelDraft>,
     pub repository: Option<Place>,
     pub retention: Retention,
+    /// A backup is proven after it was made.
+    pub verify: bool,
+    pub schedule: Option<At<String>>,
+    pub wants_repository: bool,
     pub nodes: Vec<NodeDraft>,
     pub services: Vec<ServiceDraft>,
 }
@@ -99,7 +103,8 @@ pub(super) struct AccountDraft {
 }
 
 pub(super) fn file(mut r: Record, out: &mut Findings) -> File {
-    let wants_tls = r.mentions("tls");
+    let (wants_tls, wants_repository) = (r.mentions("tls"), r.mentions("repository"));
+    let mut backup = r.one("backup");
     File {
         name: r.text("name"),
         api_port: r.port("api_port"),
@@ -109,7 +114,10 @@ pub(super) fn file(mut r: Record, out: &mut Findings) -> File {
         tls_dir: r.one("tls").and_then(|mut tls| tls.path("dir")),
         sentinel: r.one("sentinel").map(|r| sentinel(r, out)),
         repository: r.one("repository").and_then(|mut r| repository::place(&mut r, out)),
-        retention: r.one("backup").map_or(repository::RETENTION, |mut r| repository::retention(&mut r)),
+        wants_repository,
+        retention: backup.as_mut().map_or(repository::RETENTION, repository::retention),
+        verify: backup.as_mut().is_some_and(|r| r.flag("verify").is_some_and(|at| at.value)),
+        schedule: backup.and_then(|mut r| r.text("schedule")),
         nodes: r.many("node").into_iter().enumerate().map(|(place, r)| node(place, r)).collect(),
         services: r.many("service").into_iter().map(|r| service(r, out)).collect(),
     }
@@ -306,6 +314,10 @@ pub(super) fn topology(file: File) -> Option<Topology> {
             Some(draft) => Some(finished_sentinel(draft)?),
             None => None,
         },
+        backups: match &file.schedule {
+            Some(at) => Some(repository::schedule(&at.value)?),
+            None => None,
+        },
         nodes: file.nodes.into_iter().map(finished_node).collect::<Option<_>>()?,
         services: file.services.into_iter().map(finished_service).collect::<Option<_>>()?,
     })
@@ -334,15 +346,19 @@ fn finished_node(draft: NodeDraft) -> Option<Node> {
 /// When a service goes home; `None` if that cannot be read.
 pub(super) fn hand_back(text: &str) -> Option<HandBack> {
     match text {
-        "auto" => return Some(HandBack::Auto),
-        "manual" => return Some(HandBack::Manual),
-        _ => {}
+        "auto" => Some(HandBack::Auto),
+        "manual" => Some(HandBack::Manual),
+        text => minute_of_day(text).map(HandBack::At),
     }
+}
+
+/// `03:15`
+pub(super) fn minute_of_day(text: &str) -> Option<u16> {
     let digits =
         |t: &str| (t.len() == 2 && t.bytes().all(|b| b.is_ascii_digit())).then(|| t.parse::<u16>().ok());
     let (hours, minutes) = text.split_once(':')?;
     let (hours, minutes) = (digits(hours)??, digits(minutes)??);
-    (hours < 24 && minutes < 60).then_some(HandBack::At(hours * 60 + minutes))
+    (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
 }
 
 fn finished_service(draft: ServiceDraft) -> Option<Service> {

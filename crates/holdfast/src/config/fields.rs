@@ -304,9 +304,23 @@ const KEPT_MAX: u64 = 10_000;
 
 static BACKUP: Section = Section {
     title: "[backup]",
-    doc: "What `holdfast backup prune` keeps of each service: a backup that any rule keeps stays. The last one always \
-          does.",
+    doc: "When backups are made, and what `holdfast backup prune` keeps of each service: a backup that any rule keeps \
+          stays. The last one always does.",
     fields: &[
+        field(
+            "schedule",
+            Kind::Text { chars_max: 16 },
+            Need::Optional("nobody makes them but `holdfast backup now`"),
+            "`\"03:15\"`: each day at that time, UTC. `\"6h\"`: so many hours after the last one began. The controller tells the \
+             fittest member of each MariaDB service to make one and to prune; where its host goes away meanwhile, another.",
+        ),
+        field(
+            "verify",
+            Kind::Flag,
+            Need::Default(Default::Flag(false)),
+            "Scheduled backups are proven: restored into the temporary directory of the host that made them, which must have \
+             room for all of it.",
+        ),
         field(
             "keep_last",
             Kind::Number { min: 1, max: KEPT_MAX },

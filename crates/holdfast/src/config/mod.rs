@@ -37,6 +37,8 @@ pub struct Config {
     pub repository: Option<repository::Place>,
     /// How long they stay.
     pub retention: holdfast_backup::Retention,
+    /// Scheduled ones are proven as well.
+    pub verify: bool,
     /// Warnings only. May be empty.
     pub warnings: Report,
     /// Where each password is named, to warn about it.
@@ -81,13 +83,13 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Report> {
         .chain(sentinel)
         .map(|p| (p.span.clone(), p.value.clone()))
         .collect();
-    let (drills, place, retention) =
-        (file.drills.as_ref().is_some_and(|d| d.value), file.repository.clone(), file.retention);
+    let (drills, place) = (file.drills.as_ref().is_some_and(|d| d.value), file.repository.clone());
+    let (retention, verify) = (file.retention, file.verify);
     let topology = draft::topology(file);
     match topology {
         Some(topology) if !findings.has_errors() => {
             let warnings = findings.into_report(name, Some(text));
-            Ok(Config { topology, drills, repository: place, retention, warnings, passwords })
+            Ok(Config { topology, drills, repository: place, retention, verify, warnings, passwords })
         }
         _ => {
             if !findings.has_errors() {

@@ -1,8 +1,10 @@
 //! `[repository]` and `[backup]`: where backups go, with which key, and how long they stay.
 
+use super::draft::minute_of_day;
 use super::report::{Finding, Findings};
 use super::shape::{At, Record};
 use holdfast_backup::Retention;
+use holdfast_core::schedule::Schedule;
 use std::path::{Path, PathBuf};
 
 /// Where backups go.
@@ -221,6 +223,18 @@ fn bucket(r: &mut Record, out: &mut Findings) -> Option<Bucket> {
     let endpoint = endpoint.map(|at| at.value);
     sound.then_some(Bucket { name: name.value, prefix, endpoint, region, ca_file, access })
 }
+
+/// `03:15`, `6h`; `None` if that cannot be read.
+pub(super) fn schedule(text: &str) -> Option<Schedule> {
+    if let Some(minute) = minute_of_day(text) {
+        return Some(Schedule::Daily { minute });
+    }
+    let hours = text.strip_suffix('h')?.parse::<u64>().ok()?;
+    (1..=EVERY_H_MAX).contains(&hours).then_some(Schedule::Every { ms: hours * 3_600_000 })
+}
+
+/// Four weeks.
+const EVERY_H_MAX: u64 = 672;
 
 pub(super) fn retention(r: &mut Record) -> Retention {
     let mut number = |name| r.number(name).and_then(|at| u32::try_from(at.value).ok()).unwrap_or(0);

@@ -7,9 +7,10 @@ use super::grants;
 use super::options;
 use super::placement;
 use super::report::{Finding, Findings, quoted, suggestion};
+use super::repository;
 use super::shape::At;
 use holdfast_core::NodeName;
-use holdfast_core::topology::{Durability, Family, PasswordSource, ReadConsistency};
+use holdfast_core::topology::{Durability, Engine, Family, PasswordSource, ReadConsistency};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::Range;
@@ -53,6 +54,7 @@ pub(super) fn check(file: &File, out: &mut Findings) {
     voters(file, out);
     exposure(file, out);
     drills(file, out);
+    scheduled(file, out);
     data_dirs(file, out);
     unique("service", file.services.iter().filter_map(|s| s.name.as_ref()), out);
     for service in &file.services {
@@ -112,6 +114,32 @@ fn unique<'a, T: Ord + Display + 'a>(
                 .at(earlier, "first here")
                 .hint(format!("every {what} has a name of its own")),
             ),
+        }
+    }
+}
+
+fn scheduled(file: &File, out: &mut Findings) {
+    let Some(at) = &file.schedule else { return };
+    if repository::schedule(&at.value).is_none() {
+        let hint = "`\"03:15\"` for a time of day, UTC, or `\"6h\"` for every six hours, up to `\"672h\"`";
+        let says = format!("{} is no schedule", quoted(&at.value));
+        out.push(Finding::error("invalid-schedule", says).at(&at.span, "here").hint(hint));
+    }
+    if !file.wants_repository {
+        out.push(
+            Finding::error("missing-field", "backups are scheduled, and no repository is named")
+                .at(&at.span, "scheduled here")
+                .hint("add a [repository] section"),
+        );
+    }
+    for service in &file.services {
+        if let (Some(name), Some(engine)) = (&service.name, &service.engine)
+            && *engine != Engine::MariaDb
+        {
+            let says = format!("{} is not backed up by the schedule", quoted(name.value.as_str()));
+            let hint =
+                "hot backups are MariaDB's only so far; `holdfast backup cold` copies a stopped member";
+            out.push(Finding::warning("not-backed-up", says).at(&name.span, "of another engine").hint(hint));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! lease grant they imply, and wakes whoever waits for assignments or routes. It decides nothing itself, and it
 //! holds nothing that a successor needs: that is all in the store.
 
+pub mod backups;
 mod history;
 pub mod view;
 
@@ -56,11 +57,15 @@ const VERSION_BITS: u32 = 32;
 /// Plans follow each other while a group changes; a person's request yields to so many.
 const AMEND_TRIES: usize = 8;
 
+/// How often the schedule of backups is looked at.
+const BACKUPS_EVERY: Duration = Duration::from_secs(1);
+
 /// One term in office.
 pub struct Office {
     /// The node this controller runs on.
     node: NodeName,
     clock: Clock,
+    opened: Instant,
     store: Arc<dyn Store>,
     inner: Mutex<Inner>,
     /// Something was reported or committed: decide again.
@@ -79,6 +84,7 @@ struct Inner {
     /// When the store last committed something for this office: how long its word can be trusted.
     confirmed: Instant,
     said: BTreeMap<GroupName, &'static str>,
+    backups_looked_at: Option<Instant>,
     /// Since when all groups are healthy.
     calm_since: Option<Millis>,
 }
@@ -102,11 +108,13 @@ impl Office {
             routes: BTreeMap::new(),
             confirmed: Instant::now(),
             said: BTreeMap::new(),
+            backups_looked_at: None,
             calm_since: None,
         };
         Ok(Arc::new(Office {
             node,
             clock,
+            opened: Instant::now(),
             store,
             inner: Mutex::new(inner),
             stir: Notify::new(),
@@ -131,9 +139,27 @@ impl Office {
         loop {
             self.decide_all().await;
             self.publish();
+            self.look_after_backups().await;
             let tick = Duration::from_millis(limits::REPORT_EVERY_MS / 5);
             let _ = tokio::time::timeout(tick, self.stir.notified()).await;
         }
+    }
+
+    async fn look_after_backups(&self) {
+        {
+            let mut inner = self.lock();
+            if inner.backups_looked_at.is_some_and(|at| at.elapsed() < BACKUPS_EVERY) {
+                return;
+            }
+            inner.backups_looked_at = Some(Instant::now());
+        }
+        if let Err(e) = self.order_backups().await {
+            tracing::warn!(error = &e as &dyn std::error::Error, "no backup was ordered; trying again");
+        }
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Gives every service of the topology that the store does not know a record.
@@ -367,7 +393,11 @@ impl Office {
                 renewed.push(renewal);
             }
         }
-        Ok(self.orders(&report.node, renewed))
+        // Nothing that a lease waits for. What is not noted now is said again with the next report.
+        if let Err(e) = self.note_backups(report.backups).await {
+            tracing::debug!(error = &e as &dyn std::error::Error, "the end of a backup was not noted");
+        }
+        Ok(self.orders(&report.node, report.session, renewed))
     }
 
     /// One committed entry (S2). `false`: refused, the epoch is over.
@@ -387,8 +417,9 @@ impl Office {
         Ok(done)
     }
 
-    fn orders(&self, node: &NodeName, renewed: Vec<Renewal>) -> Orders {
+    fn orders(&self, node: &NodeName, session: Session, renewed: Vec<Renewal>) -> Orders {
         let version = *self.version.borrow();
+        let backups = self.backup_orders(node, session);
         let inner = self.lock();
         let topology = inner.core.topology();
         let assignments = inner
@@ -399,7 +430,7 @@ impl Office {
                 service.members.contains(node).then(|| record.assignment(service, revision, node))
             })
             .collect();
-        Orders { assignments, renewed, version }
+        Orders { assignments, backups, renewed, version }
     }
 
     /// Assignments, at once if something changed since `after`, else when it does or the wait is over.
@@ -412,7 +443,7 @@ impl Office {
     ) -> Result<Orders, Error> {
         self.check_session(node, session)?;
         self.wait_for_change(after, wait).await;
-        Ok(self.orders(node, Vec::new()))
+        Ok(self.orders(node, session, Vec::new()))
     }
 
     /// Routes, as [`Office::assignments`].

@@ -1,6 +1,6 @@
 //! The controller's knowledge in the words of the API.
 
-use super::{Error, Office};
+use super::{Error, Office, backups};
 use crate::api::people::{
     Explanation, Finding, LostStatus, MemberStatus, NodeStatus, PlanStatus, ServiceStatus, Status, StepStatus,
 };
@@ -32,8 +32,14 @@ impl Office {
             .collect();
         let view =
             |s: &Service| Some(service(&inner.core.world(&s.name, now)?, inner.core.settling(&s.name, now)));
-        let services = topology.services.iter().filter_map(view).collect();
-        Status { name: topology.name.clone(), controller: self.node.to_string(), nodes, services }
+        let mut services: Vec<ServiceStatus> = topology.services.iter().filter_map(view).collect();
+        let name = topology.name.clone();
+        drop(inner);
+        for service in &mut services {
+            service.backup = self.backup_status(&service.service);
+            service.findings.extend(service.backup.as_ref().and_then(backups::finding));
+        }
+        Status { name, controller: self.node.to_string(), nodes, services }
     }
 
     /// Why the controller does what it does, for `holdfast explain`.
@@ -187,7 +193,8 @@ fn service(w: &World, settling: bool) -> ServiceStatus {
     described(w)
 }
 
-fn described(w: &World) -> ServiceStatus {
+/// What is known of a service, whoever has asked.
+pub(super) fn described(w: &World) -> ServiceStatus {
     let diagnosis = diagnose(w);
     let mut findings: Vec<Finding> = diagnosis
         .iter()
@@ -227,6 +234,7 @@ fn described(w: &World) -> ServiceStatus {
             .map_or(if impaired(w).is_empty() { "healthy" } else { "impaired" }, |(row, _)| row.code)
             .into(),
         findings,
+        backup: None,
         port: w.service.port,
         read_port: w.service.read_port,
         members: w.service.members.iter().map(|n| member(w, n)).collect(),

@@ -79,18 +79,7 @@ struct Scene {
 impl Scene {
     async fn new(nodes: u8, change: impl FnOnce(&mut Options)) -> Scene {
         let dir = tempfile::tempdir().unwrap();
-        let (repository, key) = (dir.path().join("repo"), dir.path().join("key"));
-        let binary = || Command::new(env!("CARGO_BIN_EXE_holdfast"));
-        std::fs::write(&key, binary().args(["repo", "key"]).output().unwrap().stdout).unwrap();
-        let made = binary()
-            .args(["repo", "init", "--repository", &repository.display().to_string()])
-            .args(["--key-file", &key.display().to_string()])
-            .env_remove("HOLDFAST_CONFIG")
-            .output();
-        assert!(made.unwrap().status.success());
-        let (repository, key) = (repository.display(), key.display());
-        let line =
-            format!("repository = {{ path = \"{repository}\", key_file = \"{key}\", archive = true }}");
+        let line = crate::stage::repository(dir.path(), "archive = true");
         let stage = stage(nodes, |o| {
             o.top_lines = line;
             o.service_lines = "cool_down_s = 1".into();

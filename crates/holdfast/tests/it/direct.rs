@@ -19,13 +19,19 @@ struct HaProxy {
 }
 
 impl HaProxy {
-    fn start(dir: &Path, engines: &[SocketAddr]) -> HaProxy {
+    fn start(dir: &Path, engines: &[SocketAddr], tls: bool) -> HaProxy {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap();
         let [write, read] = [free(), free()].map(|l| l.local_addr().unwrap());
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/haproxy.cfg");
         let mut config = std::fs::read_to_string(page).unwrap();
         config =
             config.replace("127.0.0.1:3316", &write.to_string()).replace("127.0.0.1:3317", &read.to_string());
+        if tls {
+            // As the page's comment tells.
+            let add = config.split_once("With [tls], add: ").and_then(|(_, rest)| rest.lines().next());
+            let add = add.unwrap().replace("/etc/holdfast/tls", dir.join("tls").to_str().unwrap());
+            config = config.replace("default-server check", &format!("default-server check {add}"));
+        }
         for (n, engine) in engines.iter().enumerate() {
             config = config.replace(&format!("10.0.0.1{}:3308", n + 1), &engine.to_string());
         }
@@ -52,10 +58,19 @@ async fn read_only(addr: SocketAddr) -> Option<bool> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn haproxy_follows_a_failover_and_a_switchover() {
-    let mut stage = stage(3, |_| {}).await;
+    failover_and_switchover(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_asks_over_tls_too() {
+    failover_and_switchover(true).await;
+}
+
+async fn failover_and_switchover(tls: bool) {
+    let mut stage = stage(3, |o| o.tls = tls).await;
     ledger::prepare(stage.sandbox.proxies()[0], &account()).await.unwrap();
     let engines: Vec<_> = stage.sandbox.members().map(|n| stage.sandbox.engine(n).unwrap()).collect();
-    let haproxy = HaProxy::start(stage.sandbox.dir(), &engines);
+    let haproxy = HaProxy::start(stage.sandbox.dir(), &engines, tls);
     wait_for("a primary behind HAProxy", async || read_only(haproxy.write).await == Some(false)).await;
     wait_for("a replica behind HAProxy", async || read_only(haproxy.read).await == Some(true)).await;
 

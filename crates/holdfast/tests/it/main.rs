@@ -11,6 +11,7 @@ mod net;
 mod office;
 #[path = "../../../backup/tests/it/s3_server.rs"]
 mod s3_server;
+mod scheduled;
 mod sentinel;
 mod stage;
 mod staging;

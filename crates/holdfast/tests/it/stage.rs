@@ -48,6 +48,20 @@ impl Stage {
     }
 }
 
+/// Makes a repository below `dir`; the line of the topology file that names it.
+pub fn repository(dir: &std::path::Path, more: &str) -> String {
+    let (repository, key) = (dir.join("repo"), dir.join("key"));
+    let binary = || std::process::Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    std::fs::write(&key, binary().args(["repo", "key"]).output().unwrap().stdout).unwrap();
+    let (repository, key) = (repository.display().to_string(), key.display().to_string());
+    let made = binary()
+        .args(["repo", "init", "--repository", &repository, "--key-file", &key])
+        .env_remove("HOLDFAST_CONFIG")
+        .output();
+    assert!(made.unwrap().status.success());
+    format!("repository = {{ path = \"{repository}\", key_file = \"{key}\", {more} }}")
+}
+
 /// The ends of the nodes' logs, for a failure's message.
 pub fn logs(dir: &std::path::Path) -> String {
     let mut out = String::new();
