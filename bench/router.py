@@ -3,7 +3,8 @@
 
 Machines drift and others use them too, so everything is measured in turns, and the medians' ratios are what counts. A
 deployment has one `read_consistency`, so each of them is one of its own, in which Holdfast, Router and the bare primary
-take turns. Where a client's reads really went is counted by the engines (SELECTs, those that wait for a write included).
+take turns. Before each turn replicas catch up. Where reads really went is counted by the engines (`Com_select`, those
+that wait for a write included).
 
 Router splits with `access_mode=auto`, and that only by metadata as MySQL Shell writes them (a static list of destinations
 is refused). No Shell is needed: this writes the few tables that Router reads of an asynchronous ReplicaSet. As Router waits
@@ -36,15 +37,12 @@ HOLDFAST = os.path.realpath(sys.argv[1])
 PROGRAMS = pathlib.Path(sys.argv[2]).resolve()
 ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 5
 SECONDS = int(sys.argv[4]) if len(sys.argv) > 4 else 4
-THREADS = 16
+THREADS, POOLED = 16, 64
 TRIES = 5
-POOLED = 64
 WAIT_S = 120
 PORT, ENGINE_PORT, ROUTER_PORT = 14306, 14308, 14310
 NODES = {"a": "127.0.0.11", "b": "127.0.0.12", "c": "127.0.0.13"}
-CONSISTENCIES = ["strong", "session", "eventual"]
-EQUAL = "session"
-LEAST = 1.3
+CONSISTENCIES, EQUAL, LEAST = ["strong", "session", "eventual"], "session", 1.3
 TEXT = "--db-ps-mode=disable"
 # What is measured, sysbench's arguments, and whether both split it, so that there is a target.
 TESTS = [
@@ -111,17 +109,16 @@ def root(consistency, node):
 
 
 def selects(consistency):
-    statement = "SHOW GLOBAL STATUS LIKE 'Com_select'"
-    return {node: int(asked(statement, **root(consistency, node))[1]) for node in NODES}
+    return {node: int(asked("SHOW GLOBAL STATUS LIKE 'Com_select'", **root(consistency, node))[1]) for node in NODES}
 
 
-def sysbench(address, port, account, test, command, seconds=SECONDS):
+def sysbench(address, port, account, test, command):
     """Queries/s and the 99th percentile of the latency in ms; None if a statement failed."""
     # Without transactions two clients can insert the same row: no error for a benchmark.
     out = subprocess.run(
         ["sysbench", "--db-driver=mysql", f"--mysql-host={address}", f"--mysql-port={port}",
          f"--mysql-user={account['user']}", f"--mysql-password={account['password']}", "--mysql-db=shop",
-         "--mysql-ignore-errors=1020,1062,1205,1213", "--tables=1", "--table-size=10000", f"--time={seconds}",
+         "--mysql-ignore-errors=1020,1062,1205,1213", "--tables=1", "--table-size=10000", f"--time={SECONDS}",
          f"--threads={THREADS if command == 'run' else 1}", "--percentile=99", *test, command],
         stdout=subprocess.PIPE, text=True)
     if out.returncode:
@@ -130,6 +127,13 @@ def sysbench(address, port, account, test, command, seconds=SECONDS):
     rate = re.search(r"queries:\s+\d+\s+\(([\d.]+)", out.stdout)
     late = re.search(r"99th percentile:\s+([\d.]+)", out.stdout)
     return (float(rate[1]), float(late[1])) if rate and late else None
+
+
+def settle(consistency, leader):
+    """Waits until replicas have what the turn before wrote: nobody pays for another's writes."""
+    written = asked("SELECT @@gtid_executed", **root(consistency, leader))[0]
+    for node in NODES:
+        asked(f"SELECT WAIT_FOR_EXECUTED_GTID_SET('{written}', {WAIT_S})", **root(consistency, node))
 
 
 def sure(name, way, test):
@@ -146,8 +150,8 @@ def turns(consistency, leader, ways, test):
     seen = {name: [] for name in ways}
     for turn in range(ROUNDS):
         # Who follows whom must not decide.
-        order = list(ways) if turn % 2 == 0 else list(reversed(ways))
-        for name in order:
+        for name in ways if turn % 2 == 0 else reversed(ways):
+            settle(consistency, leader)
             before = selects(consistency)
             rate, late = sure(name, ways[name], test)
             read = {node: count - before[node] for node, count in selects(consistency).items()}
@@ -187,9 +191,7 @@ def metadata(consistency, leader):
         f"GRANT SELECT ON {META}.* TO router",
         f"GRANT UPDATE ON {META}.v2_routers TO router",
         "GRANT SELECT ON performance_schema.global_variables TO router",
-        "CREATE USER plain",
-        "GRANT ALL ON shop.* TO plain",
-    ]
+        "CREATE USER plain", "GRANT ALL ON shop.* TO plain"]
     for number, (node, address) in enumerate(NODES.items(), 1):
         uuid = asked("SELECT @@server_uuid", **root(consistency, node))[0]
         role = "PRIMARY" if node == leader else "SECONDARY"
