@@ -52,9 +52,8 @@ TESTS = [
     ("read-only, prepared", ["oltp_read_only", "--skip-trx=on"], False),
 ]
 META = "mysql_innodb_cluster_metadata"
-# The accounts of clients: Holdfast's, and one that Router can log in as again.
-APP = {"user": "app", "password": "sandbox"}
-PLAIN = {"user": "plain", "password": ""}
+# Clients' accounts: Holdfast's, and one that Router can log in as again.
+APP, PLAIN = {"user": "app", "password": "sandbox"}, {"user": "plain", "password": ""}
 
 DIR = pathlib.Path(tempfile.mkdtemp(prefix="hfrt"))
 STARTED = []
@@ -188,8 +187,7 @@ def metadata(consistency, leader):
         f"INSERT INTO {META}.v2_routers (router_id, address, router_name) VALUES (1, '{NODES[leader]}', 'bench')",
         f"INSERT INTO {META}.v2_router_options VALUES (1, '{{}}')",
         "CREATE USER router IDENTIFIED BY 'sandbox'",
-        f"GRANT SELECT ON {META}.* TO router",
-        f"GRANT UPDATE ON {META}.v2_routers TO router",
+        f"GRANT SELECT ON {META}.* TO router", f"GRANT UPDATE ON {META}.v2_routers TO router",
         "GRANT SELECT ON performance_schema.global_variables TO router",
         "CREATE USER plain", "GRANT ALL ON shop.* TO plain"]
     for number, (node, address) in enumerate(NODES.items(), 1):
@@ -256,8 +254,7 @@ server_ssl_mode=DISABLED
 
 def compare(consistency):
     service, leader = dev(consistency)
-    splitter = router(consistency, leader)
-    primary = NODES[leader]
+    splitter, primary = router(consistency, leader), NODES[leader]
     ways = {"direct": (primary, ENGINE_PORT, APP), "Router": (primary, ROUTER_PORT, PLAIN),
             "Holdfast": (primary, PORT, APP)}
     sysbench(*ways["direct"], TESTS[0][1], "prepare")
