@@ -287,8 +287,8 @@ struct Donor {
 impl Donor {
     /// One at a time: two would read the disk of one primary, and MySQL makes only one copy at once.
     async fn pump(&self, to: &mut DuplexStream, head: &[u8], turn: &Mutex<()>) -> std::io::Result<()> {
-        to.write_all(&(head.len() as u32).to_be_bytes()).await?;
-        to.write_all(head).await?;
+        send(to, &(head.len() as u32).to_be_bytes()).await?;
+        send(to, head).await?;
         let turn = working(to, turn.lock()).await?;
         let done = match self.clear().await {
             Ok(()) => self.pump_data(to).await,
@@ -304,9 +304,9 @@ impl Donor {
             Err(words) => tail.insert("error", words),
         };
         let tail = text(&tail);
-        to.write_all(&0u32.to_be_bytes()).await?;
-        to.write_all(&(tail.len() as u32).to_be_bytes()).await?;
-        to.write_all(&tail).await?;
+        send(to, &0u32.to_be_bytes()).await?;
+        send(to, &(tail.len() as u32).to_be_bytes()).await?;
+        send(to, &tail).await?;
         to.shutdown().await
     }
 
@@ -331,8 +331,8 @@ impl Donor {
             if n == 0 {
                 break;
             }
-            to.write_all(&(n as u32).to_be_bytes()).await?;
-            to.write_all(&chunk[..n]).await?;
+            send(to, &(n as u32).to_be_bytes()).await?;
+            send(to, &chunk[..n]).await?;
         }
         let mut statuses = Vec::new();
         for child in &mut children {
@@ -349,13 +349,18 @@ impl Donor {
     }
 }
 
+/// A receiver that takes nothing for long is given up: others wait for their turn.
+async fn send(to: &mut DuplexStream, bytes: &[u8]) -> std::io::Result<()> {
+    tokio::time::timeout(SILENCE, to.write_all(bytes)).await?
+}
+
 /// Tells the receiver that the donor is at work until it is done; fails if the receiver is gone.
 async fn working<T>(to: &mut DuplexStream, work: impl Future<Output = T>) -> std::io::Result<T> {
     tokio::pin!(work);
     loop {
         match tokio::time::timeout(WORKING_EVERY, &mut work).await {
             Ok(done) => return Ok(done),
-            Err(_) => to.write_all(&WORKING.to_be_bytes()).await?,
+            Err(_) => send(to, &WORKING.to_be_bytes()).await?,
         }
     }
 }

@@ -66,10 +66,12 @@ impl Place {
         let number = |line: &[u8]| std::str::from_utf8(line.strip_prefix(b":")?).ok()?.parse().ok();
         match lines.nth(2)? {
             b"master" => Some(Place::Primary { offset: number(lines.next()?)? }),
-            // Its primary's address and port, the state of the link, the offset.
+            // Its primary's address and port, the state of the link, the offset. While it connects or receives all anew, that
+            // is how far it was with the primary before, perhaps in another history.
             b"slave" => {
-                let offset = number(lines.nth(5)?)?;
-                Some(Place::Replica { offset })
+                let connected = lines.nth(4)? == b"connected";
+                let offset = number(lines.next()?)?;
+                connected.then_some(Place::Replica { offset })
             }
             _ => None,
         }
@@ -385,6 +387,8 @@ mod tests {
         assert_eq!(Place::parse(replica), Some(Place::Replica { offset: 4700 }));
         let nothing = b"*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:6379\r\n$7\r\nconnect\r\n:-1\r\n";
         assert_eq!(Place::parse(nothing), None, "it has no data of its primary");
+        let before = b"*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:6379\r\n$4\r\nsync\r\n:4700\r\n";
+        assert_eq!(Place::parse(before), None, "the offset is of the link before");
         assert_eq!(Place::parse(b"-NOPERM User app has no permissions to run the 'role' command\r\n"), None);
         assert_eq!(Place::parse(b""), None);
         assert_eq!(Place::parse(b"*2\r\n$8\r\nsentinel\r\n*0\r\n"), None);
