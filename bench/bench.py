@@ -12,15 +12,14 @@ Usage: bench.py HOLDFAST [ROUNDS [SECONDS]]
 import os
 import pathlib
 import re
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 import pymysql
+
+from harness import DIR, ends_of_logs, note, run, show, start, stop, until
 
 HOLDFAST = os.path.realpath(sys.argv[1])
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 5
@@ -30,46 +29,9 @@ WRITERS = 8
 QUIET_S = 20
 IDLE_CLIENTS = 2000
 LARGE_BYTES = 1 << 20
-WAIT_S = 120
 PORT, ENGINE_PORT, HAPROXY_PORT, HAPROXY_UNIX_PORT, HAND_PORT = 13306, 13308, 13310, 13311, 13312
 NODES = {"a": "127.0.0.11", "b": "127.0.0.12"}
 HAND = ["127.0.0.13", "127.0.0.14"]
-
-DIR = pathlib.Path(tempfile.mkdtemp(prefix="hfb"))
-STARTED = []
-TABLE = []
-
-
-def start(name, *command):
-    """Starts a process that `stop` ends. Its output goes to a file."""
-    log = open(DIR / f"{name}.log", "w")
-    process = subprocess.Popen([str(c) for c in command], stdout=log, stderr=subprocess.STDOUT)
-    STARTED.append(process)
-    return process
-
-
-def stop(process):
-    process.send_signal(signal.SIGTERM)
-    process.wait(60)
-    STARTED.remove(process)
-
-
-def until(what, check):
-    """Polls `check` until it is true; its last error is shown when it never is."""
-    end, why = time.monotonic() + WAIT_S, None
-    while time.monotonic() < end:
-        try:
-            if found := check():
-                return found
-        except (OSError, pymysql.Error) as error:
-            why = error
-        time.sleep(0.1)
-    logs = "\n".join(p.read_text()[-2000:] for p in DIR.glob("*.log"))
-    sys.exit(f"waited in vain for {what}: {why}\n{logs}")
-
-
-def note(what, target, measured, met):
-    TABLE.append((what, target, measured, "" if met is None else "met" if met else "missed"))
 
 
 def sysbench(address, port, test, command, threads, seconds=SECONDS):
@@ -80,8 +42,7 @@ def sysbench(address, port, test, command, threads, seconds=SECONDS):
          f"--time={seconds}", "--percentile=99", test, command],
         stdout=subprocess.PIPE, text=True)
     if out.returncode:
-        logs = "\n".join(f"{p}:\n{p.read_text()[-2000:]}" for p in DIR.rglob("*.log"))
-        sys.exit(f"{out.stdout}\n{test} at {address}:{port} failed; the logs' ends:\n{logs}")
+        sys.exit(f"{out.stdout}\n{test} at {address}:{port} failed; the logs' ends:\n{ends_of_logs()}")
     rate = re.search(r"queries:\s+\d+\s+\(([\d.]+)", out.stdout)
     late = re.search(r"99th percentile:\s+([\d.]+)", out.stdout)
     return (float(rate[1]), float(late[1])) if rate and late else None
@@ -151,7 +112,7 @@ listen unix
     haproxy = start("haproxy", "haproxy", "-db", "-f", config)
     ways = {"direct": (primary, ENGINE_PORT), "HAProxy": (primary, HAPROXY_PORT),
             "HAProxy, Unix socket": (primary, HAPROXY_UNIX_PORT), "Holdfast": (primary, PORT)}
-    until("HAProxy", lambda: connect(primary, HAPROXY_PORT).close() is None)
+    until("HAProxy", lambda: connect(primary, HAPROXY_PORT).close() is None, pymysql.Error)
     sysbench(primary, ENGINE_PORT, "oltp_read_write", "prepare", 1)
     for what, test, least in (("point selects", "oltp_point_select", 1.25), ("read/write", "oltp_read_write", 1.0)):
         seen = turns(ways, test, THREADS)
@@ -206,22 +167,22 @@ def by_hand():
               "--rpl-semi-sync-master-wait-point=AFTER_SYNC", "--rpl-semi-sync-master-timeout=4294967295")
         sockets.append(str(socket))
     primary, replica = [
-        until("a server set up by hand", lambda s=s: pymysql.connect(unix_socket=s, user="root")) for s in sockets]
+        until("a server set up by hand", lambda s=s: pymysql.connect(unix_socket=s, user="root"), pymysql.Error) for s in sockets]
 
-    def run(server, *statements):
+    def ask(server, *statements):
         with server.cursor(pymysql.cursors.DictCursor) as cursor:
             for statement in statements:
                 cursor.execute(statement)
             return cursor.fetchall()
 
-    run(primary, "CREATE USER repl@'%' IDENTIFIED BY 'repl'", "GRANT REPLICATION SLAVE ON *.* TO repl@'%'",
+    ask(primary, "CREATE USER repl@'%' IDENTIFIED BY 'repl'", "GRANT REPLICATION SLAVE ON *.* TO repl@'%'",
         "CREATE DATABASE shop", "CREATE USER app@'%' IDENTIFIED BY 'sandbox'", "GRANT ALL ON shop.* TO app@'%'")
-    run(replica, "SET GLOBAL rpl_semi_sync_slave_enabled=1", "SET GLOBAL read_only=1",
+    ask(replica, "SET GLOBAL rpl_semi_sync_slave_enabled=1", "SET GLOBAL read_only=1",
         f"CHANGE MASTER TO MASTER_HOST='{HAND[0]}', MASTER_PORT={HAND_PORT}, MASTER_USER='repl', "
         "MASTER_PASSWORD='repl', MASTER_USE_GTID=slave_pos", "START SLAVE")
-    run(primary, "SET GLOBAL rpl_semi_sync_master_enabled=1")
+    ask(primary, "SET GLOBAL rpl_semi_sync_master_enabled=1")
     until("an acknowledging replica by hand",
-          lambda: run(primary, "SHOW STATUS LIKE 'Rpl_semi_sync_master_clients'")[0]["Value"] == "1")
+          lambda: ask(primary, "SHOW STATUS LIKE 'Rpl_semi_sync_master_clients'")[0]["Value"] == "1")
 
 
 def writes():
@@ -245,21 +206,7 @@ def main():
     proxy(hosts, leader)
     stop(process)
     writes()
-    widths = [max(len(row[i]) for row in TABLE) for i in range(4)]
-    print(f"{ROUNDS} rounds of {SECONDS} s in turns, medians; load before: {load:.1f}")
-    for row in TABLE:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    show(f"{ROUNDS} rounds of {SECONDS} s in turns, medians; load before: {load:.1f}")
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-try:
-    main()
-finally:
-    for process in reversed(STARTED):
-        process.terminate()
-    for process in STARTED:
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    shutil.rmtree(DIR, ignore_errors=True)
+run(main)

@@ -11,15 +11,12 @@ Usage: redis.py FRONT [ROUNDS [SECONDS]]; FRONT is the example `front` of the pr
 import csv
 import io
 import os
-import pathlib
-import shutil
-import signal
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
+
+from harness import DIR, run, start, until
 
 FRONT = os.path.realpath(sys.argv[1])
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 7
@@ -27,17 +24,7 @@ SECONDS = float(sys.argv[3]) if len(sys.argv) > 3 else 3
 CLIENTS, KEYS = 50, 100_000
 # Requests per second on a machine like any; how long a turn takes follows from it.
 RATES = {1: 60_000, 20: 800_000}
-ENGINE, HAPROXY, HAPROXY_UNIX, TWEMPROXY, HOLDFAST, HOLDFAST_TCP = range(16_379, 16_385)
-WAIT_S = 30
-
-DIR = pathlib.Path(tempfile.mkdtemp(prefix="hfr"))
-STARTED = []
-
-
-def start(name, *command):
-    log = open(DIR / f"{name}.log", "w")
-    process = subprocess.Popen([str(c) for c in command], stdout=log, stderr=subprocess.STDOUT)
-    STARTED.append(process)
+ENGINE, HAPROXY, HAPROXY_UNIX, TWEMPROXY, HOLDFAST, HOLDFAST_TCP, STATS = range(16_379, 16_386)
 
 
 def answers(port):
@@ -49,15 +36,6 @@ def answers(port):
             return client.recv(100) == b"$-1\r\n"
     except OSError:
         return False
-
-
-def until_all(ports):
-    end = time.monotonic() + WAIT_S
-    while not all(answers(port) for port in ports):
-        if time.monotonic() > end:
-            logs = "\n".join(f"{p.name}:\n{p.read_text()[-2000:]}" for p in DIR.glob("*.log"))
-            sys.exit(f"waited in vain for {[p for p in ports if not answers(p)]}\n{logs}")
-        time.sleep(0.1)
 
 
 def benchmark(port, pipeline):
@@ -98,7 +76,7 @@ listen unix
   servers:
    - 127.0.0.1:{ENGINE}:1
 """)
-    start("nutcracker", "nutcracker", "-c", twemproxy, "-s", "0", "-i", "60000")
+    start("nutcracker", "nutcracker", "-c", twemproxy, "-a", "127.0.0.1", "-s", STATS, "-i", "60000")
     start("front", FRONT, "redis", f"127.0.0.1:{HOLDFAST}", f"127.0.0.1:{ENGINE}", "default", "", unix)
     start("front-tcp", FRONT, "redis", f"127.0.0.1:{HOLDFAST_TCP}", f"127.0.0.1:{ENGINE}", "default", "")
 
@@ -108,7 +86,7 @@ def main():
     set_up()
     ways = {"direct": ENGINE, "HAProxy": HAPROXY, "HAProxy, Unix socket": HAPROXY_UNIX, "twemproxy": TWEMPROXY,
             "Holdfast": HOLDFAST, "Holdfast, TCP": HOLDFAST_TCP}
-    until_all(ways.values())
+    until("everybody to answer", lambda: all(answers(port) for port in ways.values()))
     print(f"{CLIENTS} clients, {ROUNDS} rounds of about {SECONDS:g} s in turns, medians; load before: {load:.1f}")
     missed = False
     for pipeline in RATES:
@@ -133,13 +111,4 @@ def main():
     return missed
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-try:
-    missed_any = main()
-finally:
-    for process in reversed(STARTED):
-        process.terminate()
-    for process in STARTED:
-        process.wait(30)
-    shutil.rmtree(DIR)
-sys.exit("a target was missed" if missed_any else 0)
+sys.exit("a target was missed" if run(main) else 0)

@@ -23,15 +23,13 @@ import json
 import os
 import pathlib
 import re
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 
 import pymysql
+
+from harness import DIR, WAIT_S, note, run, show, start, stop, until
 
 HOLDFAST = os.path.realpath(sys.argv[1])
 PROGRAMS = pathlib.Path(sys.argv[2]).resolve()
@@ -39,7 +37,6 @@ ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 5
 SECONDS = int(sys.argv[4]) if len(sys.argv) > 4 else 4
 THREADS, POOLED = 16, 64
 TRIES = 5
-WAIT_S = 120
 PORT, ENGINE_PORT, ROUTER_PORT = 14306, 14308, 14310
 NODES = {"a": "127.0.0.11", "b": "127.0.0.12", "c": "127.0.0.13"}
 CONSISTENCIES, EQUAL, LEAST = ["strong", "session", "eventual"], "session", 1.3
@@ -55,45 +52,7 @@ META = "mysql_innodb_cluster_metadata"
 # Clients' accounts: Holdfast's, and one that Router can log in as again.
 APP, PLAIN = {"user": "app", "password": "sandbox"}, {"user": "plain", "password": ""}
 
-DIR = pathlib.Path(tempfile.mkdtemp(prefix="hfrt"))
-STARTED = []
 FAILED = collections.Counter()
-TABLE = []
-
-
-def start(name, *command):
-    """Starts a process that `stop` ends. Its output goes to a file."""
-    log = open(DIR / f"{name}.log", "w")
-    process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-    STARTED.append(process)
-    return process
-
-
-def stop(process):
-    process.send_signal(signal.SIGTERM)
-    process.wait(60)
-    STARTED.remove(process)
-
-
-def ends_of_logs():
-    return "\n".join(f"{p}:\n{p.read_text(errors='replace')[-2000:]}" for p in DIR.glob("*.log"))
-
-
-def until(what, check):
-    """Polls `check` until it is true; its last error is shown when it never is."""
-    end, why = time.monotonic() + WAIT_S, None
-    while time.monotonic() < end:
-        try:
-            if found := check():
-                return found
-        except (OSError, pymysql.Error) as error:
-            why = error
-        time.sleep(0.1)
-    sys.exit(f"waited in vain for {what}: {why}\n{ends_of_logs()}")
-
-
-def note(what, target, measured, met):
-    TABLE.append((what, target, measured, "" if met is None else "met" if met else "missed"))
 
 
 def asked(statement, **where):
@@ -248,7 +207,7 @@ server_ssl_mode=DISABLED
 """)
     process = start(f"router-{consistency}", PROGRAMS / "mysqlrouter", "-c", home / "router.conf")
     until("Router to split", lambda: asked(
-        "SELECT @@report_host", host=NODES[leader], port=ROUTER_PORT, **PLAIN)[0] != leader)
+        "SELECT @@report_host", host=NODES[leader], port=ROUTER_PORT, **PLAIN)[0] != leader, pymysql.Error)
     return process
 
 
@@ -277,23 +236,9 @@ def main():
     load = os.getloadavg()[0]
     for consistency in CONSISTENCIES:
         compare(consistency)
-    widths = [max(len(row[i]) for row in TABLE) for i in range(4)]
     for name, count in FAILED.items():
         print(f"{count} turns of {name} ended with an error and were repeated")
-    print(f"{THREADS} clients, {ROUNDS} rounds of {SECONDS} s in turns, medians; load before: {load:.1f}")
-    for row in TABLE:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    show(f"{THREADS} clients, {ROUNDS} rounds of {SECONDS} s in turns, medians; load before: {load:.1f}")
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-try:
-    main()
-finally:
-    for process in reversed(STARTED):
-        process.terminate()
-    for process in STARTED:
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    shutil.rmtree(DIR, ignore_errors=True)
+run(main)

@@ -40,7 +40,7 @@ pub struct Place {
     pub region: Option<String>,
     /// PEM certificates to trust, beside the system's.
     pub authorities: Option<Vec<u8>>,
-    /// Without: what Amazon's own tools find in the environment or on the machine.
+    /// Without: variables of the environment, or the role of the machine or container.
     pub credentials: Option<Credentials>,
 }
 

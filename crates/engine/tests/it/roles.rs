@@ -5,12 +5,13 @@ use holdfast_core::topology::Durability::{Async, Sync};
 use holdfast_core::topology::Engine;
 use holdfast_engine::{Engine as _, Error, Observation, ProcessState, ThreadState};
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, OptsBuilder};
+use mysql_async::{Conn, OptsBuilder, Row};
 use rustix::process::{Pid, Signal, kill_process};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 on_both! {
@@ -61,17 +62,14 @@ async fn what_was_received_is_applied_before_promotion(flavour: Engine) {
     assert_eq!(ids(&mut r.app(2).await).await, (1..=50).collect::<Vec<_>>());
 }
 
-/// The server's greeting has come, the login waits for a while, as behind a slow TLS handshake.
-async fn slow_login(to: SocketAddr, pause: Duration) -> SocketAddr {
+/// The way to a server that holds the server's greeting back until `go`, as a slow TLS handshake would.
+async fn held_login(to: SocketAddr, go: Arc<Notify>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (mut client, _) = listener.accept().await.unwrap();
         let mut server = TcpStream::connect(to).await.unwrap();
-        let mut greeting = vec![0; 1024];
-        let n = server.read(&mut greeting).await.unwrap();
-        sleep(pause).await;
-        client.write_all(&greeting[..n]).await.unwrap();
+        go.notified().await;
         let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
     });
     at
@@ -83,10 +81,11 @@ async fn who_is_logging_in_at_a_promotion_stays_if_it_is_a_replica(flavour: Engi
     let two = r.replica(2, 1, false).await;
     level(&one, &two).await;
     two.stop_receiving().await.unwrap();
+    let go = Arc::new(Notify::new());
     let login = |name: &'static str| {
-        let to = r.addr(2);
+        let (to, go) = (r.addr(2), go.clone());
         tokio::spawn(async move {
-            let at = slow_login(to, Duration::from_millis(100)).await;
+            let at = held_login(to, go).await;
             let account = account(name);
             let opts = OptsBuilder::default()
                 .ip_or_hostname("127.0.0.1")
@@ -98,8 +97,19 @@ async fn who_is_logging_in_at_a_promotion_stays_if_it_is_a_replica(flavour: Engi
         })
     };
     let (replica, client) = (login("replicator"), login("app"));
-    sleep(Duration::from_millis(40)).await;
-    two.promote(false, 0).await.unwrap();
+    let root = tokio::sync::Mutex::new(r.root_conn(2).await);
+    until("two are logging in", || async {
+        let all: Vec<Row> = root.lock().await.query("SHOW PROCESSLIST").await.unwrap();
+        let unknown = |row: &&Row| row.get::<String, _>("User").as_deref() == Some("unauthenticated user");
+        all.iter().filter(unknown).count() == 2
+    })
+    .await;
+    let log_in = async {
+        // Promoting has begun by then, and ends it no sooner than they are known.
+        sleep(Duration::from_millis(60)).await;
+        go.notify_waiters();
+    };
+    tokio::join!(async { two.promote(false, 0).await.unwrap() }, log_in);
     let mut replica = replica.await.unwrap().unwrap();
     replica.query_drop("DO 0").await.unwrap();
     // Anybody else began under the follower's id.

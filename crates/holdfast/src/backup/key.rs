@@ -1,6 +1,7 @@
 //! Getting the repository's secrets from where they are kept. The only place that does.
 
-use crate::config::repository::{Bucket, KeySource, Secret};
+use crate::config::repository::{Bucket, KeySource};
+use crate::config::secrets;
 use holdfast_backup::RepositoryKey;
 use holdfast_backup::storage::{BucketPlace, Credentials};
 use std::io::Read as _;
@@ -16,8 +17,10 @@ const COMMAND: std::time::Duration = std::time::Duration::from_secs(30);
 pub enum Error {
     #[error("{} cannot be read", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("the environment variable {name} with the {of} is not set")]
-    NoVariable { name: String, of: &'static str },
+    #[error("the environment variable {0} with the repository key is not set")]
+    NoVariable(String),
+    #[error("there is no secret of the bucket's access key")]
+    NoSecret(#[from] secrets::Error),
     #[error("{program}, which is to print the repository key, failed: {words}")]
     Command { program: String, words: String },
     #[error("what {origin} gives is no key")]
@@ -36,7 +39,7 @@ pub async fn resolve(source: &KeySource) -> Result<RepositoryKey, Error> {
         }
         KeySource::Env(name) => match std::env::var(name) {
             Ok(text) => parse(&text, format!("the environment variable {name}")),
-            Err(_) => Err(Error::NoVariable { name: name.clone(), of: "repository key" }),
+            Err(_) => Err(Error::NoVariable(name.clone())),
         },
         KeySource::Command(words) => command(words).await,
     }
@@ -45,12 +48,8 @@ pub async fn resolve(source: &KeySource) -> Result<RepositoryKey, Error> {
 /// A bucket with its secrets. Blocks.
 pub fn bucket_place(bucket: &Bucket) -> Result<BucketPlace, Error> {
     let credentials = bucket.access.as_ref().map(|access| {
-        let secret = match &access.secret {
-            Secret::File(path) => first_line(path)?,
-            Secret::Env(name) => std::env::var(name)
-                .map_err(|_| Error::NoVariable { name: name.clone(), of: "access key's secret" })?,
-        };
-        Ok(Credentials { id: access.id.clone(), secret: secret.trim().to_owned() })
+        let secret = secrets::resolve(&access.secret)?.expose().to_owned();
+        Ok::<_, Error>(Credentials { id: access.id.clone(), secret })
     });
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|source| Error::Unreadable { path: path.clone(), source })

@@ -248,8 +248,8 @@ const PLACE_NEED: Need = Need::Optional("one of `path` and [repository.s3] is ne
 static S3: Section = Section {
     title: "[repository.s3]",
     doc: "A repository in a bucket. The server must honour `If-None-Match` where it writes, which `holdfast repo init` \
-          finds out. What was written never changes (but for the sign of a backup that runs), so versions and object lock \
-          of the bucket keep what a stolen access key would remove.",
+          finds out. What a backup or a kept log consists of never changes once it is written, so versions and object lock of the \
+          bucket keep what a stolen access key would remove; small signs of what runs are written again.",
     fields: &[
         field("bucket", Kind::Text { chars_max: 63 }, Need::Required, "Its name."),
         field(
@@ -279,8 +279,11 @@ static S3: Section = Section {
         field(
             "access_key",
             Kind::Text { chars_max: 256 },
-            Need::Optional("what Amazon's own tools find in the environment or on the machine"),
-            "Id of the access key. It must be allowed to list, read and write, and for `holdfast backup prune` to delete.",
+            Need::Optional(
+                "AWS_… variables of the environment, or the role of the machine or container; no files of Amazon's tools",
+            ),
+            "Id of the access key. It must be allowed to list, read and write; `repo init` and `backup prune`, also a scheduled \
+             one, have to delete.",
         ),
         field(
             "secret_key_file",

@@ -5,6 +5,7 @@ use super::report::{Finding, Findings};
 use super::shape::{At, Record};
 use holdfast_backup::Retention;
 use holdfast_core::schedule::Schedule;
+use holdfast_core::topology::PasswordSource;
 use std::path::{Path, PathBuf};
 
 /// Where backups go.
@@ -34,7 +35,7 @@ pub struct Bucket {
     pub region: Option<String>,
     /// PEM certificates to trust, beside the system's.
     pub ca_file: Option<PathBuf>,
-    /// Without: what Amazon's own tools would find.
+    /// Without: variables of the environment, or the role of the machine or container.
     pub access: Option<Access>,
 }
 
@@ -42,15 +43,7 @@ pub struct Bucket {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     pub id: String,
-    pub secret: Secret,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Secret {
-    /// First line of a file.
-    File(PathBuf),
-    /// An environment variable.
-    Env(String),
+    pub secret: PasswordSource,
 }
 
 impl Location {
@@ -206,15 +199,15 @@ fn bucket(r: &mut Record, out: &mut Findings) -> Option<Bucket> {
     let region = r.text("region").map(|at| at.value);
     let ca_file = r.path("ca_file").map(|at| at.value);
     let id = r.text("access_key");
-    let file = r.path("secret_key_file").map(|at| at.map(Secret::File));
-    let env = r.text("secret_key_env").map(|at| at.map(Secret::Env));
+    let file = r.path("secret_key_file").map(|at| at.map(PasswordSource::File));
+    let env = r.text("secret_key_env").map(|at| at.map(PasswordSource::Env));
     let access = match (id, file.or(env)) {
         (Some(id), Some(secret)) => Some(Access { id: id.value, secret: secret.value }),
         (None, None) => None,
         (Some(At { span, .. }), None) | (None, Some(At { span, .. })) => {
             let says = "an access key has an id and a secret";
-            let hint = "give `access_key`, and `secret_key_file` or `secret_key_env`; or neither, for what Amazon's own \
-                        tools find in the environment or on the machine";
+            let hint = "give `access_key`, and `secret_key_file` or `secret_key_env`; or neither, for AWS_… variables of \
+                        the environment or the role of the machine";
             out.push(Finding::error("missing-field", says).at(&span, "the other is missing").hint(hint));
             return None;
         }

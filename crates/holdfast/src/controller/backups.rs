@@ -8,7 +8,7 @@ use crate::backup::choose;
 use crate::clock::unix_ms;
 use holdfast_core::record::Session;
 use holdfast_core::schedule::{self, Job, Schedule};
-use holdfast_core::topology::{Engine, Service};
+use holdfast_core::topology::Engine;
 use holdfast_core::{GroupName, NodeName};
 use holdfast_store::{Expect, Revision, Txn, Write};
 
@@ -20,13 +20,13 @@ impl Office {
     pub(super) async fn order_backups(&self) -> Result<(), Error> {
         let Some(schedule) = self.lock().core.topology().backups else { return Ok(()) };
         for service in self.backed_up() {
-            let last = self.job(&service.name)?;
+            let last = self.job(&service)?;
             let fittest = self.fittest(&service, last.is_none());
             let alive = |node: &NodeName, session| self.lives(node, session);
             let job = last.as_ref().map(|(job, _)| job);
             if let Some(next) = schedule::next(&schedule, job, unix_ms(), alive, fittest) {
-                tracing::info!(group = %service.name, number = next.number, "{} is to make a backup", next.node);
-                self.write_job(&service.name, &next, last.map(|(_, revision)| revision)).await?;
+                tracing::info!(group = %service, number = next.number, "{} is to make a backup", next.node);
+                self.write_job(&service, &next, last.map(|(_, revision)| revision)).await?;
                 self.wake();
             }
         }
@@ -36,9 +36,9 @@ impl Office {
     /// What this life of a host is to do.
     pub(super) fn backup_orders(&self, node: &NodeName, session: Session) -> Vec<BackupOrder> {
         let orders = self.backed_up().into_iter().filter_map(|service| {
-            let (job, _) = self.job(&service.name).ok()??;
+            let (job, _) = self.job(&service).ok()??;
             let mine = job.node == *node && job.session == session && job.end.is_none();
-            mine.then_some(BackupOrder { group: service.name, number: job.number })
+            mine.then_some(BackupOrder { group: service, number: job.number })
         });
         orders.collect()
     }
@@ -57,22 +57,23 @@ impl Office {
     /// For people; `None` where nothing is scheduled.
     pub fn backup_status(&self, service: &str) -> Option<BackupStatus> {
         let schedule = self.lock().core.topology().backups?;
-        let service = self.backed_up().into_iter().find(|s| s.name.as_str() == service)?;
-        Some(status(&schedule, self.job(&service.name).ok()?.map(|(job, _)| job).as_ref()))
+        let service = self.backed_up().into_iter().find(|name| name.as_str() == service)?;
+        Some(status(&schedule, self.job(&service).ok()?.map(|(job, _)| job).as_ref()))
     }
 
-    fn backed_up(&self) -> Vec<Service> {
+    /// Nothing, if nothing is scheduled.
+    fn backed_up(&self) -> Vec<GroupName> {
         let inner = self.lock();
         let topology = inner.core.topology();
         if topology.backups.is_none() {
             return Vec::new();
         }
-        topology.services.iter().filter(|s| s.engine == Engine::MariaDb).cloned().collect()
+        topology.services.iter().filter(|s| s.engine == Engine::MariaDb).map(|s| s.name.clone()).collect()
     }
 
     /// Who is to make it; the `first` of a service waits until that is whole, and need not come from its primary.
-    fn fittest(&self, service: &Service, first: bool) -> Option<(NodeName, Session)> {
-        let seen = self.with_world(service.name.as_str(), |w| {
+    fn fittest(&self, service: &GroupName, first: bool) -> Option<(NodeName, Session)> {
+        let seen = self.with_world(service.as_str(), |w| {
             w.record.primary()?;
             let status = view::described(w);
             if first && status.state != "healthy" {

@@ -84,7 +84,6 @@ struct Inner {
     /// When the store last committed something for this office: how long its word can be trusted.
     confirmed: Instant,
     said: BTreeMap<GroupName, &'static str>,
-    backups_looked_at: Option<Instant>,
     /// Since when all groups are healthy.
     calm_since: Option<Millis>,
 }
@@ -108,7 +107,6 @@ impl Office {
             routes: BTreeMap::new(),
             confirmed: Instant::now(),
             said: BTreeMap::new(),
-            backups_looked_at: None,
             calm_since: None,
         };
         Ok(Arc::new(Office {
@@ -136,23 +134,20 @@ impl Office {
                 "could not register new services; trying again"
             );
         }
+        let mut backups_at = Instant::now();
         loop {
             self.decide_all().await;
             self.publish();
-            self.look_after_backups().await;
+            if backups_at.elapsed() >= BACKUPS_EVERY {
+                backups_at = Instant::now();
+                self.look_after_backups().await;
+            }
             let tick = Duration::from_millis(limits::REPORT_EVERY_MS / 5);
             let _ = tokio::time::timeout(tick, self.stir.notified()).await;
         }
     }
 
     async fn look_after_backups(&self) {
-        {
-            let mut inner = self.lock();
-            if inner.backups_looked_at.is_some_and(|at| at.elapsed() < BACKUPS_EVERY) {
-                return;
-            }
-            inner.backups_looked_at = Some(Instant::now());
-        }
         if let Err(e) = self.order_backups().await {
             tracing::warn!(error = &e as &dyn std::error::Error, "no backup was ordered; trying again");
         }
